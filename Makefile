@@ -1,0 +1,151 @@
+# Builds, tests and boots kvmish; `make help` lists the targets.
+
+BUILD  ?= build
+PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
+CC     ?= gcc
+VENV   := .venv
+PY     := $(VENV)/bin/python
+
+CFLAGS   := -O2 -g -fPIC -Wall -Wextra -Werror -std=gnu11 -fno-strict-aliasing -fvisibility=hidden
+CPPFLAGS := -Ikvm_core -I. -D_GNU_SOURCE
+LDLIBS   := -lZydis -lpthread -ldl -lm
+DEPS      = -MMD -MP -MT $@ -MF $(@:.o=.d)
+SANITIZE := -fsanitize=address,undefined -fno-omit-frame-pointer
+
+CORE_DIRS := isa cpu mmu irq kvm gen
+CORE_SRC  := $(sort $(shell find $(wildcard $(CORE_DIRS:%=kvm_core/%)) -name '*.c')) \
+             $(wildcard kvm_core/_accel.c)
+SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
+CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
+SHIM_OBJ  := $(SHIM_SRC:%.c=$(BUILD)/obj/%.o)
+ASAN_OBJ  := $(CORE_SRC:%.c=$(BUILD)/asan/obj/%.o)
+ASAN_SHIM := $(SHIM_SRC:%.c=$(BUILD)/asan/obj/%.o)
+
+LIB     := $(BUILD)/libkvmcore.a
+PRELOAD := $(BUILD)/libkvmish-preload.so
+EXT     := $(BUILD)/ext.stamp
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+.PHONY: help build core ext asan generate boot assets assets-full test test-full bench lint clean \
+        packages packages-test packages-full
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+## build      every missing system package, .venv, the C core, the Python module (incremental)
+build: packages
+	@$(MAKE) --no-print-directory ext $(if $(SHIM_SRC),core)
+
+## core       the C core: build/libkvmcore.a and build/libkvmish-preload.so
+core: $(LIB) $(if $(SHIM_SRC),$(PRELOAD))
+
+## ext        the cffi module, in place: kvm_core/_kvm*.so
+ext: $(EXT)
+
+## asan       the same objects under ASan and UBSan: build/asan/
+asan: $(BUILD)/asan/libkvmcore.a $(if $(SHIM_SRC),$(BUILD)/asan/libkvmish-preload.so)
+
+## generate   kvm_core/gen/ from the instruction table
+generate:
+	$(PYTHON) kvm_core/isa/generate.py
+
+## boot       boots Debian's cloud kernel to a shell on this terminal
+boot: build assets
+	@$(VENV)/bin/kvmish boot $(BOOT_ARGS)
+
+## assets     Debian's cloud kernel and the initramfs, in build/assets/
+assets: $(VENV)/ready
+	@$(PY) -m tools.assets cloud
+
+assets-full: $(VENV)/ready
+	@$(PY) -m tools.assets all
+
+## test       the test suite (TEST_ARGS='-k name' for a part of it)
+test: packages-test
+	@$(MAKE) --no-print-directory build assets
+	@$(PY) -m pytest $(TEST_ARGS)
+
+## test-full  the long runs too; a missing counterpart fails instead of skipping
+test-full: packages-full
+	@$(MAKE) --no-print-directory build asan assets-full
+	@$(PY) -m pytest --full $(TEST_ARGS)
+
+## bench      times the boots and workloads beside QEMU TCG; JSON in build/bench, docs/performance.md
+bench: packages-test
+	@$(MAKE) --no-print-directory build assets
+	@$(VENV)/bin/kvmish bench $(BENCH_ARGS)
+
+## lint       ruff, mypy --strict, and that generated files are current
+lint: $(VENV)/ready
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@if [ -f kvm_core/isa/generate.py ]; then $(PYTHON) kvm_core/isa/generate.py --check; fi
+
+## clean      removes everything that was built; keeps .venv and the downloaded assets
+clean:
+	rm -rf $(BUILD)/obj $(BUILD)/asan $(BUILD)/tests $(BUILD)/temp* $(BUILD)/*.a $(BUILD)/*.so \
+	       $(BUILD)/*.stamp kvm_core/_kvm.c kvm_core/_kvm*.so
+
+packages:
+	@tools/packages.sh build
+
+packages-test:
+	@tools/packages.sh build test
+
+packages-full:
+	@tools/packages.sh build test full
+
+# -- Python ---------------------------------------------------------------------------------------
+$(VENV)/ready: pyproject.toml
+	@echo "kvmish: preparing $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) tools/requirements.py | $(PY) -m pip install -qq --disable-pip-version-check -r /dev/stdin
+	@$(PY) tools/entry_points.py
+	@touch $@
+
+$(EXT): $(LIB) $(VENV)/ready setup.py kvm_core/_build.py kvm_core/_cdef.h
+	@echo "  EXT   kvm_core/_kvm"
+	@KVMISH_BUILD=$(BUILD) $(PY) -W ignore setup.py -q build_ext --inplace --build-temp $(BUILD)/temp
+	@touch $@
+
+# -- C --------------------------------------------------------------------------------------------
+# One object per file, renamed into place, so that two makes at once do no harm; the archive is rewritten whole, so that a deleted source leaves it.
+$(LIB): $(CORE_OBJ)
+	@echo "  AR    $@"
+	@$(AR) rcs $@.$$$$ $^ && mv $@.$$$$ $@
+
+$(PRELOAD): $(SHIM_OBJ) $(LIB)
+	@echo "  LINK  $@"
+	@$(CC) -shared -Wl,-z,defs -o $@ $^ $(LDLIBS)
+
+$(BUILD)/asan/libkvmcore.a: $(ASAN_OBJ)
+	@echo "  AR    $@"
+	@$(AR) rcs $@.$$$$ $^ && mv $@.$$$$ $@
+
+$(BUILD)/asan/libkvmish-preload.so: $(ASAN_SHIM) $(BUILD)/asan/libkvmcore.a
+	@echo "  LINK  $@"
+	@$(CC) $(SANITIZE) -shared -o $@ $^ $(LDLIBS)
+
+$(BUILD)/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
+
+$(BUILD)/asan/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@echo "  ASAN  $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
+
+# A C test program: tests/unit/x.c -> build/tests/unit/x, linked with the core.
+$(BUILD)/tests/%: tests/%.c $(LIB) Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(LIB) $(LDLIBS)
+
+$(BUILD)/asan/tests/%: tests/%.c $(BUILD)/asan/libkvmcore.a Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) -MMD -MP -MF $@.d -o $@ $< \
+	       $(BUILD)/asan/libkvmcore.a $(LDLIBS)
+
+-include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
+         $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/asan/tests/*/*.d)
