@@ -1,0 +1,140 @@
+/* Guest memory as instructions see it: effective addresses, loads, stores, read-modify-write.
+ *
+ * The fast path is a TLB probe and a host load. Whatever does not hit (page crossing, MMIO, code pages, clean
+ * pages, watched pages, faults) goes to the slow path of mmu/access.c, which either completes or leaves the
+ * instruction (cpu_fault*, cpu_leave).
+ */
+#ifndef KVMISH_CPU_ACCESS_H
+#define KVMISH_CPU_ACCESS_H
+
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "mmu/tlb.h"
+
+/* Slow paths, size 1, 2, 4, 8. */
+uint64_t mem_load_slow(struct vcpu *v, uint64_t linear, unsigned size);
+void mem_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value);
+uint64_t ea_slow(struct vcpu *v, const struct insn *i, unsigned size, bool write);
+
+/* Linear address of the memory operand; checks segment limits and rights for `size` bytes where
+ * there are any (write: with write rights). */
+static inline uint64_t ea(struct vcpu *v, const struct insn *i, unsigned size, bool write)
+{
+    if (likely(i->am == AM_FLAT64))
+        return v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (int64_t)i->disp;
+    return ea_slow(v, i, size, write);
+}
+/* The offset alone (LEA): no segment, no check. */
+uint64_t ea_offset(struct vcpu *v, const struct insn *i);
+
+/* Host address of [linear, linear + size) for reading / writing, or NULL when the fast path does not apply. */
+static inline void *mem_probe_read(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    struct tlb_entry *e = &v->tlb->e[(linear >> 12) & (TLB_ENTRIES - 1)];
+    if (likely(((linear + size - 1) & ~0xfffull) == e->read_tag && (linear & ~0xfffull) == e->read_tag))
+        return (void *)(e->host + linear);
+    return NULL;
+}
+static inline void *mem_probe_write(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    struct tlb_entry *e = &v->tlb->e[(linear >> 12) & (TLB_ENTRIES - 1)];
+    if (likely(((linear + size - 1) & ~0xfffull) == e->write_tag && (linear & ~0xfffull) == e->write_tag))
+        return (void *)(e->host + linear);
+    return NULL;
+}
+
+static inline uint64_t mem_load(struct vcpu *v, uint64_t linear, const unsigned size)
+{
+    void *p = mem_probe_read(v, linear, size);
+    if (unlikely(!p))
+        return mem_load_slow(v, linear, size);
+    switch (size) {
+    case 1: return *(volatile uint8_t *)p;
+    case 2: return *(volatile uint16_t *)p;
+    case 4: return *(volatile uint32_t *)p;
+    default: return *(volatile uint64_t *)p;
+    }
+}
+static inline void mem_store(struct vcpu *v, uint64_t linear, const unsigned size, uint64_t value)
+{
+    void *p = mem_probe_write(v, linear, size);
+    if (unlikely(!p)) {
+        mem_store_slow(v, linear, size, value);
+        return;
+    }
+    switch (size) {
+    case 1: *(volatile uint8_t *)p = (uint8_t)value; break;
+    case 2: *(volatile uint16_t *)p = (uint16_t)value; break;
+    case 4: *(volatile uint32_t *)p = (uint32_t)value; break;
+    default: *(volatile uint64_t *)p = value; break;
+    }
+}
+
+/* Any number of bytes up to 4096 (two pages at most); a store checks both pages before it writes.
+ * Restartable like every access: device fragments go through the log. */
+void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n);
+void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n);
+/* Raises the fault that a store of n bytes would raise, and nothing else (sets A and D). */
+void mem_check_write(struct vcpu *v, uint64_t linear, size_t n);
+
+/* Read-modify-write. begin: value read, all write rights checked; end: cannot fault. For RAM within a page `host`
+ * is the address, else NULL. */
+struct rmw {
+    void *host;
+    uint64_t linear;
+    uint64_t value;
+    uint64_t frame[2]; /* slow path: both pages' physical addresses */
+};
+void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m);
+void mem_rmw_end(struct vcpu *v, unsigned size, struct rmw *m, uint64_t value);
+
+/* Supervisor accesses that the processor makes on its own (GDT, LDT, IDT, TSS), whatever the CPL. */
+uint64_t sys_load(struct vcpu *v, uint64_t linear, unsigned size);
+void sys_store(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value);
+/* The same as a given privilege (stack of an inner level): user = CPL 3 rights. */
+uint64_t mem_load_as(struct vcpu *v, bool user, uint64_t linear, unsigned size);
+void mem_store_as(struct vcpu *v, bool user, uint64_t linear, unsigned size, uint64_t value);
+
+/* Segment-relative access with limit and rights checks: `off` within segment s (stack, far pointers, strings).
+ * Returns the linear address. #SS(0) for SS, else #GP(0). */
+uint64_t seg_linear(struct vcpu *v, enum segreg s, uint64_t off, unsigned size, bool write);
+
+/* Physical memory, for page tables and tests; false where there is no RAM. */
+bool phys_load64(struct vcpu *v, uint64_t gpa, uint64_t *value);
+
+/* ---- the stack: width by SS.B / long mode ---------------------------------------------------- */
+
+static inline uint64_t stack_mask(const struct vcpu *v)
+{
+    return v->stack_size == 8 ? ~0ull : v->stack_size == 4 ? 0xffffffffull : 0xffffull;
+}
+static inline void stack_set(struct vcpu *v, uint64_t sp)
+{
+    if (v->stack_size == 8)
+        v->gpr[RSP] = sp;
+    else if (v->stack_size == 4)
+        v->gpr[RSP] = (uint32_t)sp;
+    else
+        v->gpr[RSP] = (v->gpr[RSP] & ~0xffffull) | (sp & 0xffff);
+}
+/* Linear address of the stack slot at `sp` (already masked). */
+static inline uint64_t stack_linear(struct vcpu *v, uint64_t sp, unsigned size, bool write)
+{
+    if (likely(v->mode == MODE_LONG))
+        return sp;
+    return seg_linear(v, SS, sp, size, write);
+}
+static inline void stack_push(struct vcpu *v, const unsigned size, uint64_t value)
+{
+    uint64_t sp = (v->gpr[RSP] - size) & stack_mask(v);
+    mem_store(v, stack_linear(v, sp, size, true), size, value);
+    stack_set(v, sp);
+}
+/* Reads the top; the caller commits with stack_set(v, v->gpr[RSP] + size). */
+static inline uint64_t stack_peek(struct vcpu *v, const unsigned size)
+{
+    return mem_load(v, stack_linear(v, v->gpr[RSP] & stack_mask(v), size, false), size);
+}
+
+#endif

@@ -1,0 +1,62 @@
+/* The software TLB: linear page -> host address, apart for reading and writing.
+ *
+ * A tag is the linear page address, or TLB_NONE (never equal to a page address). Pages that need a
+ * look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access, so
+ * the fast path needs one compare.
+ */
+#ifndef KVMISH_MMU_TLB_H
+#define KVMISH_MMU_TLB_H
+
+#include "cpu/vcpu.h"
+
+enum { TLB_ENTRIES = 1024, ITLB_ENTRIES = 256 };
+#define TLB_NONE 1ull
+
+enum tlb_set_kind { /* what an access is allowed: one set each */
+    TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
+    TLB_SUPER_SMAP, /* CPL 0-2 with SMAP in force; the processor's own accesses */
+    TLB_USER,       /* CPL 3 */
+    TLB_SET_COUNT
+};
+
+struct tlb_entry {
+    uint64_t read_tag, write_tag;
+    uint64_t host;  /* add the linear address */
+    uint64_t flags; /* TLBE_* */
+};
+enum { TLBE_GLOBAL = 1 };
+
+struct tlb_set {
+    struct tlb_entry e[TLB_ENTRIES];
+    bool dirty; /* something was entered since the last flush */
+};
+
+struct codepage;
+struct itlb_entry {
+    uint64_t tag; /* linear page | kind of set, or TLB_NONE */
+    struct codepage *page;
+};
+
+void tlb_flush_all(struct vcpu *v);        /* globals too */
+void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
+void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
+/* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
+void tlb_protect_host_page(struct vcpu *v, const void *hpage);
+
+/* Access kinds for a walk. */
+enum { ACC_READ = 0, ACC_WRITE = 1, ACC_FETCH = 2 };
+
+/* Page-table walk, SDM vol. 3, ch. 4. Returns 0 and the gpa of the page, or the #PF error code with the present
+ * etc. bits | WALK_FAULT. Sets A/D. */
+#define WALK_FAULT (1u << 31)
+struct walk {
+    uint64_t gpa;       /* page-aligned guest physical address */
+    bool writable;      /* a write would be allowed now and D is set */
+    bool global;
+    uint8_t page_shift; /* 12, 21, 22, 30 */
+};
+uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int access, struct walk *out);
+/* KVM_TRANSLATE: no A/D, no rights; false when not mapped. */
+bool mmu_translate(struct vcpu *v, uint64_t linear, uint64_t *gpa, bool *writable, bool *user);
+
+#endif
