@@ -143,6 +143,7 @@ enum { PIO_DATA_BYTES = 4096 };
 /* ---- the outside world ------------------------------------------------------------------ */
 
 struct vcpu;
+struct memslot;
 
 /* What a processor needs of the machine around it. Filled by the KVM layer; the CPU knows no more.
  * Return of the accessors: 0 answered here, 1 needs an exit to the client, < 0 never. */
@@ -176,7 +177,6 @@ struct codecache;
 struct phys_map;
 struct cpuid_model;
 struct native_cache;
-struct memslot;
 
 /* ---- the processor ---------------------------------------------------------------------- */
 
