@@ -1,0 +1,166 @@
+"""Gets Debian's kernels and busybox, unpacked and not installed, and builds the initramfs archives.
+
+Run as `python -m tools.assets cloud [generic rt | all]`; what is there already is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from tools import cpio, initramfs
+from vmmuser.assets import ASSETS, FLAVOURS, Flavour
+
+SOURCES = (Path(__file__), Path(initramfs.__file__), Path(cpio.__file__), initramfs.INIT)
+
+
+class AssetError(Exception):
+    """Something could not be had; the message says what to do."""
+
+
+def main(arguments: list[str]) -> int:
+    """Make the named flavours ready. Exit status 1 with one line if that is impossible."""
+    names = list(FLAVOURS) if "all" in arguments else arguments
+    unknown = [name for name in names if name not in FLAVOURS]
+    if unknown or not names:
+        sys.stderr.write(f"tools.assets: name some of: {', '.join(FLAVOURS)}, all\n")
+        return 2
+    try:
+        for name in names:
+            prepare(FLAVOURS[name])
+    except AssetError as error:
+        sys.stderr.write(f"kvmish: {error}\n")
+        return 1
+    return 0
+
+
+def prepare(flavour: Flavour) -> None:
+    """Download what is missing and build the initramfs if it is older than its sources."""
+    ASSETS.mkdir(parents=True, exist_ok=True)
+    modules = ASSETS / f"modules-{flavour.name}"
+    if not flavour.kernel.is_file() or not modules.is_dir():
+        _fetch_kernel(flavour, modules)
+    newest = max(path.stat().st_mtime for path in SOURCES)
+    if not flavour.initrd.is_file() or flavour.initrd.stat().st_mtime < newest:
+        busybox = _busybox()
+        image = initramfs.build(busybox.read_bytes(), _applets(busybox), modules)
+        _write(flavour.initrd, image)
+
+
+def _fetch_kernel(flavour: Flavour, modules: Path) -> None:
+    package = _versioned(flavour.package)
+    sys.stdout.write(f"kvmish: fetching {package}\n")
+    sys.stdout.flush()
+    with tempfile.TemporaryDirectory(dir=ASSETS) as scratch:
+        tree, version = _unpack(package, Path(scratch))
+        kernels = sorted((tree / "boot").glob("vmlinuz-*"))
+        # /usr/lib in releases with a merged /usr
+        libraries = [*tree.glob("lib/modules/*"), *tree.glob("usr/lib/modules/*")]
+        if len(kernels) != 1 or len(libraries) != 1:
+            raise AssetError(f"{package} has no single kernel with modules")
+        shutil.rmtree(modules, ignore_errors=True)
+        wanted = {name.replace("-", "_") for name in initramfs.MODULES}
+        _keep_modules(libraries[0], modules, wanted)
+        release = kernels[0].name.removeprefix("vmlinuz-")
+        facts = {"package": package, "version": version, "release": release}
+        _write(ASSETS / f"{flavour.name}.json", (json.dumps(facts, indent=2) + "\n").encode())
+        _write(flavour.kernel, kernels[0].read_bytes())
+
+
+def _keep_modules(source: Path, target: Path, wanted: set[str]) -> None:
+    """Keep the tree's drivers that an initramfs may need, with their dependencies."""
+    found = {
+        path.name.split(".ko")[0].replace("-", "_"): path for path in source.rglob("*.ko*")
+    }
+    kept: set[str] = set()
+    queue = [name for name in wanted if name in found]
+    target.mkdir()
+    while queue:
+        name = queue.pop()
+        if name in kept:
+            continue
+        kept.add(name)
+        shutil.copy(found[name], target / found[name].name)
+        queue += [key for key in initramfs.dependencies(found[name]) if key in found]
+
+
+def _busybox() -> Path:
+    """Return a static busybox: the installed one, or one unpacked from its package."""
+    installed = shutil.which("busybox")
+    if installed and b"/ld-linux" not in Path(installed).read_bytes():
+        return Path(installed)
+    path = ASSETS / "busybox"
+    if not path.is_file():
+        with tempfile.TemporaryDirectory(dir=ASSETS) as scratch:
+            tree, _ = _unpack("busybox-static", Path(scratch))
+            binary = next(path for path in tree.rglob("busybox") if path.is_file())
+            _write(path, binary.read_bytes())
+        path.chmod(0o755)
+    return path
+
+
+def _applets(busybox: Path) -> list[str]:
+    return _output([str(busybox), "--list"]).split()
+
+
+def _versioned(package: str) -> str:
+    """Resolve a metapackage to the image package that it depends on today."""
+    for attempt in ("as it is", "with fresh lists"):
+        if attempt == "with fresh lists":
+            _update_lists()
+        listing = _output(["apt-cache", "depends", "--important", package], allow_failure=True)
+        match = re.search(r"Depends: (linux-image-\d\S*)", listing)
+        if match:
+            return match.group(1)
+    raise AssetError(f"apt knows no {package}: check /etc/apt/sources.list and the network")
+
+
+def _unpack(package: str, scratch: Path) -> tuple[Path, str]:
+    for attempt in ("as it is", "with fresh lists"):
+        if attempt == "with fresh lists":
+            _update_lists()
+        _output(["apt-get", "download", "-qq", package], cwd=scratch, allow_failure=True)
+        archives = list(scratch.glob("*.deb"))
+        if archives:
+            break
+    else:
+        raise AssetError(f"could not download {package}: check the network, then run again")
+    tree = scratch / "tree"
+    _output(["dpkg", "-x", str(archives[0]), str(tree)])
+    return tree, _output(["dpkg-deb", "-f", str(archives[0]), "Version"]).strip()
+
+
+def _update_lists() -> None:
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    _output([*as_root, "apt-get", "update", "-qq"], allow_failure=True)
+
+
+def _output(command: Iterable[str], cwd: Path | None = None, allow_failure: bool = False) -> str:
+    command = list(command)
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise AssetError(f"{command[0]}: {error}; kernels come from Debian's apt") from error
+    if done.returncode and not allow_failure:
+        raise AssetError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(data)
+    scratch.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
