@@ -1,0 +1,171 @@
+"""The ways to reach a KVM: a device file, or the core inside this process.
+
+A door opens the system object and passes ioctls on; all descriptors, of either door, can be mapped and
+closed like any other. An error of a call is an OSError with KVM's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol
+
+from kvm_core.errors import BackendError, ConfigError
+
+Argument = int | ctypes.Structure | ctypes.Array[Any] | bytearray | ctypes.c_uint64
+
+# The host's own KVM (Documentation/admin-guide/devices.txt: misc 232).
+_KVM_DEVICE = os.makedev(10, 232)
+
+
+class Door(Protocol):
+    """What Kvm, Vm and Vcpu stand on."""
+
+    name: str
+    engine: str
+
+    def open(self) -> int:
+        """Return a descriptor of the system object."""
+
+    def ioctl(self, fd: int, request: int, arg: Argument = 0) -> int:
+        """Call, and return what the call returns. :raise OSError: with KVM's errno."""
+
+    def runner(self, fd: int) -> Callable[[], int]:
+        """Return KVM_RUN of this vCPU as a function: 0 or -errno, without the interpreter's lock."""
+
+    def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
+        """Map a vCPU's shared pages."""
+
+    def close(self, fd: int) -> None:
+        """Close any descriptor that came through this door."""
+
+
+def _map_shared(fd: int, size_bytes: int) -> mmap.mmap:
+    return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+class DeviceDoor:
+    """A device file: the host's /dev/kvm, or another that speaks the same ABI."""
+
+    def __init__(self, path: str) -> None:
+        """Name the file; it is opened later."""
+        self.name = path
+        self.path = path
+        self._libc_ioctl = ctypes.CDLL(None, use_errno=True).ioctl
+
+    @property
+    def engine(self) -> str:
+        """`hvm` behind the host's own KVM; behind another file, only that file knows."""
+        try:
+            return "hvm" if os.stat(self.path).st_rdev == _KVM_DEVICE else "unknown"
+        except OSError:
+            return "unknown"
+
+    def open(self) -> int:
+        """Open the file. :raise ConfigError: if it is not there, not permitted or not a device."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigError(
+                f"--kvm {self.path}: {error.strerror}; name a KVM device file, or use --kvm direct"
+            ) from None
+        if stat.S_ISDIR(os.fstat(fd).st_mode):  # pragma: no cover - O_RDWR refuses directories
+            os.close(fd)
+            raise ConfigError(f"--kvm {self.path}: is a directory; name a KVM device file")
+        return fd
+
+    def ioctl(self, fd: int, request: int, arg: Argument = 0) -> int:
+        """See Door; an integer above 2**31 goes through libc, since fcntl.ioctl refuses it."""
+        if isinstance(arg, int):
+            if arg < 1 << 31:
+                return fcntl.ioctl(fd, request, arg)
+            result: int = self._libc_ioctl(fd, ctypes.c_ulong(request), ctypes.c_ulong(arg))
+            if result < 0:
+                errno = ctypes.get_errno()
+                raise OSError(errno, os.strerror(errno))
+            return result
+        return fcntl.ioctl(fd, request, arg, True)
+
+    def runner(self, fd: int) -> Callable[[], int]:
+        """See Door."""
+        ioctl = fcntl.ioctl
+
+        def run() -> int:
+            try:
+                return ioctl(fd, 0xAE80, 0)
+            except OSError as error:
+                return -(error.errno or 5)
+
+        return run
+
+    def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
+        """See Door."""
+        return _map_shared(fd, size_bytes)
+
+    def close(self, fd: int) -> None:
+        """See Door."""
+        os.close(fd)
+
+
+class DirectDoor:
+    """The core linked into this process, by way of the cffi module."""
+
+    name = "direct"
+    engine = "emulate"
+
+    def __init__(self) -> None:
+        """Load the module. :raise BackendError: if it was not built."""
+        try:
+            module = import_module("kvm_core._kvm")
+        except ImportError as error:
+            raise BackendError(
+                f"the core is not built ({error}); run `make ext`, or use --kvm PATH"
+            ) from None
+        self._lib: Any = module.lib
+
+    def open(self) -> int:
+        """See Door."""
+        return self._check(self._lib.kvmish_open())
+
+    def ioctl(self, fd: int, request: int, arg: Argument = 0) -> int:
+        """See Door."""
+        if isinstance(arg, int):
+            return self._check(self._lib.kvmish_ioctl(fd, request, arg))
+        if isinstance(arg, bytearray):
+            holder = (ctypes.c_char * len(arg)).from_buffer(arg)
+            return self._check(self._lib.kvmish_ioctl(fd, request, ctypes.addressof(holder)))
+        return self._check(self._lib.kvmish_ioctl(fd, request, ctypes.addressof(arg)))
+
+    def runner(self, fd: int) -> Callable[[], int]:
+        """See Door."""
+        ioctl = self._lib.kvmish_ioctl
+
+        def run() -> int:
+            result: int = ioctl(fd, 0xAE80, 0)
+            return result
+
+        return run
+
+    def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
+        """See Door."""
+        return _map_shared(fd, size_bytes)
+
+    def close(self, fd: int) -> None:
+        """See Door."""
+        self._check(self._lib.kvmish_close(fd))
+
+    @staticmethod
+    def _check(result: int) -> int:
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+
+def open_door(where: str) -> Door:
+    """Return the door that `--kvm` names: `direct` or a path."""
+    return DirectDoor() if where == "direct" else DeviceDoor(where)
