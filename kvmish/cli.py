@@ -1,0 +1,107 @@
+"""The `kvmish` command: boot, exec, doctor, bench. Each command's work is done elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from kvmish import doctor as doctor_report
+
+# Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
+CANNOT = 2
+
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def _refuse(message: str) -> int:
+    click.echo(f"kvmish: {message}", err=True)
+    return CANNOT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=None, version="0.1.0", prog_name="kvmish")
+def cli() -> None:
+    """KVM without the hardware: boot a machine, or lend a /dev/kvm to a program."""
+
+
+@cli.command(context_settings=PASS_ON, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def boot(arguments: tuple[str, ...]) -> int:
+    """Boot a kernel on our own VMM (kvmish boot --help)."""
+    vmm = importlib.import_module("vmmuser.cli")
+    status: int = vmm.main(list(arguments))
+    return status
+
+
+@cli.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_command(command: tuple[str, ...]) -> int:
+    """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
+    preload = doctor_report.PRELOAD
+    if not preload.is_file():
+        return _refuse(f"{preload} is missing: run make core")
+    program = shutil.which(command[0])
+    if program is None:
+        return _refuse(f"{command[0]}: no such program on PATH")
+    if _is_static(program):
+        return _refuse(f"{program} is static: LD_PRELOAD does not reach it")
+    before = os.environ.get("LD_PRELOAD")
+    environment = dict(os.environ)
+    environment["LD_PRELOAD"] = f"{preload}:{before}" if before else str(preload)
+    os.execve(program, command, environment)  # noqa: S606 - replacing ourselves is the command
+
+
+@cli.command()
+@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")
+@click.option("--kvm", "kvm_path", default="/dev/kvm", help="The device to examine.")
+@click.option("--no-kvm", is_flag=True, help="Do not open any KVM device.")
+def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
+    """Tell what this machine offers and which choices follow; status 1 if something is missing."""
+    return doctor_report.run(output_format, None if no_kvm else kvm_path, click.echo)
+
+
+@cli.command(context_settings=PASS_ON, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> int:
+    """Time boots beside QEMU TCG; further arguments go to pytest."""
+    root = doctor_report.ROOT
+    if not (root / "tests" / "bench").is_dir():
+        return _refuse(f"no tests/bench under {root}: bench runs from a source tree")
+    results = root / "build" / "bench"
+    results.mkdir(parents=True, exist_ok=True)
+    json_file = results / "results.json"
+    command = [sys.executable, "-m", "pytest", "tests/bench", "--benchmark-enable"]
+    command += ["--benchmark-only", f"--benchmark-json={json_file}", *arguments]
+    status = subprocess.run(command, cwd=root, check=False).returncode
+    if status == 0:
+        render = [sys.executable, "-m", "tools.performance", str(json_file)]
+        status = subprocess.run(render, cwd=root, check=False).returncode
+    return status
+
+
+def _is_static(program: str) -> bool:
+    """Whether an ELF program has no interpreter, so that nothing can be preloaded."""
+    head = Path(program).open("rb").read(4096)
+    return head[:4] == b"\x7fELF" and b"ld-linux" not in head and b"/ld" not in head
+
+
+def main() -> int:
+    """Run the command line; click's usage errors exit with 2 by themselves."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return CANNOT
+    except click.ClickException as error:
+        return _refuse(f"{error.format_message()} Try kvmish --help.")
+    except click.exceptions.Abort:
+        return 130
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,1 @@
+"""The test suite; tests/conftest.py says what its parts share."""
