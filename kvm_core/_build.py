@@ -1,4 +1,4 @@
-"""cffi build of kvm_core._kvm (API mode): the door functions of the C core, linked from its archive.
+"""cffi build of kvm_core._kvm, API mode: the C core's door functions, linked from its archive.
 
 The Makefile compiles the core, once; this file compiles only the wrapper. Alone (`pip install .`),
 it asks make for the archive first.
@@ -23,7 +23,7 @@ ffi.cdef((ROOT / "kvm_core" / "_cdef.h").read_text(encoding="ascii"))
 ffi.set_source(
     "kvm_core._kvm",
     '#include <stdint.h>\n#include "kvm/door.h"\n',
-    include_dirs=["kvm_core", "."],
+    include_dirs=["kvm_core"],
     extra_objects=[str(ARCHIVE)],
     libraries=["Zydis", "pthread", "dl", "m"],
     depends=[str(ARCHIVE), "kvm_core/_cdef.h", "kvm_core/kvm/door.h"],

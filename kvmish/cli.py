@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from kvmish import doctor as doctor_report
+from vmmuser.assets import ROOT
 
 # Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
 CANNOT = 2
@@ -72,24 +73,24 @@ def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> int:
     """Time boots beside QEMU TCG; further arguments go to pytest."""
-    root = doctor_report.ROOT
-    if not (root / "tests" / "bench").is_dir():
-        return _refuse(f"no tests/bench under {root}: bench runs from a source tree")
-    results = root / "build" / "bench"
+    if not (ROOT / "tests" / "bench").is_dir():
+        return _refuse(f"no tests/bench under {ROOT}: bench runs from a source tree")
+    results = ROOT / "build" / "bench"
     results.mkdir(parents=True, exist_ok=True)
     json_file = results / "results.json"
     command = [sys.executable, "-m", "pytest", "tests/bench", "--benchmark-enable"]
     command += ["--benchmark-only", f"--benchmark-json={json_file}", *arguments]
-    status = subprocess.run(command, cwd=root, check=False).returncode
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status == 0:
         render = [sys.executable, "-m", "tools.performance", str(json_file)]
-        status = subprocess.run(render, cwd=root, check=False).returncode
+        status = subprocess.run(render, cwd=ROOT, check=False).returncode
     return status
 
 
 def _is_static(program: str) -> bool:
     """Whether an ELF program has no interpreter, so that nothing can be preloaded."""
-    head = Path(program).open("rb").read(4096)
+    with Path(program).open("rb") as file:
+        head = file.read(4096)
     return head[:4] == b"\x7fELF" and b"ld-linux" not in head and b"/ld" not in head
 
 

@@ -32,7 +32,10 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. status: "ok", "note" (worth knowing) or "missing" (kvmish needs it)."""
+    """One line of the report.
+
+    status: "ok", "note" (worth knowing) or "missing" (kvmish needs it).
+    """
 
     name: str
     status: str
@@ -186,7 +189,7 @@ def _preload() -> Finding:
 def _programs() -> list[Finding]:
     wanted = {
         "gcc": "apt-get install gcc",
-        "qemu-system-x86_64": "only for kvmish exec and comparisons: apt-get install qemu-system-x86",
+        "qemu-system-x86_64": "a client for kvmish exec: apt-get install qemu-system-x86",
     }
     findings = []
     for program, advice in wanted.items():
