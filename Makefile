@@ -7,7 +7,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 
 CFLAGS   := -O2 -g -fPIC -Wall -Wextra -Werror -std=gnu11 -fno-strict-aliasing -fvisibility=hidden
-CPPFLAGS := -Ikvm_core -D_GNU_SOURCE
+CPPFLAGS := -Ikvm_core -D_GNU_SOURCE=
 LDLIBS   := -lZydis -lpthread -ldl -lm
 DEPS      = -MMD -MP -MT $@ -MF $(@:.o=.d)
 SANITIZE := -fsanitize=address,undefined -fno-omit-frame-pointer
