@@ -1,7 +1,7 @@
 /* What the guest is told its processor can do, and what the interpreter therefore allows.
  *
  * One row per feature bit: name, CPUID leaf, subleaf, register (EAX 0, EBX 1, ECX 2, EDX 3), bit, and who
- * provides it: OURS the interpreter alone; HOST the host processor, which executes these instructions; NEVER
+ * provides it: OURS the interpreter alone; OURS_AMD likewise, on a host of that vendor; HOST the host processor, which executes these instructions; NEVER
  * is known by name (a client may set it) but not offered by KVM_GET_SUPPORTED_CPUID.
  * SDM vol. 2, CPUID; AMD APM vol. 3, appendix E.
  */
@@ -43,12 +43,12 @@
     X(ARCH_CAPABILITIES, 7, 0, 3, 29, OURS) X(SSBD, 7, 0, 3, 31, OURS)                                  \
     X(XSAVEOPT, 0xd, 1, 0, 0, HOST) X(XSAVEC, 0xd, 1, 0, 1, HOST) X(XGETBV1, 0xd, 1, 0, 2, HOST)        \
     X(XSAVES, 0xd, 1, 0, 3, HOST)                                                                       \
-    X(LAHF_LM, 0x80000001, 0, 2, 0, OURS) X(CMP_LEGACY, 0x80000001, 0, 2, 1, NEVER)                     \
+    X(LAHF_LM, 0x80000001, 0, 2, 0, OURS) X(CMP_LEGACY, 0x80000001, 0, 2, 1, OURS_AMD)                     \
     X(SVM, 0x80000001, 0, 2, 2, NEVER) X(CR8_LEGACY, 0x80000001, 0, 2, 4, OURS_AMD)                     \
     X(LZCNT, 0x80000001, 0, 2, 5, HOST) X(PREFETCHW, 0x80000001, 0, 2, 8, OURS)                         \
-    X(OSVW, 0x80000001, 0, 2, 9, OURS_AMD) X(TOPOEXT, 0x80000001, 0, 2, 22, NEVER)                      \
+    X(OSVW, 0x80000001, 0, 2, 9, OURS_AMD) X(TOPOEXT, 0x80000001, 0, 2, 22, OURS_AMD)                      \
     X(SYSCALL, 0x80000001, 0, 3, 11, OURS) X(NX, 0x80000001, 0, 3, 20, OURS)                            \
-    X(MMXEXT, 0x80000001, 0, 3, 22, NEVER) X(FFXSR, 0x80000001, 0, 3, 25, NEVER)                        \
+    X(MMXEXT, 0x80000001, 0, 3, 22, HOST) X(FFXSR, 0x80000001, 0, 3, 25, NEVER)                        \
     X(PDPE1GB, 0x80000001, 0, 3, 26, OURS) X(RDTSCP, 0x80000001, 0, 3, 27, OURS)                        \
     X(LM, 0x80000001, 0, 3, 29, OURS)                                                                   \
     X(INVARIANT_TSC, 0x80000007, 0, 3, 8, OURS)                                                         \
@@ -83,7 +83,7 @@ static inline bool cpu_has(const struct vcpu *v, enum cpu_feature f)
      1u << 5 /* STEAL_TIME */ | 1u << 6 /* PV_EOI */ | 1u << 7 /* PV_UNHALT */ |                        \
      1u << 11 /* PV_SEND_IPI */ | 1u << 24 /* CLOCKSOURCE_STABLE */)
 
-enum { CPUID_ENTRIES_MAX = 256 }; /* KVM_MAX_CPUID_ENTRIES */
+enum { CPUID_MODEL_MAX = 256 }; /* entries of a model: KVM_MAX_CPUID_ENTRIES */
 
 int cpuid_create(struct vcpu *v); /* -ENOMEM. Until SET_CPUID2 all leaves are 0, all features allowed */
 void cpuid_destroy(struct vcpu *v);
@@ -96,6 +96,11 @@ int cpuid_get(const struct vcpu *v, struct kvm_cpuid_entry2 *entries, unsigned m
 /* KVM_GET_SUPPORTED_CPUID: number of entries, or -E2BIG. */
 int cpuid_supported(struct kvm_cpuid_entry2 *entries, unsigned max);
 
+/* Where an XSAVE component lies in the standard format, and its size; 0 where it is not offered. */
+uint32_t cpuid_xsave_offset(unsigned component);
+uint32_t cpuid_xsave_size(unsigned component);
+/* All components that may be offered. */
+uint64_t cpuid_xcr0_supported(void);
 /* Size in bytes of the XSAVE area for these components. SDM vol. 1, 13.4.2, 13.4.3 */
 uint32_t cpuid_xsave_bytes(uint64_t components, bool compacted);
 /* XCR0 bits that a guest with these features may set. */

@@ -1,7 +1,6 @@
 /* The only ways out of the middle of an instruction: a fault of the guest, or an exit to the client.
  *
- * Both jump to v->out. After the jump v->fault.type tells which: EVENT_FAULT, or EVENT_NONE and v->exit.reason.
- * v->rip is not touched: the engine knows whether v->cur is the instruction being left.
+ * Both jump to v->out. v->rip is not touched: the engine knows whether v->cur is the instruction being left.
  */
 #include "cpu/cpu.h"
 
@@ -10,7 +9,7 @@ static _Noreturn void raise_event(struct vcpu *v, struct event event)
     event.type = EVENT_FAULT;
     v->fault = event;
     v->stat_faults++;
-    longjmp(v->out, 1);
+    longjmp(v->out, LEFT_FAULT);
 }
 
 void cpu_fault(struct vcpu *v, unsigned vector) { raise_event(v, (struct event){.vector = vector}); }
@@ -34,5 +33,5 @@ void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason)
 {
     v->fault.type = EVENT_NONE;
     v->exit.reason = reason;
-    longjmp(v->out, 1);
+    longjmp(v->out, LEFT_EXIT);
 }

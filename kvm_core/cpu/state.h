@@ -23,13 +23,4 @@ static inline void cpu_update_tlb_set(struct vcpu *v)
 /* After a change of EFLAGS.TF, DR7 or guest_debug: SLOW_*; SLOW_SINGLE stays as it is. */
 void cpu_update_slow(struct vcpu *v);
 
-/* What cpu_create() allocates on behalf of the parts that own it. 0 or -ENOMEM; the destroyers accept a vCPU
- * whose create failed or never ran. */
-int mmu_create(struct vcpu *v);
-void mmu_destroy(struct vcpu *v);
-int codecache_create(struct vcpu *v);
-void codecache_destroy(struct vcpu *v);
-int native_create(struct vcpu *v);
-void native_destroy(struct vcpu *v);
-
 #endif

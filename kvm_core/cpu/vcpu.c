@@ -4,21 +4,15 @@
 
 #include "cpu/cpuid.h"
 #include "cpu/msr.h"
+#include "cpu/native.h"
 #include "cpu/state.h"
+#include "isa/codecache.h"
 
 int cpu_create(struct vcpu *v)
 {
-    int err = cpuid_create(v);
-
-    if (!err)
-        err = mmu_create(v);
-    if (!err)
-        err = codecache_create(v);
-    if (!err)
-        err = native_create(v);
-    if (err) {
+    if (cpuid_create(v) || mmu_create(v) || codecache_create(v) || native_create(v)) {
         cpu_destroy(v);
-        return err;
+        return -ENOMEM;
     }
     msr_create(v);
     cpu_reset(v, false);
