@@ -127,7 +127,7 @@ int irqchip_take(struct irqchip *chip, struct lapic *lapic);
 bool pic_pending(struct irqchip *chip);
 uint8_t pic_ack(struct irqchip *chip);
 
-/* KVM_HC_SEND_IPI: number of vCPUs reached. bit n of the 128-bit map (op64) is APIC id min + n. */
+/* KVM_HC_SEND_IPI: number of vCPUs reached, -EINVAL. Bit n of the 128-bit (op64) or 64-bit map is APIC id min + n. */
 int irqchip_pv_send_ipi(struct irqchip *chip, uint64_t map_low, uint64_t map_high, uint32_t min, uint64_t icr,
                         bool op64);
 /* The LAPIC with this id, as physical delivery would find it, or NULL. */

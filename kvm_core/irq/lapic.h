@@ -71,7 +71,6 @@ struct lapic {
     bool rtc_pending_eoi;     /* holds the RTC's vector */
     bool lint0_nmi;           /* counted in chip->lapics_lint0_nmi */
     uint8_t rtc_vector;
-    uint64_t split_eoi_exits[4]; /* split: vectors whose EOI exits to user space */
 
     struct timer timer;
     uint32_t divide;            /* 1..128 */

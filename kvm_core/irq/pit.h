@@ -15,14 +15,16 @@ struct irqchip;
 struct pit_channel {
     uint32_t count; /* 1..0x10000 */
     uint16_t latched_count;
-    uint8_t count_latched; /* 0 none, else the RW mode of the bytes still to be read */
+    uint8_t count_latched; /* 0 none, else the read state of the bytes still to be read */
     bool status_latched;
     uint8_t status;
     uint8_t read_state, write_state; /* 1 LSB, 2 MSB, 3 word: low byte next, 4 word: high byte next */
     uint8_t write_latch;
-    uint8_t rw_mode, mode;
+    uint8_t rw_mode;
+    uint8_t mode; /* 0..5, or 0xff before the first control word */
     bool bcd, gate;
     uint64_t load_ns; /* when the count was loaded */
+    uint64_t held_ns; /* how far it had run when the gate fell */
 };
 
 struct pit {
@@ -47,7 +49,7 @@ void pit_acknowledged(struct irqchip *chip);
 void pit_unmasked(struct irqchip *chip);
 void pit_set_reinject(struct irqchip *chip, bool reinject);
 void pit_get_state(struct irqchip *chip, struct kvm_pit_state2 *state);
-/* -EINVAL on a state that no PIT can have. */
-int pit_set_state(struct irqchip *chip, const struct kvm_pit_state2 *state);
+/* The counts start anew; values that no PIT can have are cut to size. */
+void pit_set_state(struct irqchip *chip, const struct kvm_pit_state2 *state);
 
 #endif

@@ -14,6 +14,7 @@ struct irqchip;
 struct routing {
     struct kvm_irq_routing_entry *entries; /* sorted by gsi, stable */
     unsigned count;
+    int16_t gsi_of_pin[KVM_NR_IRQCHIPS][KVM_IOAPIC_NUM_PINS]; /* -1: not wired */
 };
 
 /* Locked by the caller. -EINVAL on a bad entry, -ENOMEM. The old table stays on failure. KVM API 4.52 */
@@ -21,7 +22,7 @@ int routing_set(struct irqchip *chip, const struct kvm_irq_routing_entry *entrie
 /* The table that KVM_CREATE_IRQCHIP installs: GSI 0-15 to PIC and I/O APIC, 16-23 to the I/O APIC. */
 int routing_set_default(struct irqchip *chip);
 void routing_destroy(struct irqchip *chip);
-/* The GSI wired to a controller pin, or -1. */
-int routing_gsi_of_pin(const struct irqchip *chip, unsigned irqchip, unsigned pin);
+/* Index of the first entry with at least this gsi. */
+unsigned routing_first(const struct irqchip *chip, uint32_t gsi);
 
 #endif

@@ -51,6 +51,9 @@ int timers_init(struct timers *timers, pthread_mutex_t *lock, struct clock *cloc
 /* Stops and joins the thread; armed timers are forgotten. Call without the lock. */
 void timers_destroy(struct timers *timers);
 
+/* Room for count timers, so that arming them cannot fail for memory. -ENOMEM. */
+int timers_reserve(struct timers *timers, size_t count);
+
 uint64_t timers_now_ns(const struct timers *timers);
 
 /*
