@@ -71,14 +71,6 @@ static bool is_amd(const uint32_t vendor[4])
            (vendor[EBX] == 0x6f677948 && vendor[EDX] == 0x6e65476e && vendor[ECX] == 0x656e6975);
 }
 
-static bool host_is_amd(void)
-{
-    uint32_t out[4];
-
-    host_cpuid(0, 0, out);
-    return is_amd(out);
-}
-
 /* ---- what can be offered, found out once: CPUID costs an exit where the host itself is virtual ---- */
 
 static pthread_once_t probed = PTHREAD_ONCE_INIT;
