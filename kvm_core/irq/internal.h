@@ -111,13 +111,12 @@ void lapic_timer_reset(struct lapic *lapic);
 void lapic_timer_lvt_write(struct lapic *lapic, uint32_t value);
 void lapic_timer_initial_write(struct lapic *lapic, uint32_t value);
 void lapic_timer_divide_write(struct lapic *lapic, uint32_t value);
-uint32_t lapic_timer_current(const struct lapic *lapic);
+uint32_t lapic_timer_current(struct lapic *lapic);
 /* Continues from the current count of a state that was just loaded. */
 void lapic_timer_resume(struct lapic *lapic, uint32_t current);
 
 /* Register access; false: no such register, or #GP in x2APIC mode. */
 bool lapic_reg_read_locked(struct lapic *lapic, uint32_t offset, uint32_t *value);
 bool lapic_reg_write_locked(struct lapic *lapic, uint32_t offset, uint32_t value);
-uint32_t lapic_version(const struct lapic *lapic);
 
 #endif

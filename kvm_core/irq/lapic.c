@@ -11,7 +11,7 @@
 #define LVT_EXTINT ((uint32_t)DELIVER_EXTINT << 8)
 
 /* Integrated APIC 0x14, with the highest LVT entry. SDM 11.4.8 */
-uint32_t lapic_version(const struct lapic *lapic)
+static uint32_t lapic_version(const struct lapic *lapic)
 {
     uint32_t version = 0x14u | (lapic->lvt_entries - 1u) << 16;
 
@@ -195,8 +195,8 @@ int lapic_get_state(struct lapic *lapic, struct kvm_lapic_state *state)
     uint32_t current, id;
 
     irqchip_lock(lapic->chip);
+    current = lapic_timer_current(lapic); /* first: it may find the timer expired */
     memcpy(state->regs, lapic->reg, sizeof(state->regs));
-    current = lapic_timer_current(lapic);
     memcpy(state->regs + APIC_TIMER_CURRENT, &current, sizeof(current));
     if (lapic_x2apic(lapic) && !lapic->chip->x2apic_32bit_ids) {
         id = lapic->vcpu_id << 24;

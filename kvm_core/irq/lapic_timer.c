@@ -117,6 +117,17 @@ static void expired(struct timer *timer, void *arg)
     lapic_deliver_local_locked(lapic, APIC_LVT_TIMER);
 }
 
+/* An expiry that the timer thread has not come to yet happens now, so that count, mode and IRR agree. */
+static void settle(struct lapic *lapic)
+{
+    struct timer *timer = &lapic->timer;
+
+    if (!timer_armed(timer) || timer->when_ns > now_ns(lapic))
+        return;
+    timer_cancel(timers_of(lapic), timer);
+    expired(timer, lapic);
+}
+
 void lapic_timer_init(struct lapic *lapic)
 {
     timer_init(&lapic->timer, expired, lapic);
@@ -135,6 +146,7 @@ void lapic_timer_lvt_write(struct lapic *lapic, uint32_t value)
 {
     bool was_deadline = timer_mode(lapic) == TSC_DEADLINE;
 
+    settle(lapic);
     lapic_reg_set(lapic, APIC_LVT_TIMER, value);
     if (was_deadline != (mode_of(value) == TSC_DEADLINE)) {
         stop(lapic);
@@ -174,10 +186,11 @@ void lapic_timer_divide_write(struct lapic *lapic, uint32_t value)
         start_count(lapic, left_ns / old * lapic->divide);
 }
 
-uint32_t lapic_timer_current(const struct lapic *lapic)
+uint32_t lapic_timer_current(struct lapic *lapic)
 {
     uint64_t now, left_ns;
 
+    settle(lapic);
     if (timer_mode(lapic) == TSC_DEADLINE || !lapic->timer_period_ns || !lapic->timer_expires_ns)
         return 0;
     now = now_ns(lapic);
