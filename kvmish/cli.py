@@ -47,13 +47,13 @@ def boot(arguments: tuple[str, ...]) -> int:
 def exec_command(command: tuple[str, ...]) -> int:
     """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
     preload = doctor_report.PRELOAD
-    if not preload.is_file():
-        return _refuse(f"{preload} is missing: run make core")
     program = shutil.which(command[0])
     if program is None:
         return _refuse(f"{command[0]}: no such program on PATH")
     if _is_static(program):
         return _refuse(f"{program} is static: LD_PRELOAD does not reach it")
+    if not preload.is_file():
+        return _refuse(f"{preload} is missing: run make core")
     before = os.environ.get("LD_PRELOAD")
     environment = dict(os.environ)
     environment["LD_PRELOAD"] = f"{preload}:{before}" if before else str(preload)
