@@ -122,7 +122,7 @@ static bool offered(enum cpu_feature f)
     return offered_bits[f / 64] >> (f % 64) & 1;
 }
 
-static bool host_is_amd(void)
+bool cpuid_host_is_amd(void)
 {
     probe_once();
     return amd_host;
@@ -255,9 +255,9 @@ static void put_basic(struct list *l)
     out[EBX] = 64 / 8 << 8; /* CLFLUSH line; the APIC id and count are the client's to fill in */
     add_features(1, 0, out);
     put(l, 1, 0, 0, out);
-    if (!host_is_amd())
+    if (!cpuid_host_is_amd())
         put_host(l, 2);
-    put_caches(l, 4, !host_is_amd());
+    put_caches(l, 4, !cpuid_host_is_amd());
     put_features(l, 6, 0, 0);
     memset(out, 0, sizeof(out));
     out[EAX] = 2; /* last subleaf */
@@ -288,7 +288,7 @@ static void put_extended(struct list *l)
     put(l, 0x80000000, 0, 0, out);
     host_cpuid(0x80000001, 0, host);
     memset(out, 0, sizeof(out));
-    if (host_is_amd()) { /* the signature again, and the features that AMD repeats from leaf 1 */
+    if (cpuid_host_is_amd()) { /* the signature again, and the features that AMD repeats from leaf 1 */
         uint32_t leaf1[4] = {0};
         out[EAX] = host[EAX];
         add_features(1, 0, leaf1);
@@ -302,7 +302,7 @@ static void put_extended(struct list *l)
         memcpy(name, "kvmish virtual processor", 25);
     for (unsigned n = 0; n < 3; n++)
         put(l, 0x80000002 + n, 0, 0, &name[4 * n]);
-    if (host_is_amd())
+    if (cpuid_host_is_amd())
         put_host(l, 0x80000005);
     put_host(l, 0x80000006);
     put_features(l, 0x80000007, 0, 0);
@@ -311,7 +311,7 @@ static void put_extended(struct list *l)
     out[EAX] = (host[EAX] & 0xff ? host[EAX] & 0xff : 40) | 57 << 8; /* LA57 is always there */
     add_features(0x80000008, 0, out);
     put(l, 0x80000008, 0, 0, out);
-    if (host_is_amd()) {
+    if (cpuid_host_is_amd()) {
         put_caches(l, 0x8000001d, true);
         put(l, 0x8000001e, 0, 0, (uint32_t[4]){0});
     }

@@ -96,6 +96,8 @@ int cpuid_get(const struct vcpu *v, struct kvm_cpuid_entry2 *entries, unsigned m
 /* KVM_GET_SUPPORTED_CPUID: number of entries, or -E2BIG. */
 int cpuid_supported(struct kvm_cpuid_entry2 *entries, unsigned max);
 
+bool cpuid_host_is_amd(void); /* by vendor, AMD or Hygon: that of the default model */
+
 /* Where an XSAVE component lies in the standard format, and its size; 0 where it is not offered. */
 uint32_t cpuid_xsave_offset(unsigned component);
 uint32_t cpuid_xsave_size(unsigned component);

@@ -140,7 +140,10 @@ static void reset_cold(struct vcpu *v)
     memset(v->mtrr_var, 0, sizeof(v->mtrr_var));
     v->mcg_status = 0;
     v->smi_count = v->feature_control = v->tsc_adjust = v->pkrs = v->u_cet = v->s_cet = 0;
-    v->amd_syscfg = v->amd_hwcr = v->amd_de_cfg = v->amd_ls_cfg = v->virt_ssbd = 0;
+    v->amd_syscfg = v->amd_ls_cfg = v->virt_ssbd = 0;
+    v->amd_hwcr = 1 << 24;  /* TscFreqSel: the TSC counts at the P0 frequency, which Linux checks */
+    v->amd_de_cfg = 1 << 1; /* LFENCE serializes */
+    v->misc_features = v->power_ctl = v->osvw_length = v->osvw_status = 0;
     v->pkru = 0;
     v->tsc_khz = host_tsc_khz();
     v->tsc_offset = 0 - host_tsc();
