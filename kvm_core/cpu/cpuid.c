@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cpu/cpu.h"
+#include "cpu/xsave.h"
 #include "cpu/msr.h"
 #include "isa/codecache.h"
 #include "mmu/tlb.h"
@@ -16,7 +17,6 @@
 #endif
 
 enum { EAX, EBX, ECX, EDX };
-enum { XSAVE_LEGACY_BYTES = 576, XSAVE_X87 = 1, XSAVE_SSE = 2, XSAVE_AVX = 4, XSAVE_PKRU = 1 << 9 };
 
 struct cpuid_model {
     unsigned count;
@@ -77,10 +77,14 @@ static pthread_once_t probed = PTHREAD_ONCE_INIT;
 static bool amd_host;
 static uint64_t offered_bits[4];
 static uint64_t xcr0_offered;
-static struct component {
-    uint32_t size_bytes, offset;
-    bool aligned; /* to 64 bytes in the compacted format */
-} components[63];
+
+static const struct component {
+    uint32_t mask, size_bytes, offset;
+} components[] = {
+    {XSAVE_AVX, XSAVE_AVX_BYTES, XSAVE_AVX_OFFSET},
+    {XSAVE_PKRU, XSAVE_PKRU_BYTES, XSAVE_PKRU_OFFSET},
+};
+enum { COMPONENTS = sizeof(components) / sizeof(components[0]) };
 
 static bool needs_avx(enum cpu_feature f)
 {
@@ -105,13 +109,11 @@ static void probe(void)
             (row->who == HOST && has && (avx || !needs_avx(f))))
             offered_bits[f / 64] |= 1ull << (f % 64);
     }
-    xcr0_offered = xcr0 & (XSAVE_X87 | XSAVE_SSE | XSAVE_AVX | XSAVE_PKRU);
-    for (unsigned n = 2; n < 63; n++) {
-        if (!(xcr0_offered >> n & 1))
-            continue;
-        host_cpuid(0xd, n, out);
-        components[n] = (struct component){out[EAX], out[EBX], out[ECX] & 2};
-    }
+    xcr0_offered = XSAVE_X87 | XSAVE_SSE | (avx ? XSAVE_AVX : 0);
+    /* Some clients describe components by the host's CPUID instead of KVM's: PKRU must then lie where we put it. */
+    host_cpuid(0xd, 9, out);
+    if (out[EAX] == XSAVE_PKRU_BYTES && out[EBX] == XSAVE_PKRU_OFFSET)
+        xcr0_offered |= XSAVE_PKRU;
 }
 
 static void probe_once(void) { pthread_once(&probed, probe); }
@@ -136,26 +138,17 @@ uint64_t cpuid_xcr0_supported(void)
     return xcr0_offered;
 }
 
-static const struct component *component(unsigned n)
-{
-    probe_once();
-    return &components[n < 63 ? n : 0];
-}
-
-uint32_t cpuid_xsave_size(unsigned n) { return component(n)->size_bytes; }
-uint32_t cpuid_xsave_offset(unsigned n) { return component(n)->offset; }
-
 uint32_t cpuid_xsave_bytes(uint64_t mask, bool compacted)
 {
-    uint32_t end = XSAVE_LEGACY_BYTES;
+    uint32_t end = XSAVE_MIN_BYTES;
 
-    for (unsigned n = 2; n < 63; n++) {
-        const struct component *c = component(n);
+    for (unsigned n = 0; n < COMPONENTS; n++) {
+        const struct component *c = &components[n];
 
-        if (!(mask >> n & 1))
+        if (!(mask & c->mask))
             continue;
         if (compacted)
-            end = (c->aligned ? (end + 63) & ~63u : end) + c->size_bytes;
+            end += c->size_bytes;
         else if (c->offset + c->size_bytes > end)
             end = c->offset + c->size_bytes;
     }
@@ -224,7 +217,7 @@ static void put_xsave(struct list *l)
     uint32_t flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, out[4] = {0};
     uint64_t xcr0 = cpuid_xcr0_supported();
 
-    if (!xcr0)
+    if (!offered(FEAT_XSAVE))
         return;
     put(l, 0xd, 0, flags, (uint32_t[4]){(uint32_t)xcr0, cpuid_xsave_bytes(1, false),
         cpuid_xsave_bytes(xcr0, false), (uint32_t)(xcr0 >> 32)});
@@ -232,12 +225,10 @@ static void put_xsave(struct list *l)
     if (out[EAX] & 0xa) /* XSAVEC, XSAVES */
         out[EBX] = cpuid_xsave_bytes(xcr0, true);
     put(l, 0xd, 1, flags, out);
-    for (unsigned n = 2; n < 63; n++) {
-        if (!(xcr0 >> n & 1))
-            continue;
-        put(l, 0xd, n, flags, (uint32_t[4]){component(n)->size_bytes, component(n)->offset,
-            component(n)->aligned ? 2 : 0, 0});
-    }
+    for (unsigned n = 0; n < COMPONENTS; n++)
+        if (xcr0 & components[n].mask)
+            put(l, 0xd, (uint32_t)__builtin_ctz(components[n].mask), flags,
+                (uint32_t[4]){components[n].size_bytes, components[n].offset, 0, 0});
 }
 
 static void put_basic(struct list *l)

@@ -26,7 +26,7 @@
     X(SSSE3, 1, 0, 2, 9, HOST) X(FMA, 1, 0, 2, 12, HOST) X(CX16, 1, 0, 2, 13, OURS)                     \
     X(PCID, 1, 0, 2, 17, OURS) X(SSE4_1, 1, 0, 2, 19, HOST) X(SSE4_2, 1, 0, 2, 20, HOST)                \
     X(X2APIC, 1, 0, 2, 21, OURS) X(MOVBE, 1, 0, 2, 22, OURS) X(POPCNT, 1, 0, 2, 23, HOST)               \
-    X(TSC_DEADLINE, 1, 0, 2, 24, OURS) X(AES, 1, 0, 2, 25, HOST) X(XSAVE, 1, 0, 2, 26, HOST)            \
+    X(TSC_DEADLINE, 1, 0, 2, 24, OURS) X(AES, 1, 0, 2, 25, HOST) X(XSAVE, 1, 0, 2, 26, OURS)            \
     X(OSXSAVE, 1, 0, 2, 27, NEVER) X(AVX, 1, 0, 2, 28, HOST) X(F16C, 1, 0, 2, 29, HOST)                 \
     X(RDRAND, 1, 0, 2, 30, OURS) X(HYPERVISOR, 1, 0, 2, 31, OURS)                                       \
     X(ARAT, 6, 0, 0, 2, OURS)                                                                           \
@@ -41,8 +41,8 @@
     X(FSRM, 7, 0, 3, 4, OURS) X(MD_CLEAR, 7, 0, 3, 10, OURS) X(SERIALIZE, 7, 0, 3, 14, OURS)            \
     X(SPEC_CTRL, 7, 0, 3, 26, OURS) X(STIBP, 7, 0, 3, 27, OURS) X(FLUSH_L1D, 7, 0, 3, 28, OURS)         \
     X(ARCH_CAPABILITIES, 7, 0, 3, 29, OURS) X(SSBD, 7, 0, 3, 31, OURS)                                  \
-    X(XSAVEOPT, 0xd, 1, 0, 0, HOST) X(XSAVEC, 0xd, 1, 0, 1, HOST) X(XGETBV1, 0xd, 1, 0, 2, HOST)        \
-    X(XSAVES, 0xd, 1, 0, 3, HOST)                                                                       \
+    X(XSAVEOPT, 0xd, 1, 0, 0, OURS) X(XSAVEC, 0xd, 1, 0, 1, OURS) X(XGETBV1, 0xd, 1, 0, 2, OURS)        \
+    X(XSAVES, 0xd, 1, 0, 3, OURS)                                                                       \
     X(LAHF_LM, 0x80000001, 0, 2, 0, OURS) X(CMP_LEGACY, 0x80000001, 0, 2, 1, OURS_AMD)                     \
     X(SVM, 0x80000001, 0, 2, 2, NEVER) X(CR8_LEGACY, 0x80000001, 0, 2, 4, OURS_AMD)                     \
     X(LZCNT, 0x80000001, 0, 2, 5, HOST) X(PREFETCHW, 0x80000001, 0, 2, 8, OURS)                         \
@@ -98,9 +98,6 @@ int cpuid_supported(struct kvm_cpuid_entry2 *entries, unsigned max);
 
 bool cpuid_host_is_amd(void); /* by vendor, AMD or Hygon: that of the default model */
 
-/* Where an XSAVE component lies in the standard format, and its size; 0 where it is not offered. */
-uint32_t cpuid_xsave_offset(unsigned component);
-uint32_t cpuid_xsave_size(unsigned component);
 /* All components that may be offered. */
 uint64_t cpuid_xcr0_supported(void);
 /* Size in bytes of the XSAVE area for these components. SDM vol. 1, 13.4.2, 13.4.3 */

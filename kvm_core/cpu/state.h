@@ -8,13 +8,13 @@
 #include "cpu/cpu.h"
 #include "mmu/tlb.h"
 
-/* After a change of CPL, CR4.SMAP or EFLAGS.AC: which rights data accesses have. */
+/* After a change of CPL, CR0.AM, CR4.SMAP or EFLAGS.AC: which rights data accesses have. */
 static inline void cpu_update_tlb_set(struct vcpu *v)
 {
     enum tlb_set_kind kind = TLB_SUPER;
 
     if (v->cpl == 3)
-        kind = TLB_USER;
+        kind = (v->cr0 & CR0_AM) && (v->eflags & FL_AC) ? TLB_USER_AC : TLB_USER;
     else if ((v->cr4 & CR4_SMAP) && !(v->eflags & FL_AC))
         kind = TLB_SUPER_SMAP;
     v->tlb = v->tlb_sets + kind;
