@@ -1,0 +1,351 @@
+/* Instructions that the host executes itself: the cache of stubs, and the handlers that call them (native.h). */
+#include "cpu/native.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/access.h"
+
+#ifdef __x86_64__
+#define HOST_X86_64 1
+#else
+#define HOST_X86_64 0
+#endif
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10u
+#endif
+
+enum { OPS_MAX = 1 << 16, CODE_BYTES = 16 << 20, MXCSR_FLAGS = 0x3f, MXCSR_MASKS = 0x1f80 };
+
+#if HOST_X86_64
+static uint32_t host_mxcsr_get(void) { return __builtin_ia32_stmxcsr(); }
+static void host_mxcsr_set(uint32_t m) { __builtin_ia32_ldmxcsr(m); }
+#else
+static uint32_t host_mxcsr_get(void) { return MXCSR_MASKS; }
+static void host_mxcsr_set(uint32_t m) { (void)m; }
+#endif
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static int map_code(struct native_cache *n)
+{
+    int err = 0, fd = memfd_create("kvmish-native", MFD_CLOEXEC | MFD_EXEC);
+
+    if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+        fd = memfd_create("kvmish-native", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, CODE_BYTES))
+        err = -errno;
+    n->size_bytes = CODE_BYTES;
+    if (!err) {
+        n->rw = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        n->rx = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+        if (n->rw == MAP_FAILED || n->rx == MAP_FAILED)
+            err = -errno;
+    }
+    close(fd);
+    if (!err) { /* a child has no vCPU: it must not write into ours */
+        madvise(n->rw, CODE_BYTES, MADV_DONTFORK);
+        madvise(n->rx, CODE_BYTES, MADV_DONTFORK);
+    }
+    return err;
+}
+
+int native_create(struct vcpu *v)
+{
+    struct native_cache *n;
+    int err;
+
+    if (!HOST_X86_64)
+        return 0;
+    n = aligned_alloc(64, (sizeof(*n) + 63) & ~(size_t)63);
+    if (!n)
+        return -ENOMEM;
+    memset(n, 0, sizeof(*n));
+    n->rw = n->rx = MAP_FAILED;
+    v->native = n;
+#if HOST_X86_64
+    n->host_avx = __builtin_cpu_supports("avx");
+#endif
+    err = map_code(n);
+    n->ops = mmap(NULL, OPS_MAX * sizeof(struct native_op), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!err && n->ops == MAP_FAILED)
+        err = -ENOMEM;
+    if (err)
+        native_destroy(v);
+    return err;
+}
+
+void native_destroy(struct vcpu *v)
+{
+    struct native_cache *n = v->native;
+
+    if (!n)
+        return;
+    if (n->rw != MAP_FAILED)
+        munmap(n->rw, n->size_bytes);
+    if (n->rx != MAP_FAILED)
+        munmap(n->rx, n->size_bytes);
+    if (n->ops != MAP_FAILED)
+        munmap(n->ops, OPS_MAX * sizeof(struct native_op));
+    free(n);
+    v->native = NULL;
+}
+
+void native_reset(struct vcpu *v)
+{
+    struct native_cache *n = v->native;
+
+    if (!n)
+        return;
+    memset(n->bucket, 0, sizeof(n->bucket));
+    n->op_count = 0;
+    n->used_bytes = 0;
+}
+
+void native_enter(struct vcpu *v)
+{
+    struct native_cache *n = v->native;
+
+    if (!n)
+        return;
+    n->home_mxcsr = n->host_mxcsr = host_mxcsr_get();
+    n->entered = true;
+}
+
+void native_leave(struct vcpu *v)
+{
+    struct native_cache *n = v->native;
+
+    if (!n || !n->entered)
+        return;
+    if (n->host_mxcsr != n->home_mxcsr)
+        host_mxcsr_set(n->home_mxcsr);
+    n->entered = false;
+}
+
+/* ---- running a stub ------------------------------------------------------------------------- */
+
+void native_refuse(struct vcpu *v, const struct native_op *op)
+{
+    bool ud = v->mode < op->min_mode || (~v->cr4 & op->cr4_need) || (~v->xcr0 & op->xcr0_need);
+
+    if (op->kind == NATIVE_X87)
+        ud = false;
+    else if (v->cr0 & op->cr0_bad & CR0_EM)
+        ud = true;
+    cpu_fault(v, ud ? VEC_UD : VEC_NM);
+}
+
+static void switch_mxcsr(struct native_cache *n, uint32_t want)
+{
+    if (!n->entered)
+        n->home_mxcsr = host_mxcsr_get();
+    else if (n->host_mxcsr == want)
+        return;
+    n->host_mxcsr = want;
+    host_mxcsr_set(want);
+}
+
+static void keep_mxcsr(struct native_cache *n, uint32_t now)
+{
+    n->host_mxcsr = now;
+    if (!n->entered)
+        host_mxcsr_set(n->home_mxcsr);
+}
+
+/* Some exception is unmasked: run with all of them masked and flags clear, then see. Packed operands: SDM vol. 1, 11.5.2;
+ * pre-computation exceptions (IE, DE, ZE) keep the others from being detected. An unmasked underflow of an exact result
+ * is not noticed. */
+static void run_unmasked(struct vcpu *v, const struct native_op *op, void *mem, uint8_t *fx, uint32_t guest)
+{
+    struct native_cache *n = v->native;
+    uint64_t gpr[16];
+    uint32_t oszapc = v->oszapc, now, raised;
+
+    memcpy(gpr, v->gpr, sizeof(gpr));
+    memcpy(n->ymm_copy, v->ymm, sizeof(v->ymm));
+    switch_mxcsr(n, (guest & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS);
+    op->code(v, mem, fx);
+    now = host_mxcsr_get();
+    keep_mxcsr(n, now);
+    raised = now & MXCSR_FLAGS;
+    bool early = raised & ~(guest >> 7) & 7;
+    if (early)
+        raised &= 7;
+    guest |= raised;
+    memcpy(v->fx + 24, &guest, 4);
+    if (!(raised & ~(guest >> 7) & MXCSR_FLAGS))
+        return;
+    memcpy(v->gpr, gpr, sizeof(gpr));
+    memcpy(v->ymm, n->ymm_copy, sizeof(v->ymm));
+    v->oszapc = oszapc;
+    cpu_fault(v, v->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
+}
+
+void native_run(struct vcpu *v, const struct native_op *op, void *mem, uint8_t *fx)
+{
+    struct native_cache *n = v->native;
+    uint32_t guest;
+
+    if (!op->mxcsr) {
+        op->code(v, mem, fx);
+        return;
+    }
+    guest = native_mxcsr(v);
+    if (unlikely((guest & MXCSR_MASKS) != MXCSR_MASKS)) {
+        run_unmasked(v, op, mem, fx, guest);
+        return;
+    }
+    switch_mxcsr(n, guest);
+    op->code(v, mem, fx);
+    guest = host_mxcsr_get(); /* sticky flags only grow */
+    memcpy(v->fx + 24, &guest, 4);
+    keep_mxcsr(n, guest);
+}
+
+/* ---- handlers: no memory operand, load, store ----------------------------------------------- */
+
+static const struct insn *run_reg(struct vcpu *v, const struct insn *i)
+{
+    const struct native_op *op = native_op_of(i);
+
+    native_check(v, op);
+    op->code(v, NULL, NULL);
+    v->xinuse |= op->xinuse;
+    return insn_next(i);
+}
+
+static const struct insn *run_reg_mxcsr(struct vcpu *v, const struct insn *i)
+{
+    const struct native_op *op = native_op_of(i);
+
+    native_check(v, op);
+    native_run(v, op, NULL, NULL);
+    v->xinuse |= op->xinuse;
+    return insn_next(i);
+}
+
+static inline uint64_t operand_linear(struct vcpu *v, const struct insn *i, const struct native_op *op, bool write)
+{
+    uint64_t linear = ea(v, i, op->mem_bytes, write);
+
+    if (unlikely(linear & op->align_mask))
+        cpu_gp(v, 0);
+    return linear;
+}
+
+static const struct insn *run_load(struct vcpu *v, const struct insn *i)
+{
+    const struct native_op *op = native_op_of(i);
+
+    native_check(v, op);
+    uint64_t linear = operand_linear(v, i, op, false);
+    void *p = mem_probe_read(v, linear, op->mem_bytes);
+    if (unlikely(!p)) {
+        p = v->native->bounce;
+        mem_read_bytes(v, linear, p, op->mem_bytes);
+    }
+    native_run(v, op, p, NULL);
+    v->xinuse |= op->xinuse;
+    return insn_next(i);
+}
+
+static const struct insn *run_store(struct vcpu *v, const struct insn *i)
+{
+    const struct native_op *op = native_op_of(i);
+
+    native_check(v, op);
+    uint64_t linear = operand_linear(v, i, op, true);
+    void *p = mem_probe_write(v, linear, op->mem_bytes);
+    if (likely(p && (!op->mxcsr || (native_mxcsr(v) & MXCSR_MASKS) == MXCSR_MASKS))) {
+        native_run(v, op, p, NULL);
+        return insn_next(i);
+    }
+    if (op->mxcsr) /* its flags are set by the run: no page fault may follow */
+        mem_check_write(v, linear, op->mem_bytes);
+    native_run(v, op, v->native->bounce, NULL);
+    mem_write_bytes(v, linear, v->native->bounce, op->mem_bytes);
+    return insn_next(i);
+}
+
+static insn_fn *handler_for(const struct native_op *op)
+{
+    if (op->kind == NATIVE_MMX)
+        return mmx_execute;
+    if (!op->mem_bytes)
+        return op->mxcsr ? run_reg_mxcsr : run_reg;
+    return op->mem_action & OPND_WRITE ? run_store : run_load;
+}
+
+/* ---- binding -------------------------------------------------------------------------------- */
+
+static uint32_t hash_bytes(uint32_t h, const void *data, size_t n)
+{
+    const uint8_t *p = data;
+
+    while (n--)
+        h = (h ^ *p++) * 16777619u; /* FNV-1a */
+    return h;
+}
+
+/* The same but for where its code lies. */
+static bool same_op(const struct native_cache *n, const struct native_op *a, const struct native_op *b,
+                    const uint8_t *code)
+{
+    struct native_op x = *a;
+
+    x.code = b->code;
+    x.next = b->next;
+    if (memcmp(&x, b, sizeof(x)) != 0)
+        return false;
+    return !a->code_bytes || memcmp(n->rw + ((uint8_t *)a->code - n->rx), code, a->code_bytes) == 0;
+}
+
+static struct native_op *op_intern(struct native_cache *n, struct native_op *op, const uint8_t *code)
+{
+    struct native_op **slot, *o;
+
+    op->hash = hash_bytes(hash_bytes(2166136261u, op, sizeof(*op)), code, op->code_bytes);
+    slot = &n->bucket[op->hash % 4096];
+    for (o = *slot; o; o = o->next)
+        if (o->hash == op->hash && same_op(n, o, op, code))
+            return o;
+    if (n->op_count == OPS_MAX || n->used_bytes + op->code_bytes + 16 > n->size_bytes)
+        return NULL;
+    o = &n->ops[n->op_count++];
+    *o = *op;
+    if (op->code_bytes) {
+        memcpy(n->rw + n->used_bytes, code, op->code_bytes);
+        o->code = (native_code *)(n->rx + n->used_bytes);
+        n->used_bytes += (op->code_bytes + 15u) & ~15u;
+    }
+    o->next = *slot;
+    *slot = o;
+    return o;
+}
+
+int native_bind(struct vcpu *v, const struct decoded *d, struct insn *out)
+{
+    uint8_t code[NATIVE_CODE_MAX];
+    struct native_op plan, *op;
+
+    if (!v->native || !native_plan(v, d, &plan, code))
+        return -1;
+    if (!plan.fn)
+        plan.fn = handler_for(&plan);
+    op = op_intern(v->native, &plan, code);
+    if (!op)
+        return NATIVE_FULL;
+    out->fn = op->fn;
+    out->stub = op;
+    if (op->mem_bytes)
+        out->size = op->mem_bytes;
+    return 0;
+}
