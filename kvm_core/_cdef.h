@@ -2,3 +2,4 @@
 int kvmish_open(void);
 int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg);
 int kvmish_close(int fd);
+int kvmish_kick(int fd);

@@ -157,7 +157,7 @@ class KvmRegs(Structure):
     _fields_ = [
         (name, u64)
         for name in (
-            "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags".split()
+            ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"]
         )
     ]
 
@@ -188,9 +188,9 @@ class KvmDtable(Structure):
     _fields_ = [("base", u64), ("limit", u16), ("padding", u16 * 3)]
 
 
-_SEGMENTS = [(name, KvmSegment) for name in "cs ds es fs gs ss tr ldt".split()]
+_SEGMENTS = [(name, KvmSegment) for name in ["cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt"]]
 _TABLES = [("gdt", KvmDtable), ("idt", KvmDtable)]
-_CONTROL = [(name, u64) for name in "cr0 cr2 cr3 cr4 cr8 efer apic_base".split()]
+_CONTROL = [(name, u64) for name in ["cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base"]]
 
 
 class KvmSregs(Structure):
@@ -567,8 +567,7 @@ class KvmStatsHeader(Structure):
     """First bytes of a binary stats file (KVM API 4.133)."""
 
     _fields_ = [
-        (name, u32)
-        for name in "flags name_size num_desc id_offset desc_offset data_offset".split()
+        (name, u32) for name in ["flags", "name_size", "num_desc", "id_offset", "desc_offset", "data_offset"]
     ]
 
 

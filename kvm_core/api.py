@@ -12,7 +12,7 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import sizeof
 from typing import NamedTuple, TypeVar
 
@@ -42,8 +42,11 @@ class _Object:
         self.door = door
         self.fd = fd
 
-    def ioctl(self, request: int, arg: int | ctypes.Structure | ctypes.Array[ctypes.c_char]
-              | bytearray | ctypes.c_uint64 = 0) -> int:
+    def ioctl(
+        self,
+        request: int,
+        arg: int | ctypes.Structure | ctypes.Array[ctypes.c_char] | bytearray | ctypes.c_uint64 = 0,
+    ) -> int:
         """Pass one call on. :raise OSError: with KVM's errno."""
         return self.door.ioctl(self.fd, request, arg)
 
@@ -65,7 +68,7 @@ class _Object:
     def enable_cap(self, cap: Cap | int, *args: int) -> None:
         """KVM_ENABLE_CAP."""
         self.ioctl(
-            abi.KVM_ENABLE_CAP, abi.KvmEnableCap(cap=int(cap), args=(abi.u64 * 4)(*args))
+            abi.KVM_ENABLE_CAP, abi.KvmEnableCap(cap=int(cap), args=(ctypes.c_uint64 * 4)(*args))
         )
 
 
@@ -89,9 +92,7 @@ def _list_request(obj: _Object, request: int, head: int, item: int, first: int =
 def _get_cpuid(obj: _Object, request: int) -> list[abi.KvmCpuidEntry2]:
     item = sizeof(abi.KvmCpuidEntry2)
     raw = _list_request(obj, request, 8, item)
-    return [
-        abi.KvmCpuidEntry2.from_buffer_copy(raw, offset) for offset in range(8, len(raw), item)
-    ]
+    return [abi.KvmCpuidEntry2.from_buffer_copy(raw, offset) for offset in range(8, len(raw), item)]
 
 
 def _get_msrs(obj: _Object, indices: Sequence[int]) -> dict[int, int]:
@@ -245,9 +246,7 @@ class Vm(_Object):
 
     def irqfd(self, fd: int, gsi: int, flags: int = 0, resamplefd: int = 0) -> None:
         """KVM_IRQFD (KVM API 4.75)."""
-        self.ioctl(
-            abi.KVM_IRQFD, abi.KvmIrqfd(fd=fd, gsi=gsi, flags=flags, resamplefd=resamplefd)
-        )
+        self.ioctl(abi.KVM_IRQFD, abi.KvmIrqfd(fd=fd, gsi=gsi, flags=flags, resamplefd=resamplefd))
 
     def ioeventfd(
         self, fd: int, address: int, size: int, datamatch: int | None = None, flags: int = 0
@@ -257,9 +256,7 @@ class Vm(_Object):
             flags |= abi.IOEVENTFD_FLAG_DATAMATCH
         self.ioctl(
             abi.KVM_IOEVENTFD,
-            abi.KvmIoeventfd(
-                datamatch=datamatch or 0, addr=address, len=size, fd=fd, flags=flags
-            ),
+            abi.KvmIoeventfd(datamatch=datamatch or 0, addr=address, len=size, fd=fd, flags=flags),
         )
 
     def set_gsi_routing(self, entries: Sequence[abi.KvmIrqRoutingEntry]) -> None:
@@ -288,9 +285,7 @@ class Vm(_Object):
 
     def unregister_coalesced(self, address: int, size: int, pio: bool = False) -> None:
         """Undo register_coalesced."""
-        self.ioctl(
-            abi.KVM_UNREGISTER_COALESCED_MMIO, abi.KvmCoalescedMmioZone(address, size, pio)
-        )
+        self.ioctl(abi.KVM_UNREGISTER_COALESCED_MMIO, abi.KvmCoalescedMmioZone(address, size, pio))
 
     def drain_coalesced(self) -> list[CoalescedWrite]:
         """Take what has collected in the ring, oldest first; for any thread."""
@@ -313,18 +308,16 @@ class Vm(_Object):
         """Say, cheaply, whether drain_coalesced would return something."""
         if self._ring is None:
             return False
-        first, last = _RING.unpack_from(
-            self._ring, abi.PAGE_SIZE * abi.COALESCED_MMIO_PAGE_OFFSET
-        )
+        first, last = _RING.unpack_from(self._ring, abi.PAGE_SIZE * abi.COALESCED_MMIO_PAGE_OFFSET)
         return bool(first != last)
 
     def get_tsc_khz(self) -> int:
         """KVM_GET_TSC_KHZ on the VM."""
         return self.ioctl(abi.KVM_GET_TSC_KHZ)
 
-    def stats(self) -> dict[str, int]:
-        """Binary stats of the VM by name; empty without KVM_CAP_BINARY_STATS_FD."""
-        return _read_stats(self)
+    def open_stats(self) -> StatsReader:
+        """KVM_GET_STATS_FD: the VM's statistics."""
+        return StatsReader(self)
 
     def close(self) -> None:
         """Close; the ring's mapping belongs to the vCPU."""
@@ -332,31 +325,38 @@ class Vm(_Object):
         super().close()
 
 
-def _read_stats(obj: _Object) -> dict[str, int]:
-    try:
-        fd = obj.ioctl(abi.KVM_GET_STATS_FD)
-    except OSError:
-        return {}
-    try:
-        return parse_stats(lambda size, offset: os.pread(fd, size, offset))
-    finally:
-        obj.door.close(fd)
+class StatsReader:
+    """An open binary stats file (KVM API 4.133): can be read while the vCPU runs."""
 
+    def __init__(self, obj: _Object) -> None:
+        """Open it and read the descriptors. :raise OSError: without KVM_CAP_BINARY_STATS_FD."""
+        self.fd = obj.ioctl(abi.KVM_GET_STATS_FD)
+        head_bytes = os.pread(self.fd, sizeof(abi.KvmStatsHeader), 0)
+        head = abi.KvmStatsHeader.from_buffer_copy(head_bytes)
+        size = sizeof(abi.KvmStatsDesc) + head.name_size
+        raw = os.pread(self.fd, size * head.num_desc, head.desc_offset)
+        self._data_offset = head.data_offset
+        self._offsets: dict[str, int] = {}
+        for at in range(0, size * head.num_desc, size):
+            desc = abi.KvmStatsDesc.from_buffer_copy(raw, at)
+            kind = desc.flags & abi.STATS_TYPE_MASK
+            if kind < abi.STATS_TYPE_LINEAR_HIST and desc.size == 1:
+                name = raw[at + sizeof(abi.KvmStatsDesc) : at + size].split(b"\0")[0]
+                self._offsets[name.decode("ascii")] = desc.offset
+        self._data_bytes = max(self._offsets.values(), default=-8) + 8
 
-def parse_stats(pread: Callable[[int, int], bytes]) -> dict[str, int]:
-    """Read a binary stats file (KVM API 4.133) into single values by name; histograms are left out."""
-    head = abi.KvmStatsHeader.from_buffer_copy(pread(sizeof(abi.KvmStatsHeader), 0))
-    size = sizeof(abi.KvmStatsDesc) + head.name_size
-    raw = pread(size * head.num_desc, head.desc_offset)
-    values = {}
-    for at in range(0, size * head.num_desc, size):
-        desc = abi.KvmStatsDesc.from_buffer_copy(raw, at)
-        if desc.flags & abi.STATS_TYPE_MASK >= abi.STATS_TYPE_LINEAR_HIST or desc.size != 1:
-            continue
-        name = raw[at + sizeof(abi.KvmStatsDesc) : at + size].split(b"\0")[0].decode("ascii")
-        value = pread(8, head.data_offset + desc.offset)
-        values[name] = int.from_bytes(value, "little")
-    return values
+    def read(self) -> dict[str, int]:
+        """Return single values by name; histograms are left out."""
+        data = os.pread(self.fd, self._data_bytes, self._data_offset)
+        return {
+            name: int.from_bytes(data[at : at + 8], "little") for name, at in self._offsets.items()
+        }
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
 
 
 class Vcpu(_Object):
@@ -434,6 +434,10 @@ class Vcpu(_Object):
     def set_immediate_exit(self, value: bool) -> None:
         """Make the next (or the present, with a signal) KVM_RUN return EINTR; for any thread."""
         self.map[_IMMEDIATE_EXIT_OFFSET] = int(value)
+
+    def kick(self) -> None:
+        """Make a KVM_RUN under way notice immediate_exit, where the door needs no signal for that."""
+        self.door.kick(self.fd)
 
     def get_regs(self) -> abi.KvmRegs:
         """KVM_GET_REGS."""
@@ -540,7 +544,7 @@ class Vcpu(_Object):
         """KVM_SET_GUEST_DEBUG (KVM API 4.87)."""
         self.ioctl(
             abi.KVM_SET_GUEST_DEBUG,
-            abi.KvmGuestDebug(control=control, arch=(abi.u64 * 8)(*debugreg)),
+            abi.KvmGuestDebug(control=control, arch=(ctypes.c_uint64 * 8)(*debugreg)),
         )
 
     def translate(self, linear_address: int) -> abi.KvmTranslation:
@@ -573,9 +577,9 @@ class Vcpu(_Object):
         mask = sum(1 << (number - 1) for number in signals)
         self.ioctl(abi.KVM_SET_SIGNAL_MASK, bytearray(struct.pack("<IQ", 8, mask)))
 
-    def stats(self) -> dict[str, int]:
-        """Binary stats of the vCPU by name; empty without KVM_CAP_BINARY_STATS_FD."""
-        return _read_stats(self)
+    def open_stats(self) -> StatsReader:
+        """KVM_GET_STATS_FD: the vCPU's statistics. Waits for a KVM_RUN under way, so open it before."""
+        return StatsReader(self)
 
     def close(self) -> None:
         """Close the descriptor; the mapping goes with the last view of it."""
@@ -583,5 +587,3 @@ class Vcpu(_Object):
 
 
 _INTERRUPTED = exits.Interrupted()
-
-

@@ -26,8 +26,13 @@ _KVM_DEVICE = os.makedev(10, 232)
 class Door(Protocol):
     """What Kvm, Vm and Vcpu stand on."""
 
-    name: str
-    engine: str
+    @property
+    def name(self) -> str:
+        """What `--kvm` calls it."""
+
+    @property
+    def engine(self) -> str:
+        """The technique behind it, as far as the door knows."""
 
     def open(self) -> int:
         """Return a descriptor of the system object."""
@@ -40,6 +45,9 @@ class Door(Protocol):
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """Map a vCPU's shared pages."""
+
+    def kick(self, fd: int) -> None:
+        """Make KVM_RUN on this vCPU return EINTR, if the door can; otherwise a signal must."""
 
     def close(self, fd: int) -> None:
         """Close any descriptor that came through this door."""
@@ -83,13 +91,13 @@ class DeviceDoor:
         """See Door; an integer above 2**31 goes through libc, since fcntl.ioctl refuses it."""
         if isinstance(arg, int):
             if arg < 1 << 31:
-                return fcntl.ioctl(fd, request, arg)
+                return int(fcntl.ioctl(fd, request, arg))
             result: int = self._libc_ioctl(fd, ctypes.c_ulong(request), ctypes.c_ulong(arg))
             if result < 0:
                 errno = ctypes.get_errno()
                 raise OSError(errno, os.strerror(errno))
             return result
-        return fcntl.ioctl(fd, request, arg, True)
+        return int(fcntl.ioctl(fd, request, arg, True))
 
     def runner(self, fd: int) -> Callable[[], int]:
         """See Door."""
@@ -97,7 +105,7 @@ class DeviceDoor:
 
         def run() -> int:
             try:
-                return ioctl(fd, 0xAE80, 0)
+                return int(ioctl(fd, 0xAE80, 0))
             except OSError as error:
                 return -(error.errno or 5)
 
@@ -106,6 +114,9 @@ class DeviceDoor:
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """See Door."""
         return _map_shared(fd, size_bytes)
+
+    def kick(self, fd: int) -> None:
+        """See Door; only a signal reaches into a device's KVM_RUN."""
 
     def close(self, fd: int) -> None:
         """See Door."""
@@ -154,6 +165,10 @@ class DirectDoor:
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """See Door."""
         return _map_shared(fd, size_bytes)
+
+    def kick(self, fd: int) -> None:
+        """See Door."""
+        self._lib.kvmish_kick(fd)
 
     def close(self, fd: int) -> None:
         """See Door."""

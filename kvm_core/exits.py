@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 
-class IoExit(NamedTuple):
+@dataclass(slots=True)
+class IoExit:
     """A port access. `data` is count * size bytes of the shared page; an IN is answered by writing there."""
 
     port: int
@@ -16,7 +16,8 @@ class IoExit(NamedTuple):
     data: memoryview
 
 
-class MmioExit(NamedTuple):
+@dataclass(slots=True)
+class MmioExit:
     """A memory access outside of every slot; a read is answered by writing `data`."""
 
     gpa: int

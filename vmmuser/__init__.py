@@ -1,0 +1,1 @@
+"""The virtual machine monitor: machine, boards, devices and boot, over the KVM ABI alone."""

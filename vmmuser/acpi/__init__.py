@@ -1,0 +1,1 @@
+"""ACPI: an AML encoder and the tables that stand in for firmware."""

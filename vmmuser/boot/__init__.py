@@ -1,0 +1,1 @@
+"""What firmware and boot loader would do: kernels into memory, tables, processor state."""

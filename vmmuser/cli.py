@@ -1,0 +1,324 @@
+"""`kvmish boot`: options, the terminal, progress, and the summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from kvm_core.api import Door, open_door
+from kvm_core.errors import ConfigError, VmError
+from vmmuser import assets, cpuid
+from vmmuser.config import MachineConfig, parse_disk, parse_memory, parse_vcpus
+from vmmuser.console import HELP, Keys, Output, ending_signals, raw_terminal
+from vmmuser.device import State
+from vmmuser.machine import Machine, Outcome
+from vmmuser.report import Report, process_start
+
+CONSOLE_CMDLINE = "console=ttyS0"
+SELFCHECK_CMDLINE = "kvmish.selfcheck"
+
+MARKS = {
+    "userland": assets.USERLAND_MARK.encode(),
+    "selfcheck ok": assets.SELFCHECK_MARK.encode(),
+    "selfcheck failed": b"kvmish: selfcheck FAILED",
+}
+
+STATUS_FAILED, STATUS_CANNOT = 1, 2
+
+
+def say(text: str) -> None:
+    """Tell the user something, on standard error, and never fail for it."""
+    with contextlib.suppress(OSError):
+        for line in text.splitlines():
+            sys.stderr.write(f"kvmish: {line}\n")
+        sys.stderr.flush()
+
+
+class Session:
+    """One run of the command: perhaps several machines, when the guest resets."""
+
+    def __init__(self, config: MachineConfig, door: Door, interactive: bool) -> None:
+        """`interactive`: standard input is a terminal, and the guest's console."""
+        self.config, self.door, self.interactive = config, door, interactive
+        self.started = process_start()
+        self.output = Output(sys.stdout.fileno(), MARKS)
+        self.output.on_mark = self._mark
+        self.keys = Keys({ord("x"): self._quit, ord("h"): self._help, ord("p"): self._power})
+        self.machine: Machine | None = None
+        self.signalled = 0
+        self._line_shown = False
+        self._show_progress = sys.stderr.isatty()
+        self._announced_start = self._announced_kernel = False
+        self.report = Report(
+            engine=door.engine,
+            door=door.name,
+            board="microvm",
+            cpu=config.cpu,
+            vcpus=config.vcpus,
+            memory_mib=config.memory_mib,
+            kernel=config.kernel,
+        )
+
+    # -- the user's side ----------------------------------------------------------------------
+
+    def _quit(self) -> None:
+        if self.machine:
+            self.machine.stop("quit", "stopped by Ctrl-A X")
+
+    def _help(self) -> None:
+        self.output.write(HELP)
+
+    def _power(self) -> None:
+        if self.machine:
+            self.machine.board.press_power_button()
+
+    def _signal(self, number: int) -> None:
+        self.signalled = number
+        if self.machine:
+            self.machine.stop("quit", f"stopped by {signal.Signals(number).name}")
+
+    def _input(self) -> None:
+        machine = self.machine
+        if machine is None:
+            return
+        try:
+            data = os.read(sys.stdin.fileno(), 4096)
+        except OSError:
+            data = b""
+        if not data:  # the terminal went away
+            machine.loop.remove_reader(sys.stdin.fileno())
+            machine.stop("quit", "the terminal is gone")
+            return
+        data = self.keys.feed(data)
+        if data:
+            machine.board.type(data)
+
+    # -- progress -----------------------------------------------------------------------------
+
+    def _since_start(self, moment: float) -> float:
+        return round(moment - self.started, 3)
+
+    def _tick(self) -> None:
+        machine = self.machine
+        if machine is None or machine.first_instruction is None:
+            return
+        if not self._announced_start:
+            self._announced_start = True
+            if not self._show_progress:
+                at = self._since_start(machine.first_instruction)
+                say(f"first guest instruction after {at:.2f} s")
+        if self._show_progress and self.output.first_byte is None:
+            spent = time.monotonic() - machine.first_instruction
+            text = f"kvmish: the kernel unpacks itself, {spent:.1f} s"
+            count = machine.instructions()
+            if count and spent:
+                text += f", {count / 1e6:.0f} M instructions, {count / 1e6 / spent:.0f} MIPS"
+            sys.stderr.write(f"\r{text}\x1b[K")
+            sys.stderr.flush()
+            self._line_shown = True
+
+    def _clear_line(self) -> None:
+        if self._line_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._line_shown = False
+
+    def _before_first_output(self) -> None:
+        self._clear_line()
+        if not self._show_progress and self.output.first_byte:
+            say(f"the kernel prints after {self._since_start(self.output.first_byte):.2f} s")
+
+    def _mark(self, name: str) -> None:
+        if not self._show_progress:
+            say(f"{name} after {self._since_start(self.output.seen[name]):.2f} s")
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run to the end; the exit status. :raise VmError: if no machine can be built."""
+        clock: State | None = None
+        with ending_signals(self._signal), self._terminal():
+            while True:
+                outcome, clock = self._run_machine(clock)
+                if outcome.ending != "reset" or not self.interactive or self.signalled:
+                    break
+                self.report.resets += 1
+            self._clear_line()
+        return self._status(outcome)
+
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        # The first machine is built before the terminal changes, so that its errors look as usual.
+        self.machine = Machine(self.config, self.door, self.output)
+        try:
+            if self.interactive:
+                say("Ctrl-A X quits, Ctrl-A H helps")
+                with raw_terminal(sys.stdin.fileno()):
+                    yield
+            else:
+                yield
+        finally:
+            if self.machine:
+                self.machine.close()
+
+    def _run_machine(self, clock: State | None) -> tuple[Outcome, State]:
+        machine = self.machine or Machine(self.config, self.door, self.output)
+        self.machine = machine
+        if clock is not None:
+            machine.board.load_clock(clock)
+        self.output.after_ns = machine.loop.after_ns
+        self.output.before_first = self._before_first_output
+        if self.interactive:
+            machine.loop.add_reader(sys.stdin.fileno(), self._input)
+        began = time.monotonic()
+        if self.signalled:
+            self._signal(self.signalled)
+        try:
+            outcome = machine.run(self._tick)
+        finally:
+            self.output.after_ns = None
+            self.output.flush()
+        self._book(machine, outcome, began)
+        clock = machine.board.save_clock()
+        machine.close()
+        self.machine = None
+        return outcome, clock
+
+    def _book(self, machine: Machine, outcome: Outcome, began: float) -> None:
+        report, output, now = self.report, self.output, time.monotonic()
+        report.outcome, report.message = outcome.ending, outcome.message
+        report.seconds = self._since_start(now)
+        report.guest_seconds = round(now - (machine.first_instruction or began), 3)
+        if machine.first_instruction and report.seconds_to_first_instruction is None:
+            at = self._since_start(machine.first_instruction)
+            report.seconds_to_first_instruction = at
+        if output.first_byte:
+            report.seconds_to_kernel = self._since_start(output.first_byte)
+        if "userland" in output.seen:
+            report.seconds_to_userland = self._since_start(output.seen["userland"])
+        if "selfcheck ok" in output.seen or "selfcheck failed" in output.seen:
+            report.selfcheck = "selfcheck failed" not in output.seen
+        report.instructions = machine.instructions()
+        if report.instructions is not None and report.guest_seconds:
+            report.mips = round(report.instructions / 1e6 / report.guest_seconds, 2)
+        report.exits, report.ports = machine.exits(), machine.ports()
+        report.core_stats = machine.core_stats()
+
+    def _status(self, outcome: Outcome) -> int:
+        if outcome.ending == "quit":
+            return 128 + self.signalled if self.signalled else 0
+        if outcome.ending != "off":
+            return STATUS_FAILED
+        return STATUS_FAILED if self.report.selfcheck is False else 0
+
+
+def _why(door: Door, kvm: str) -> str:
+    if kvm == "direct":
+        return "the core in this process, which needs nothing of the host"
+    known = "the host's own KVM" if door.engine == "hvm" else "a KVM device"
+    return f"{known}, named by --kvm"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kernel", help="A bzImage or PVH vmlinux. Default: Debian's cloud kernel.")
+@click.option("--initrd", help="An initramfs. Default with the default kernel: kvmish's own.")
+@click.option("--append", default="", help="Added to the kernel's command line.")
+@click.option(
+    "--disk", "disks", multiple=True, help="A raw image as virtio disk; FILE,ro read-only."
+)
+@click.option("-m", "memory", default="256", show_default=True, help="Memory: MiB, or 512M, 2G.")
+@click.option("--smp", default="1", show_default=True, help="Number of processors.")
+@click.option("--cpu", default="host", show_default=True, help=f"One of {', '.join(cpuid.MODELS)}.")
+@click.option("--engine", default="emulate", show_default=True, help="How guest code is run.")
+@click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
+@click.option("--report", "report_path", help="Write what was measured to this file, as JSON.")
+def boot(
+    kernel: str | None,
+    initrd: str | None,
+    append: str,
+    disks: tuple[str, ...],
+    memory: str,
+    smp: str,
+    cpu: str,
+    engine: str,
+    kvm: str,
+    report_path: str | None,
+) -> int:
+    """Boot a Linux kernel; the terminal is its console.
+
+    Ctrl-A X quits. Without a terminal on standard input the guest checks itself and powers off.
+    """
+    logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
+    if engine != "emulate":
+        raise ConfigError(f"--engine {engine}: there is no such engine; use emulate")
+    if cpu not in cpuid.MODELS:
+        raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(cpuid.MODELS)}")
+    interactive = sys.stdin.isatty()
+    kernel, initrd = _default_files(kernel, initrd)
+    words = [CONSOLE_CMDLINE, "" if interactive else SELFCHECK_CMDLINE, append]
+    config = MachineConfig(
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=" ".join(word for word in words if word),
+        memory_mib=parse_memory(memory),
+        vcpus=parse_vcpus(smp),
+        cpu=cpu,
+        disks=[parse_disk(text) for text in disks],
+    )
+    if report_path:
+        _check_report(report_path)
+    door = open_door(kvm)
+    say(f"engine {door.engine}, door {door.name}: {_why(door, kvm)}")
+    session = Session(config, door, interactive)
+    status = session.run()
+    say(session.report.text())
+    if report_path:
+        Path(report_path).write_text(session.report.json(), encoding="utf-8")
+    return status
+
+
+def _default_files(kernel: str | None, initrd: str | None) -> tuple[str, str | None]:
+    if kernel is not None:
+        return kernel, initrd
+    default = assets.CLOUD
+    if not default.kernel.is_file():
+        raise ConfigError(
+            f"{default.kernel} is missing: run `make assets`, or name one with --kernel"
+        )
+    if initrd is None:
+        initrd = str(default.initrd)
+    return str(default.kernel), initrd
+
+
+def _check_report(path: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--report {path}: {error.strerror}; name a file to write") from None
+
+
+def main(arguments: list[str]) -> int:
+    """Run `kvmish boot`; 0 done, 1 the guest failed, 2 what was asked for cannot be."""
+    try:
+        status = boot.main(arguments, prog_name="kvmish boot", standalone_mode=False)
+    except ConfigError as error:
+        say(str(error))
+        return STATUS_CANNOT
+    except VmError as error:
+        say(str(error))
+        return STATUS_FAILED
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        say(f"{error.format_message()} Try kvmish boot --help.")
+        return STATUS_CANNOT
+    return status if isinstance(status, int) else 0

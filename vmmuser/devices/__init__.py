@@ -1,0 +1,1 @@
+"""Platform devices, one a file; none knows its address, its board or another device."""

@@ -1,0 +1,90 @@
+"""Guest memory: one shared memfd, mapped once, seen by guest-physical address, bounds-checked."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import NamedTuple
+
+from kvm_core.errors import BackendError, ConfigError, GuestError
+
+PAGE = 4096
+
+
+class BadAddress(GuestError):
+    """A guest-physical range that is not RAM."""
+
+
+class Ram(NamedTuple):
+    """A contiguous range of RAM: guest address, bytes, and where it begins in the mapping."""
+
+    gpa: int
+    size: int
+    offset: int
+
+
+class GuestMemory:
+    """RAM in one or more ranges of guest-physical addresses."""
+
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        """Map RAM for (gpa, size) pairs, page-aligned, ascending. :raise ConfigError: if it does not fit."""
+        self.ranges: list[Ram] = []
+        total = 0
+        for gpa, size in ranges:
+            if gpa % PAGE or size % PAGE or size <= 0:
+                raise ConfigError(f"memory range {gpa:#x}+{size:#x} is not made of pages")
+            self.ranges.append(Ram(gpa, size, total))
+            total += size
+        self.size = total
+        try:
+            self.fd = os.memfd_create("kvmish-ram", os.MFD_CLOEXEC)
+            os.ftruncate(self.fd, total)
+            self._map = mmap.mmap(self.fd, total)
+        except (OSError, ValueError, OverflowError) as error:
+            raise BackendError(
+                f"-m: the host cannot map {total >> 20} MiB of guest memory ({error}); ask for less"
+            ) from None
+        self.buffer = memoryview(self._map)
+        # The object that keeps an export of the mapping alive also gives its address.
+        self._anchor = ctypes.c_char.from_buffer(self._map)
+        self.host_address = ctypes.addressof(self._anchor)
+
+    def offset(self, gpa: int, size: int) -> int:
+        """Where the range begins in `buffer`. :raise BadAddress: if any of it is not RAM."""
+        for ram in self.ranges:
+            inside = gpa - ram.gpa
+            if inside >= 0 and inside + size <= ram.size:
+                return ram.offset + inside
+        raise BadAddress(f"guest address {gpa:#x}+{size:#x} is not RAM")
+
+    def view(self, gpa: int, size: int) -> memoryview:
+        """Return the bytes themselves, writable. :raise BadAddress: if any is not RAM."""
+        at = self.offset(gpa, size)
+        return self.buffer[at : at + size]
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Copy out. :raise BadAddress: if any is not RAM."""
+        return bytes(self.view(gpa, size))
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy in. :raise BadAddress: if any is not RAM."""
+        self.view(gpa, len(data))[:] = data
+
+    def clear(self) -> None:
+        """Make all of it zero, and give the pages back."""
+        os.ftruncate(self.fd, 0)
+        os.ftruncate(self.fd, self.size)
+
+    def close(self) -> None:
+        """Unmap, unless someone still looks at it."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        del self._anchor
+        try:
+            self.buffer.release()
+            self._map.close()
+        except BufferError:
+            pass  # a view is still out there; the mapping goes with it

@@ -1,0 +1,1 @@
+"""Virtio 1.x: queues, the MMIO transport and the devices."""
