@@ -1,7 +1,7 @@
 """`Kvm`, `Vm` and `Vcpu`: the KVM objects as Python objects, over any door.
 
-One method per call, named as the call; structures are those of kvm_core.abi. A refused call raises OSError
-with KVM's errno: this is the ABI, not a policy. `Vcpu.run()` returns a typed exit.
+One method per call, named as the call; structures are those of kvm_core.abi. A refused call
+raises OSError with KVM's errno: this is the ABI, not a policy. `Vcpu.run()` returns a typed exit.
 """
 
 from __future__ import annotations
@@ -116,9 +116,11 @@ class Kvm(_Object):
         super().__init__(door, door.open())
 
     def __enter__(self) -> Kvm:
+        """Use it with `with`."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close."""
         self.close()
 
     def get_api_version(self) -> int:
@@ -175,9 +177,11 @@ class Vm(_Object):
         self._ring: mmap.mmap | None = None
 
     def __enter__(self) -> Vm:
+        """Use it with `with`."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close."""
         self.close()
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
@@ -436,7 +440,9 @@ class Vcpu(_Object):
         self.map[_IMMEDIATE_EXIT_OFFSET] = int(value)
 
     def kick(self) -> None:
-        """Make a KVM_RUN under way notice immediate_exit, where the door needs no signal for that."""
+        """Make a KVM_RUN under way notice immediate_exit, where the door needs no signal for
+        that.
+        """
         self.door.kick(self.fd)
 
     def get_regs(self) -> abi.KvmRegs:
@@ -578,7 +584,9 @@ class Vcpu(_Object):
         self.ioctl(abi.KVM_SET_SIGNAL_MASK, bytearray(struct.pack("<IQ", 8, mask)))
 
     def open_stats(self) -> StatsReader:
-        """KVM_GET_STATS_FD: the vCPU's statistics. Waits for a KVM_RUN under way, so open it before."""
+        """KVM_GET_STATS_FD: the vCPU's statistics. Waits for a KVM_RUN under way, so open it
+        before.
+        """
         return StatsReader(self)
 
     def close(self) -> None:

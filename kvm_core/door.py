@@ -1,7 +1,7 @@
 """The ways to reach a KVM: a device file, or the core inside this process.
 
-A door opens the system object and passes ioctls on; all descriptors, of either door, can be mapped and
-closed like any other. An error of a call is an OSError with KVM's errno.
+A door opens the system object and passes ioctls on; all descriptors, of either door, can be
+mapped and closed like any other. An error of a call is an OSError with KVM's errno.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Door(Protocol):
         """Call, and return what the call returns. :raise OSError: with KVM's errno."""
 
     def runner(self, fd: int) -> Callable[[], int]:
-        """Return KVM_RUN of this vCPU as a function: 0 or -errno, without the interpreter's lock."""
+        """Return KVM_RUN of this vCPU as a function: 0 or -errno, lets other threads run."""
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """Map a vCPU's shared pages."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class IoExit:
-    """A port access. `data` is count * size bytes of the shared page; an IN is answered by writing there."""
+    """A port access. `data` is count * size bytes of the shared page; an IN is answered by
+    writing there.
+    """
 
     port: int
     size: int

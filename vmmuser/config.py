@@ -33,7 +33,9 @@ class MachineConfig:
 
 
 def parse_memory(text: str) -> int:
-    """Read the value of -m, in MiB or with a suffix M or G. :raise ConfigError: if it is not a size."""
+    """Read the value of -m, in MiB or with a suffix M or G. :raise ConfigError: if it is not a
+    size.
+    """
     match = _MEMORY.fullmatch(text.strip())
     if not match:
         raise ConfigError(f"-m {text}: is not a size; give MiB, such as 256, 512M or 2G")

@@ -1,4 +1,6 @@
-"""The host's end of the guest's console: gathers output, watches for marks, and owns the terminal."""
+"""The host's end of the guest's console: gathers output, watches for marks, and owns the
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ class Keys:
 
 @contextlib.contextmanager
 def raw_terminal(fd: int) -> Iterator[None]:
-    """Put the terminal into raw mode; restore it on every way out, a kill -9 of this process included."""
+    """Put the terminal into raw mode; restore it on every way out, a kill -9 of this process
+    included.
+    """
     saved = termios.tcgetattr(fd)
     guard = _Guard(fd, saved)
     try:
@@ -141,7 +145,9 @@ def _set_raw(fd: int, saved: list[Any]) -> None:
 
 
 class _Guard:
-    """A child that waits on a pipe and restores the terminal should this process die before it did."""
+    """A child that waits on a pipe and restores the terminal should this process die before it
+    did.
+    """
 
     def __init__(self, fd: int, saved: list[Any]) -> None:
         self._fd, self._saved = fd, saved

@@ -1,4 +1,6 @@
-"""CPU models: what a guest sees in CPUID, made from what the core supports, by mask and by topology."""
+"""CPU models: what a guest sees in CPUID, made from what the core supports, by mask and by
+topology.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,8 @@ _BITS: dict[tuple[int, int, str], str] = {
 }
 
 _BASELINE = (
-    "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 "
-    "syscall nx lm x2apic tsc_deadline hypervisor htt cmp_legacy"
+    "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse "
+    "sse2 syscall nx lm x2apic tsc_deadline hypervisor htt cmp_legacy"
 )
 _QEMU64 = _BASELINE + " sse3 cx16 lahf_lm"
 _V2 = _QEMU64 + " ssse3 sse4_1 sse4_2 popcnt rdtscp tsc_adjust fxsr_opt pdpe1gb smep umip"
@@ -135,7 +137,9 @@ def _set_brand(entry: KvmCpuidEntry2, brand: str) -> None:
 
 
 def for_vcpu(entries: list[KvmCpuidEntry2], apic_id: int, count: int) -> list[KvmCpuidEntry2]:
-    """Write the topology in: one socket of `count` cores of one thread each, this one being `apic_id`."""
+    """Write the topology in: one socket of `count` cores of one thread each, this one being
+    `apic_id`.
+    """
     width = (count - 1).bit_length()
     amd = vendor(entries) == "AuthenticAMD"
     result = []

@@ -1,4 +1,4 @@
-"""The device contract: regions, read and write, reset, save and load. A device sees offsets only."""
+"""The device contract: regions, read and write, reset, save, load. A device sees offsets only."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ class LoopTimer:
         self.fire = None
 
     def __lt__(self, other: LoopTimer) -> bool:
+        """Order by deadline."""
         return self.deadline_ns < other.deadline_ns
 
 

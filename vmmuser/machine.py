@@ -1,7 +1,9 @@
-"""A virtual machine from configuration to end: memory, chips, vCPU threads, exits, and why it stopped.
+"""A virtual machine from configuration to end: memory, chips, vCPU threads, exits, and why it
+stopped.
 
-Locks, in the order in which they are taken: bus.lock (devices), a virtio transport's serving lock, its
-interrupt status lock. vCPU threads take bus.lock for each exit; the event loop holds it in every callback.
+Locks, in the order in which they are taken: bus.lock (devices), a virtio transport's serving
+lock, its interrupt status lock. vCPU threads take bus.lock for each exit; the event loop holds it
+in every callback.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ from vmmuser.memory import GuestMemory
 log = logging.getLogger("kvmish.machine")
 
 KICK_SIGNAL = signal.SIGUSR1
-# How often held-back writes are looked for: while the driver waits for the transmitter, and otherwise.
+# How often held-back writes are looked for: while the driver waits for the transmitter, and
+# otherwise.
 POLL_BUSY_NS, POLL_IDLE_NS = 2_000_000, 20_000_000
 
 Ending = Literal["off", "reset", "quit", "crash", "error"]
@@ -77,7 +80,9 @@ class Machine:
     """One machine, started once; a reset makes a new one."""
 
     def __init__(self, config: MachineConfig, door: Door, console: Console) -> None:
-        """Build everything. :raise ConfigError: if the configuration cannot be. :raise BackendError:"""
+        """Build everything. :raise ConfigError: if the configuration cannot be. :raise
+        BackendError:
+        """
         self.outcome: Outcome | None = None
         self.first_instruction: float | None = None  # of time.monotonic()
         self._stop_lock = threading.Lock()

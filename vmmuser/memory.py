@@ -12,7 +12,7 @@ from kvm_core.errors import BackendError, ConfigError, GuestError
 PAGE = 4096
 
 
-class BadAddress(GuestError):
+class BadAddressError(GuestError):
     """A guest-physical range that is not RAM."""
 
 
@@ -28,7 +28,9 @@ class GuestMemory:
     """RAM in one or more ranges of guest-physical addresses."""
 
     def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        """Map RAM for (gpa, size) pairs, page-aligned, ascending. :raise ConfigError: if it does not fit."""
+        """Map RAM for (gpa, size) pairs, page-aligned, ascending. :raise ConfigError: if it does
+        not fit.
+        """
         self.ranges: list[Ram] = []
         total = 0
         for gpa, size in ranges:
@@ -51,24 +53,24 @@ class GuestMemory:
         self.host_address = ctypes.addressof(self._anchor)
 
     def offset(self, gpa: int, size: int) -> int:
-        """Where the range begins in `buffer`. :raise BadAddress: if any of it is not RAM."""
+        """Where the range begins in `buffer`. :raise BadAddressError: if any of it is not RAM."""
         for ram in self.ranges:
             inside = gpa - ram.gpa
             if inside >= 0 and inside + size <= ram.size:
                 return ram.offset + inside
-        raise BadAddress(f"guest address {gpa:#x}+{size:#x} is not RAM")
+        raise BadAddressError(f"guest address {gpa:#x}+{size:#x} is not RAM")
 
     def view(self, gpa: int, size: int) -> memoryview:
-        """Return the bytes themselves, writable. :raise BadAddress: if any is not RAM."""
+        """Return the bytes themselves, writable. :raise BadAddressError: if any is not RAM."""
         at = self.offset(gpa, size)
         return self.buffer[at : at + size]
 
     def read(self, gpa: int, size: int) -> bytes:
-        """Copy out. :raise BadAddress: if any is not RAM."""
+        """Copy out. :raise BadAddressError: if any is not RAM."""
         return bytes(self.view(gpa, size))
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy in. :raise BadAddress: if any is not RAM."""
+        """Copy in. :raise BadAddressError: if any is not RAM."""
         self.view(gpa, len(data))[:] = data
 
     def clear(self) -> None:

@@ -18,7 +18,7 @@ def process_start() -> float:
 
 @dataclass
 class Report:
-    """One run of `kvmish boot`. Seconds count from the start of the process, on the host's clock."""
+    """One run of `kvmish boot`. Seconds count from the process's start, on the host's clock."""
 
     engine: str
     door: str

@@ -1,4 +1,4 @@
-"""kvm_core.abi against the system's <linux/kvm.h>: every size, offset, request number and constant."""
+"""kvm_core.abi against the system's <linux/kvm.h>: sizes, offsets, request numbers, constants."""
 
 from __future__ import annotations
 

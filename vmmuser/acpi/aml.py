@@ -1,4 +1,6 @@
-"""An encoder for the part of AML that our DSDTs need (ACPI 6.4, chapter 20). Every function returns bytes."""
+"""An encoder for the part of AML that our DSDTs need (ACPI 6.4, chapter 20). Every function
+returns bytes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def name_string(path: str) -> bytes:
 
 
 def pkg_length(body: int) -> bytes:
-    """Encode the length of a package whose body has `body` bytes; the field counts itself (20.2.4)."""
+    """Encode the length of a package whose body has `body` bytes; the field counts itself
+    (20.2.4).
+    """
     if body + 1 < 0x40:
         return bytes((body + 1,))
     for extra in (1, 2, 3):

@@ -1,4 +1,6 @@
-"""The ACPI tables of a board (ACPI 6.4, chapter 5): RSDP, XSDT, FADT, FACS, MADT, and its DSDT around our AML."""
+"""The ACPI tables of a board (ACPI 6.4, chapter 5): RSDP, XSDT, FADT, FACS, MADT, and its DSDT
+around our AML.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ _NO_ADDRESS = bytes(12)
 
 
 def fadt(fixed: Fixed, facs: int, dsdt: int) -> bytes:
-    """FADT revision 6.3 (5.2.9): ACPI hardware with PM1 blocks, always in ACPI mode, no PM timer, no GPEs."""
+    """FADT revision 6.3 (5.2.9): ACPI hardware with PM1 blocks, always in ACPI mode, no PM timer,
+    no GPEs.
+    """
     flags = WBINVD | PROC_C1 | SLP_BUTTON | FIX_RTC | RESET_REG_SUP
     body = struct.pack("<IIBBH", facs, dsdt, 0, 0, fixed.sci)
     body += struct.pack("<IBBBB", 0, 0, 0, 0, 0)  # no SMI command port
@@ -126,7 +130,9 @@ class Placed:
 
 
 def place(base: int, fixed: Fixed, interrupts: Interrupts, aml: bytes) -> Placed:
-    """Lay the tables out behind one another from `base`, which is 64-byte aligned; the RSDP comes first."""
+    """Lay the tables out behind one another from `base`, which is 64-byte aligned; the RSDP comes
+    first.
+    """
     image = bytearray(64)
 
     def add(data: bytes) -> int:

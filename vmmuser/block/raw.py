@@ -22,7 +22,9 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 class RawImage:
-    """Positional input and output; every failure is an OSError, which the device turns into a status."""
+    """Positional input and output; every failure is an OSError, which the device turns into a
+    status.
+    """
 
     def __init__(self, path: str, read_only: bool = False) -> None:
         """Open and lock the image. :raise ConfigError: if it cannot serve as a disk."""

@@ -1,8 +1,8 @@
 """The board `microvm`: serial, clock, ACPI power, virtio-mmio; no PCI, no firmware.
 
-RAM lies from 0 to 3 GiB and, beyond that, from 4 GiB on. Each virtio device has a page below the IOAPIC and
-an ISA interrupt while these last, so that a kernel without ACPI can be told of it on its command line
-(`virtio_mmio.device=4K@0xfeb00000:5`).
+RAM lies from 0 to 3 GiB and, beyond that, from 4 GiB on. Each virtio device has a page below the
+IOAPIC and an ISA interrupt while these last, so that a kernel without ACPI can be told of it on
+its command line (`virtio_mmio.device=4K@0xfeb00000:5`).
 """
 
 from __future__ import annotations

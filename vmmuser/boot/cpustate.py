@@ -56,7 +56,9 @@ def enter(vcpu: Vcpu, entry: Entry) -> None:
 
 
 def firmware_msrs(mmio_hole: tuple[int, int], address_bits: int) -> dict[int, int]:
-    """MSRs as firmware leaves them: everything write-back but the hole below 4 GiB (SDM vol. 3, 11.11)."""
+    """MSRs as firmware leaves them: everything write-back but the hole below 4 GiB (SDM vol. 3,
+    11.11).
+    """
     base, size = mmio_hole
     mask = (1 << address_bits) - size | 1 << 11
     msrs = {MSR_MISC_ENABLE: MISC_ENABLE_FAST_STRING}
@@ -74,7 +76,9 @@ def set_msrs(vcpu: Vcpu, msrs: dict[int, int]) -> None:
 
 
 def firmware_lapic(vcpu: Vcpu) -> None:
-    """Virtual wire mode: software-enabled, LINT0 from the 8259, LINT1 is NMI (MP specification 3.6.2)."""
+    """Virtual wire mode: software-enabled, LINT0 from the 8259, LINT1 is NMI (MP specification
+    3.6.2).
+    """
     lapic = vcpu.get_lapic()
     struct.pack_into("<I", lapic, APIC_SVR, 0x1FF)
     struct.pack_into("<I", lapic, APIC_LVT_LINT0, MODE_EXTINT)

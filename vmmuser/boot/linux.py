@@ -1,4 +1,4 @@
-"""Boot a bzImage by its 64-bit entry (Linux Documentation/x86/boot.rst, protocol 2.12 and later)."""
+"""Boot a bzImage by its 64-bit entry (Linux Documentation/x86/boot.rst, protocol 2.12 on)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class SetupHeader:
     """The fields of the setup header that a loader needs. Offsets are the document's."""
 
     def __init__(self, kernel: bytes, name: str) -> None:
-        """Read and check. :raise ConfigError: if this kernel has no 64-bit entry or is cut short."""
+        """Read and check. :raise ConfigError: if it has no 64-bit entry or is cut short."""
         self._image = kernel
         if len(kernel) < 0x270 or not is_bzimage(kernel):
             raise ConfigError(f"--kernel {name}: is not a Linux bzImage; name one")
         self.version = self._u("<H", 0x206)
         if self.version < 0x20C or not self._u("<H", 0x236) & XLF_KERNEL_64:
             raise ConfigError(
-                f"--kernel {name}: boot protocol {self.version >> 8}.{self.version & 0xFF:02d} has no "
-                "64-bit entry; name a 64-bit kernel (3.8 or later)"
+                f"--kernel {name}: its boot protocol {self.version:#x} has no 64-bit "
+                "entry; name a 64-bit kernel (3.8 or later)"
             )
         self.setup_bytes = ((self._u("<B", 0x1F1) or 4) + 1) * 512
         syssize = self._u("<I", 0x1F4) * 16
@@ -73,7 +73,9 @@ def _load_address(header: SetupHeader, top: int, name: str) -> int:
 
 
 def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> Entry:
-    """Put kernel, initrd, command line and boot_params into memory. :raise ConfigError: if they do not fit."""
+    """Put kernel, initrd, command line and boot_params into memory. :raise ConfigError: if they
+    do not fit.
+    """
     header = SetupHeader(payload.kernel, payload.kernel_name)
     kernel_at = _load_address(header, map_.low_top, payload.kernel_name)
     memory.write(kernel_at, memoryview(payload.kernel)[header.setup_bytes :])

@@ -1,4 +1,6 @@
-"""The structures a 64-bit kernel entry needs in low memory: a GDT and page tables that map it to itself."""
+"""The structures a 64-bit kernel entry needs in low memory: a GDT and page tables that map it to
+itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a boot protocol is given, and what it leaves: memory filled in, and a processor state to start from."""
+"""What a boot protocol is given, and what it leaves: memory filled in, and a processor state to
+start from.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,14 @@ def read_file(option: str, path: str, what: str) -> bytes:
 
 
 def place_initrd(payload: Payload, floor: int, ceiling: int) -> int:
-    """Where the initrd goes: page-aligned, as high as possible below `ceiling`. :raise ConfigError: no room."""
+    """Where the initrd goes: page-aligned, as high as possible below `ceiling`. :raise
+    ConfigError: no room.
+    """
     size = len(payload.initrd)
     address = (ceiling - size) & ~0xFFF
     if address < floor:
         raise ConfigError(
-            f"--initrd {payload.initrd_name}: {size >> 20} MiB do not fit beside the kernel into the "
-            f"guest's memory ({max(ceiling - floor, 0) >> 20} MiB are free); give more with -m"
+            f"--initrd {payload.initrd_name}: {size >> 20} MiB do not fit beside the kernel "
+            f"into the guest's memory ({max(ceiling - floor, 0) >> 20} MiB free); give more with -m"
         )
     return address

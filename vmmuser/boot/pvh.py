@@ -1,4 +1,6 @@
-"""Boot an ELF kernel by its PVH entry (Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h)."""
+"""Boot an ELF kernel by its PVH entry (Xen's docs/misc/pvh.pandoc and
+public/arch-x86/hvm/start_info.h).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import struct
 from kvm_core.errors import ConfigError
 from vmmuser.boot import lowmem
 from vmmuser.boot.payload import Entry, MemoryMap, Payload, place_initrd
-from vmmuser.memory import BadAddress, GuestMemory
+from vmmuser.memory import BadAddressError, GuestMemory
 
 ELF_MAGIC = b"\x7fELF"
 PT_LOAD, PT_NOTE = 1, 4
@@ -40,7 +42,9 @@ def is_elf(kernel: bytes) -> bool:
 
 
 def segments(image: bytes, name: str) -> list[Segment]:
-    """Read the program headers. :raise ConfigError: if the file is cut short or for another machine."""
+    """Read the program headers. :raise ConfigError: if the file is cut short or for another
+    machine.
+    """
     try:
         if image[4] == 2:
             ehdr = _EHDR64.unpack_from(image)
@@ -87,13 +91,15 @@ def pvh_entry(image: bytes, parts: list[Segment], name: str) -> int:
                 return int.from_bytes(image[desc_at : desc_at + min(desc_size, 8)], "little")
             at = desc_at + (desc_size + 3 & ~3)
     raise ConfigError(
-        f"--kernel {name}: an ELF file without a PVH entry note; name a bzImage, or a vmlinux built "
-        "with CONFIG_PVH"
+        f"--kernel {name}: an ELF file without a PVH entry note; name a bzImage, or a vmlinux "
+        "built with CONFIG_PVH"
     )
 
 
 def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> Entry:
-    """Put the segments, the initrd and hvm_start_info into memory. :raise ConfigError: if they do not fit."""
+    """Put the segments, the initrd and hvm_start_info into memory. :raise ConfigError: if they do
+    not fit.
+    """
     name, image = payload.kernel_name, payload.kernel
     parts = segments(image, name)
     entry = pvh_entry(image, parts, name)
@@ -103,7 +109,7 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
             continue
         try:
             target = memory.view(part.paddr, part.memory_size)
-        except BadAddress:
+        except BadAddressError:
             need = (part.paddr + part.memory_size >> 20) + 1
             raise ConfigError(
                 f"--kernel {name}: needs {need} MiB of memory; give more with -m"

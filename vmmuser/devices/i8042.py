@@ -1,4 +1,6 @@
-"""As much of an 8042 keyboard controller as a machine without a keyboard needs: self-test and reset."""
+"""As much of an 8042 keyboard controller as a machine without a keyboard needs: self-test and
+reset.
+"""
 
 from __future__ import annotations
 

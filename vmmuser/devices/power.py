@@ -1,4 +1,6 @@
-"""Power management: the ACPI fixed registers (PM1) with power button and S5, and the reset register."""
+"""Power management: the ACPI fixed registers (PM1) with power button and S5, and the reset
+register.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The MC146818 clock with its CMOS RAM (data sheet of the MC146818A), date from the machine's clock."""
+"""The MC146818 clock with its CMOS RAM (data sheet of the MC146818A), date from the machine's
+clock.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A 16550A UART (National PC16550D data sheet), with a transmitter that takes no time.
 
-Characters written to THR leave at once. The host may hold such writes back (coalesced PIO): the driver
-then learns of the empty transmitter when it next reads a register, as it would after a quick transmission.
+Characters written to THR leave at once. The host may hold such writes back (coalesced PIO): the
+driver then learns of the empty transmitter when it next reads a register, as it would after a
+quick transmission.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Sink(Protocol):
 
 
 class Serial:
-    """One UART: port region of eight registers, one interrupt, a sink for output, `receive` for input."""
+    """One UART: port region of eight registers, one interrupt, a sink for output, `receive` for
+    input.
+    """
 
     regions = (Region("pio", 8),)
 
@@ -60,7 +63,9 @@ class Serial:
 
     @property
     def wants_thre(self) -> bool:
-        """The driver waits for an interrupt about the transmitter, so held-back writes must be looked for."""
+        """The driver waits for an interrupt about the transmitter, so held-back writes must be
+        looked for.
+        """
         return bool(self.ier & IER_THRE)
 
     # -- the guest's side ---------------------------------------------------------------------
@@ -184,7 +189,9 @@ class Serial:
     # -- the host's side ----------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        """Take input; what does not fit the FIFO waits until the guest has read. Caller holds the lock."""
+        """Take input; what does not fit the FIFO waits until the guest has read. Caller holds the
+        lock.
+        """
         room = INPUT_LIMIT_BYTES - len(self._waiting)
         self._waiting.extend(data[: max(room, 0)])
         self._fill()
@@ -216,7 +223,8 @@ class Serial:
             return IIR_RLS
         if self.ier & IER_RDA and self._fifo:
             trigger = TRIGGER_BYTES[self.fcr >> 6] if self.fcr & FCR_ENABLE else 1
-            # Below the trigger level the time-out tells; four characters' time is over at once here.
+            # Below the trigger level the time-out tells; four characters' time is over at once
+            # here.
             return IIR_RDA if len(self._fifo) >= trigger else IIR_TIMEOUT
         if self.ier & IER_THRE and self._thre_pending:
             return IIR_THRE

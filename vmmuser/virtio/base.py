@@ -1,4 +1,4 @@
-"""What every virtio device shares, whatever its transport: features, queues, configuration space."""
+"""What every virtio device shares, whatever its transport: features, queues, configuration."""
 
 from __future__ import annotations
 

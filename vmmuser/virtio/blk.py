@@ -85,7 +85,9 @@ class VirtioBlk:
             self._write_back = data[0] & 1
 
     def activate(self, features: int) -> None:
-        """See VirtioDevice; a driver that does not know FLUSH gets write-through (section 5.2.5.2)."""
+        """See VirtioDevice; a driver that does not know FLUSH gets write-through (section
+        5.2.5.2).
+        """
         self._agreed = features
         if not features & F_FLUSH:
             self._write_back = 0

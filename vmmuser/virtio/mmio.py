@@ -1,4 +1,6 @@
-"""The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): registers in front of a VirtioDevice."""
+"""The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): registers in front of a
+VirtioDevice.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,16 @@ _ADDRESSES = {
 
 
 class VirtioMmio:
-    """One device on the bus. Interrupts are edges: the driver acknowledges before it looks at its rings."""
+    """One device on the bus. Interrupts are edges: the driver acknowledges before it looks at its
+    rings.
+    """
 
     regions = (Region("mmio", SIZE),)
 
     def __init__(self, device: VirtioDevice, memory: GuestMemory, irq: IrqLine) -> None:
-        """`on_kick` (set by the board) defers serving to another thread; without it, kick serves at once."""
+        """`on_kick` (set by the board) defers serving to another thread; without it, kick serves
+        at once.
+        """
         self.device = device
         self.queues = [Queue(memory, size) for size in device.queue_sizes]
         self.errors = 0
@@ -81,7 +87,9 @@ class VirtioMmio:
     # -- registers ----------------------------------------------------------------------------
 
     def read(self, region: int, offset: int, size: int) -> int:
-        """See Device; outside of the configuration space only aligned 32-bit accesses mean something."""
+        """See Device; outside of the configuration space only aligned 32-bit accesses mean
+        something.
+        """
         if offset >= CONFIG:
             config = self.device.read_config()
             return int.from_bytes(config[offset - CONFIG : offset - CONFIG + size], "little")

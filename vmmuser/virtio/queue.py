@@ -1,4 +1,6 @@
-"""The device's side of a split virtqueue (virtio 1.2, section 2.7). Whatever the driver put there is hostile."""
+"""The device's side of a split virtqueue (virtio 1.2, section 2.7). Whatever the driver put there
+is hostile.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from kvm_core.errors import GuestError
-from vmmuser.memory import BadAddress, GuestMemory
+from vmmuser.memory import BadAddressError, GuestMemory
 
 F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4
 AVAIL_NO_INTERRUPT = 1
@@ -21,7 +23,9 @@ _barrier_lock = threading.Lock()
 
 
 def _full_barrier() -> None:
-    """Order earlier stores before later loads, which x86 alone does not; the lock's locked instruction does."""
+    """Order earlier stores before later loads, which x86 alone does not; the lock's locked
+    instruction does.
+    """
     with _barrier_lock:
         pass
 
@@ -110,7 +114,7 @@ class Queue:
             self._desc_table = self._memory.view(self.desc, 16 * self.size)
             self._avail_ring = self._memory.view(self.avail, 6 + 2 * self.size)
             self._used_ring = self._memory.view(self.used, 6 + 8 * self.size)
-        except BadAddress as error:
+        except BadAddressError as error:
             raise QueueError(str(error)) from None
         self.event_idx = event_idx
         self._next_avail = self._next_used = 0
@@ -148,7 +152,7 @@ class Queue:
                 raise QueueError("a chain longer than 4 GiB")
             try:
                 part = self._memory.view(address, length)
-            except BadAddress as error:
+            except BadAddressError as error:
                 raise QueueError(str(error)) from None
             if flags & F_WRITE:
                 chain.writable.append(part)
@@ -176,7 +180,7 @@ class Queue:
                     raise QueueError(f"an indirect table of {length} bytes")
                 try:
                     table = self._memory.view(address, length)
-                except BadAddress as error:
+                except BadAddressError as error:
                     raise QueueError(str(error)) from None
                 entries, index, indirect = length // 16, 0, True
                 continue

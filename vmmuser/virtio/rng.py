@@ -1,4 +1,4 @@
-"""virtio-rng (virtio 1.2, section 5.4): fills the driver's buffers from the host's random source."""
+"""virtio-rng (virtio 1.2, section 5.4): fills the driver's buffers from the host's random bytes."""
 
 from __future__ import annotations
 
