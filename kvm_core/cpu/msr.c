@@ -36,8 +36,7 @@ void msr_create(struct vcpu *v)
     v->platform_info = PLATFORM_CPUID_FAULT;
 }
 
-/* Canonical by the widest linear address that the processor has, whatever CR4.LA57 is. SDM vol. 1, 3.3.7.1 */
-static bool canonical(const struct vcpu *v, uint64_t address)
+bool msr_canonical(const struct vcpu *v, uint64_t address)
 {
     unsigned shift = cpu_has(v, FEAT_LA57) ? 64 - 57 : 64 - 48;
 
@@ -81,9 +80,9 @@ static int write_plain(struct vcpu *v, const struct plain *p, uint64_t value, bo
 {
     if (p->check == READ_ONLY && !host)
         return REFUSED;
-    if (p->check == CANONICAL_INTEL && v->amd && !canonical(v, value)) /* AMD drops the upper bits */
+    if (p->check == CANONICAL_INTEL && v->amd && !msr_canonical(v, value)) /* AMD drops the upper bits */
         value = (uint64_t)((int64_t)(value << 16) >> 16);
-    else if (p->check != ANY && p->check != READ_ONLY && !canonical(v, value))
+    else if (p->check != ANY && p->check != READ_ONLY && !msr_canonical(v, value))
         return REFUSED;
     memcpy((uint8_t *)v + p->offset, &value, sizeof(value));
     if (p->index == MSR_FS_BASE)
