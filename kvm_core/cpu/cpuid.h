@@ -44,7 +44,7 @@
     X(XSAVEOPT, 0xd, 1, 0, 0, OURS) X(XSAVEC, 0xd, 1, 0, 1, OURS) X(XGETBV1, 0xd, 1, 0, 2, OURS)        \
     X(XSAVES, 0xd, 1, 0, 3, OURS)                                                                       \
     X(LAHF_LM, 0x80000001, 0, 2, 0, OURS) X(CMP_LEGACY, 0x80000001, 0, 2, 1, OURS_AMD)                     \
-    X(SVM, 0x80000001, 0, 2, 2, NEVER) X(CR8_LEGACY, 0x80000001, 0, 2, 4, OURS_AMD)                     \
+    X(SVM, 0x80000001, 0, 2, 2, NEVER) X(CR8_LEGACY, 0x80000001, 0, 2, 4, NEVER)                     \
     X(LZCNT, 0x80000001, 0, 2, 5, HOST) X(PREFETCHW, 0x80000001, 0, 2, 8, OURS)                         \
     X(OSVW, 0x80000001, 0, 2, 9, OURS_AMD) X(TOPOEXT, 0x80000001, 0, 2, 22, OURS_AMD)                      \
     X(SYSCALL, 0x80000001, 0, 3, 11, OURS) X(NX, 0x80000001, 0, 3, 20, OURS)                            \

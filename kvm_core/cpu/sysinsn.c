@@ -60,7 +60,7 @@ static const struct insn *load_table(struct vcpu *v, const struct insn *i, struc
     if (cpu_is_long(v)) {
         if (!msr_canonical(v, image.base))
             cpu_gp(v, 0);
-    } else if (i->size == 2) {
+    } else if ((v->code_bits == 16) != !!(i->prefix & PFX_OPSIZE)) { /* 16-bit operand size: a 24-bit base */
         image.base &= 0xffffff;
     }
     table->limit = image.limit;
@@ -116,17 +116,9 @@ OP(clts)
     return insn_next(i);
 }
 
-/* AMD: LOCK MOV CR0 outside of 64-bit mode is CR8. APM vol. 3, MOV CRn */
-static unsigned cr_number(struct vcpu *v, const struct insn *i, unsigned n)
+static unsigned cr_number(struct vcpu *v, unsigned n)
 {
-    if (i->prefix & PFX_LOCK) {
-        if (n != 0 || !cpu_has(v, FEAT_CR8_LEGACY))
-            cpu_ud(v);
-        n = 8;
-    } else if (n == 8 && !cpu_is_long(v)) {
-        cpu_ud(v);
-    }
-    if (n != 0 && n != 2 && n != 3 && n != 4 && n != 8)
+    if (n != 0 && n != 2 && n != 3 && n != 4 && (n != 8 || !cpu_is_long(v)))
         cpu_ud(v);
     need_cpl0(v);
     return n;
@@ -136,7 +128,7 @@ OP(mov_from_cr)
 {
     uint64_t value;
 
-    switch (cr_number(v, i, i->src)) {
+    switch (cr_number(v, i->src)) {
     case 0: value = v->cr0; break;
     case 2: value = v->cr2; break;
     case 3: value = v->cr3; break;
@@ -164,7 +156,7 @@ OP(mov_to_cr)
 {
     uint64_t next = cpu_next_rip(v, i), value = reg_get(v, i->src, mode_size(v));
 
-    switch (cr_number(v, i, i->dst)) {
+    switch (cr_number(v, i->dst)) {
     case 0: cpu_write_cr0(v, value); break;
     case 2: v->cr2 = value; return insn_next(i);
     case 3: cpu_write_cr3(v, value); break;
