@@ -171,6 +171,8 @@ static void run_unmasked(struct vcpu *v, const struct native_op *op, void *mem, 
 
     memcpy(gpr, v->gpr, sizeof(gpr));
     memcpy(n->ymm_copy, v->ymm, sizeof(v->ymm));
+    if (fx)
+        memcpy(n->mmx_copy, fx + 32, sizeof(n->mmx_copy));
     switch_mxcsr(n, (guest & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS);
     op->code(v, mem, fx);
     now = host_mxcsr_get();
@@ -185,6 +187,8 @@ static void run_unmasked(struct vcpu *v, const struct native_op *op, void *mem, 
         return;
     memcpy(v->gpr, gpr, sizeof(gpr));
     memcpy(v->ymm, n->ymm_copy, sizeof(v->ymm));
+    if (fx)
+        memcpy(fx + 32, n->mmx_copy, sizeof(n->mmx_copy));
     v->oszapc = oszapc;
     cpu_fault(v, v->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
@@ -299,8 +303,9 @@ static uint32_t hash_bytes(uint32_t h, const void *data, size_t n)
 static bool same_op(const struct native_cache *n, const struct native_op *a, const struct native_op *b,
                     const uint8_t *code)
 {
-    struct native_op x = *a;
+    struct native_op x;
 
+    memcpy(&x, a, sizeof(x)); /* padding too */
     x.code = b->code;
     x.next = b->next;
     if (memcmp(&x, b, sizeof(x)) != 0)
@@ -320,7 +325,7 @@ static struct native_op *op_intern(struct native_cache *n, struct native_op *op,
     if (n->op_count == OPS_MAX || n->used_bytes + op->code_bytes + 16 > n->size_bytes)
         return NULL;
     o = &n->ops[n->op_count++];
-    *o = *op;
+    memcpy(o, op, sizeof(*o));
     if (op->code_bytes) {
         memcpy(n->rw + n->used_bytes, code, op->code_bytes);
         o->code = (native_code *)(n->rx + n->used_bytes);

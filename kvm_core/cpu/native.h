@@ -44,7 +44,6 @@ struct native_op { /* what insn.stub points to */
     uint8_t mem_action; /* OPND_READ | OPND_WRITE */
     uint8_t align_mask; /* of the linear address; else #GP(0) */
     bool mxcsr;         /* uses MXCSR */
-    bool mmx_transition; /* makes the x87 registers MMX registers */
     uint16_t fop;       /* x87 opcode, 11 bits */
     uint16_t special;   /* vector_special.c, x87.c: which */
     uint8_t dst, mask, index; /* gathers: vector register numbers; masked moves: mask, source */
@@ -70,6 +69,7 @@ struct native_cache {
     uint8_t bounce[4096] __attribute__((aligned(64)));
     uint8_t fx_copy[512] __attribute__((aligned(64)));
     uint8_t ymm_copy[16][32] __attribute__((aligned(32)));
+    uint8_t mmx_copy[128];
 };
 
 /* native_emit.c: what the instruction does to registers, and its stub; false: not executable here. `code` has room

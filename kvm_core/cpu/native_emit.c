@@ -57,7 +57,7 @@ static bool uses_mxcsr(const struct decoded *d, bool vex)
 }
 
 /* Mask of the low address bits that must be 0: SDM vol. 1, 10.4.1.1 and vol. 2, table 2-18. */
-static uint8_t alignment(const struct decoded *d, bool vex, unsigned bytes)
+static uint8_t alignment(const struct vcpu *v, const struct decoded *d, bool vex, unsigned bytes)
 {
     unsigned o = d->opcode, pfx = d->mandatory;
 
@@ -74,6 +74,8 @@ static uint8_t alignment(const struct decoded *d, bool vex, unsigned bytes)
         return 0;
     if (d->map == 3 && o >= 0x60 && o <= 0x63) /* PCMPxSTRx */
         return 0;
+    if (v->amd && ((d->map == 2 && o >= 0xc8 && o <= 0xcd) || (d->map == 3 && o == 0xcc)))
+        return 0; /* SHA: AMD's processors do not check */
     return 15;
 }
 
@@ -475,15 +477,16 @@ bool native_plan(const struct vcpu *v, const struct decoded *d, struct native_op
     s.flags = d->flags_read || d->flags_written || d->flags_undefined;
     if (!plan_operands(&s))
         return false;
-    bool pi2ps = !s.vex && d->map == 1 && d->opcode == 0x2a && d->mandatory == 0;
-    op->kind = x87                       ? NATIVE_X87
-               : s.has_mmx || pi2ps      ? NATIVE_MMX
-               : !s.has_vec              ? NATIVE_GPR
-               : s.vex                   ? NATIVE_AVX
-                                         : NATIVE_SSE;
+    op->kind = x87          ? NATIVE_X87
+               : s.has_mmx  ? NATIVE_MMX /* CVTPI2PS from memory is none: no change of x87 state */
+               : !s.has_vec ? NATIVE_GPR
+               : s.vex      ? NATIVE_AVX
+                            : NATIVE_SSE;
+    if (s.vex && op->kind == NATIVE_GPR && d->map == 1) /* POPCNT, LZCNT, TZCNT of Xeon Phi */
+        return false;
     op->mxcsr = !x87 && op->kind != NATIVE_GPR && uses_mxcsr(d, s.vex);
     if (!x87)
-        op->align_mask = op->kind == NATIVE_GPR ? 0 : alignment(d, s.vex, op->mem_bytes);
+        op->align_mask = op->kind == NATIVE_GPR ? 0 : alignment(v, d, s.vex, op->mem_bytes);
     op->addr_bits = d->address_bits;
     set_conditions(&s);
     if (op->kind == NATIVE_AVX && !v->native->host_avx)

@@ -65,17 +65,21 @@ static const struct insn *mask_store(struct vcpu *v, const struct insn *i)
 static void byte_masked_store(struct vcpu *v, const struct insn *i, const uint8_t *data, const uint8_t *mask,
                               unsigned n)
 {
+    unsigned k, any[2] = {0, 0}, first; /* mask bits in the first and in a second page */
     uint64_t linear;
-    unsigned k, any = 0;
 
-    for (k = 0; k < n; k++)
-        any |= mask[k] & 0x80;
-    if (!any)
+    for (k = 0; k < n && !(mask[k] & 0x80); k++)
+        ;
+    if (k == n)
         return;
     linear = ea(v, i, n, true);
+    first = 4096 - (linear & 4095);
     for (k = 0; k < n; k++)
-        if (mask[k] & 0x80)
-            mem_check_write(v, linear + k, 1);
+        any[k >= first] |= mask[k] & 0x80;
+    if (any[0])
+        mem_check_write(v, linear, 1);
+    if (any[1])
+        mem_check_write(v, linear + first, 1);
     for (k = 0; k < n; k++)
         if (mask[k] & 0x80)
             mem_write_bytes(v, linear + k, data + k, 1);
@@ -146,15 +150,17 @@ static void commit_progress(struct vcpu *v, const struct progress *p)
 static void gather_slow(struct vcpu *v, const struct insn *i, const struct progress *p, unsigned k)
 {
     jmp_buf out;
+    int left;
 
     memcpy(out, v->out, sizeof(out));
-    if (setjmp(v->out)) {
+    left = setjmp(v->out);
+    if (left) {
         memcpy(v->out, out, sizeof(out));
-        if (v->fault.type != EVENT_NONE) {
+        if (left == LEFT_FAULT) {
             commit_progress(v, p);
             v->xinuse |= p->op->xinuse;
         }
-        longjmp(v->out, 1);
+        longjmp(v->out, left);
     }
     mem_read_bytes(v, gather_linear(v, i, p->op, k), p->dst + k * p->op->element, p->op->element);
     memcpy(v->out, out, sizeof(out));
@@ -170,23 +176,24 @@ static const struct insn *gather(struct vcpu *v, const struct insn *i)
 
     native_check(v, op);
     memcpy(dst, v->ymm[op->dst], 32);
-    memset(mask, 0, sizeof(mask));
-    for (unsigned k = 0; k < count; k++)
-        if (masked(v->ymm[op->mask], k, n)) /* SDM: the mask is first widened to all bits of an element */
-            memset(mask + k * n, 0xff, n);
-    memset(dst + count * n, 0, sizeof(dst) - count * n);
+    memcpy(mask, v->ymm[op->mask], 32);
+    if (!v->amd) /* SDM: the mask is first widened to all bits of an element; seen after a fault */
+        for (unsigned k = 0; k < count; k++)
+            memset(mask + k * n, masked(mask, k, n) ? 0xff : 0, n);
     for (unsigned k = 0; k < count; k++) {
-        if (!masked(mask, k, n))
-            continue;
-        const void *p = NULL;
-        if (likely(i->am == AM_FLAT64))
-            p = mem_probe_read(v, gather_linear(v, i, op, k), n);
-        if (likely(p))
-            memcpy(dst + k * n, p, n);
-        else
-            gather_slow(v, i, &progress, k);
+        if (masked(mask, k, n)) {
+            const void *p = NULL;
+            if (likely(i->am == AM_FLAT64))
+                p = mem_probe_read(v, gather_linear(v, i, op, k), n);
+            if (likely(p))
+                memcpy(dst + k * n, p, n);
+            else
+                gather_slow(v, i, &progress, k);
+        }
         memset(mask + k * n, 0, n);
     }
+    memset(dst + count * n, 0, sizeof(dst) - count * n);
+    memset(mask + count * n, 0, sizeof(mask) - count * n);
     commit_progress(v, &progress);
     v->xinuse |= op->xinuse;
     return insn_next(i);

@@ -1,0 +1,176 @@
+/* User-level instructions: random cases on our processor and on the host's, everything compared.
+ *
+ *   harness ISA_DIRECTORY CASES_PER_TEMPLATE [SEED [MNEMONIC]]
+ */
+#include <inttypes.h>
+#include <time.h>
+
+#include "emu.h"
+#include "cases.h"
+#include "host.h"
+
+static unsigned reported;
+
+static void print_state(const char *title, const struct state *s)
+{
+    printf("  %s: vector %d error %x cr2 %" PRIx64 " rip %" PRIx64 " flags %" PRIx64 " fcw %02x%02x fsw %02x%02x ftw %02x mxcsr %02x%02x\n",
+           title, s->vector, s->error, s->cr2, s->rip, s->rflags, s->fx[1], s->fx[0], s->fx[3], s->fx[2], s->fx[4],
+           s->fx[25], s->fx[24]);
+}
+
+static void print_bytes(const uint8_t *p, int n)
+{
+    while (n--)
+        printf("%02x", p[n]);
+}
+
+static void report(const struct icase *c, const struct state *host, const struct state *ours, const char *what)
+{
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    ZydisFormatter formatter;
+    char text[128] = "?";
+
+    if (reported++ > 40)
+        return;
+    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    if (decode(c->bytes, c->len, &z, op))
+        ZydisFormatterFormatInstruction(&formatter, &z, op, z.operand_count_visible, text, sizeof(text), c->before.rip, NULL);
+    printf("DIFFERENCE in %s: %s  [", what, text);
+    for (int k = 0; k < c->len; k++)
+        printf("%02x%s", c->bytes[k], k + 1 < c->len ? " " : "]\n");
+    print_state("before", &c->before);
+    print_state("host  ", host);
+    print_state("ours  ", ours);
+    for (int k = 0; k < 16; k++)
+        if (host->gpr[k] != ours->gpr[k])
+            printf("  gpr %d: before %" PRIx64 " host %" PRIx64 " ours %" PRIx64 "\n", k, c->before.gpr[k],
+                   host->gpr[k], ours->gpr[k]);
+    for (int k = 0; k < 16; k++) {
+        if (memcmp(host->ymm[k], ours->ymm[k], 32) == 0)
+            continue;
+        printf("  ymm %d: before ", k);
+        print_bytes(c->before.ymm[k], 32);
+        printf(" host ");
+        print_bytes(host->ymm[k], 32);
+        printf(" ours ");
+        print_bytes(ours->ymm[k], 32);
+        printf("\n");
+    }
+    for (int k = 0; k < 8; k++) {
+        if (memcmp(host->fx + 32 + 16 * k, ours->fx + 32 + 16 * k, 10) == 0)
+            continue;
+        printf("  st%d: before ", k);
+        print_bytes(c->before.fx + 32 + 16 * k, 10);
+        printf(" host ");
+        print_bytes(host->fx + 32 + 16 * k, 10);
+        printf(" ours ");
+        print_bytes(ours->fx + 32 + 16 * k, 10);
+        printf("\n");
+    }
+}
+
+static const char *compare(const struct state *host, const struct state *ours)
+{
+    if (host->vector != ours->vector)
+        return "vector";
+    if (host->error != ours->error || host->cr2 != ours->cr2)
+        return "error code";
+    if (host->rip != ours->rip)
+        return "rip";
+    if (memcmp(host->gpr, ours->gpr, sizeof(host->gpr)) != 0)
+        return "general registers";
+    if (host->rflags != ours->rflags)
+        return "flags";
+    if (memcmp(host->ymm, ours->ymm, sizeof(host->ymm)) != 0)
+        return "vector registers";
+    if (memcmp(host->fx, ours->fx, 5) != 0)
+        return "x87 control";
+    if (memcmp(host->fx + 24, ours->fx + 24, 4) != 0)
+        return "MXCSR";
+    for (int k = 0; k < 8; k++)
+        if (memcmp(host->fx + 32 + 16 * k, ours->fx + 32 + 16 * k, 10) != 0)
+            return "x87 registers";
+    return NULL;
+}
+
+static const unsigned data_parts[][2] = {{0, DATA_HOLE}, {DATA_READONLY, 4096}};
+
+static void fill_data(void)
+{
+    uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
+
+    for (unsigned k = 0; k < DATA_HOLE; k += 32)
+        random_vector(data + k, 32);
+    for (unsigned p = 0; p < 2; p++)
+        memcpy(emu_data + data_parts[p][0], data + data_parts[p][0], data_parts[p][1]);
+}
+
+static void run_template(const struct template *t, unsigned count)
+{
+    uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
+    struct row *row = &rows[t->mnemonic];
+    struct state host, ours;
+    struct icase c;
+
+    for (unsigned n = 0; n < count; n++) {
+        if (!make_case(t, &c))
+            continue;
+        if (n % 64 == 0)
+            fill_data();
+        host_case = &c;
+        emu_run(&c, &ours);
+        host_run(&c, &host);
+        row->cases++;
+        row->faults += host.vector >= 0;
+        const char *what = compare(&host, &ours);
+        if (!what && t->mem && memcmp(data, emu_data, DATA_HOLE) != 0)
+            what = "memory";
+        if (!what)
+            continue;
+        row->differences++;
+        report(&c, &host, &ours, what);
+        fill_data();
+    }
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)time(NULL), cases = 0, faults = 0, bad = 0;
+    unsigned per = argc > 2 ? strtoul(argv[2], NULL, 0) : 20, rows_seen = 0, missing = 0;
+    char path[512];
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    snprintf(path, sizeof(path), "%s/vector.isa", argc > 1 ? argv[1] : "kvm_core/isa");
+    want_rows(path, "native");
+    rng_state[0] = seed * 0x9e3779b97f4a7c15ull + 1;
+    rng_state[1] = seed ^ 0xdeadbeefcafebabeull;
+    printf("seed %" PRIu64 "\n", seed);
+    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    bind_decoder = decoder;
+    enumerate();
+    emu_create();
+    host_create();
+    memcpy(emu_data + DATA_READONLY, (void *)(uintptr_t)(DATA_ADDR + DATA_READONLY), 4096);
+    for (unsigned k = 0; k < template_count; k++)
+        if (argc < 5 || strcmp(ZydisMnemonicGetString(templates[k].mnemonic), argv[4]) == 0)
+            run_template(&templates[k], per);
+    for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++) {
+        if (!rows[m].wanted)
+            continue;
+        rows_seen++;
+        cases += rows[m].cases;
+        faults += rows[m].faults;
+        bad += rows[m].differences;
+        if (!rows[m].cases && argc < 5) {
+            printf("no case: %s (%u templates)\n", ZydisMnemonicGetString(m), rows[m].templates);
+            missing++;
+        }
+        if (rows[m].differences)
+            printf("%s: %" PRIu64 " of %" PRIu64 " differ\n", ZydisMnemonicGetString(m), rows[m].differences,
+                   rows[m].cases);
+    }
+    printf("%u rows, %u templates, %" PRIu64 " cases, %" PRIu64 " with a fault, %" PRIu64 " differ, %u rows without\n",
+           rows_seen, template_count, cases, faults, bad, missing);
+    return bad || missing;
+}

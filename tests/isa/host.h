@@ -1,0 +1,147 @@
+/* Runs one instruction on the host processor itself, with all registers of our choice.
+ *
+ * The state is loaded, the instruction is followed by INT3, and whatever signal comes (SIGTRAP, or that of a fault)
+ * holds the state afterwards in its frame.
+ */
+#ifndef TESTS_ISA_HOST_H
+#define TESTS_ISA_HOST_H
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ucontext.h>
+#include <unistd.h>
+
+#include "state.h"
+
+extern uint64_t host_gpr[16], host_flags, host_target, host_stack;
+extern uint8_t host_xsave[];
+void host_run_asm(void);
+extern char host_return[];
+
+__asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
+        "host_gpr: .zero 128\nhost_flags: .quad 0\nhost_target: .quad 0\nhost_stack: .quad 0\n"
+        ".text\n.globl host_run_asm\nhost_run_asm:\n"
+        "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
+        "mov %rsp, host_stack(%rip)\n"
+        "mov $7, %eax\nxor %edx, %edx\nxrstor64 host_xsave(%rip)\n"
+        "pushq host_flags(%rip)\npopfq\n"
+        "mov host_gpr+0(%rip), %rax\nmov host_gpr+8(%rip), %rcx\nmov host_gpr+16(%rip), %rdx\n"
+        "mov host_gpr+24(%rip), %rbx\nmov host_gpr+32(%rip), %rsp\nmov host_gpr+40(%rip), %rbp\n"
+        "mov host_gpr+48(%rip), %rsi\nmov host_gpr+56(%rip), %rdi\nmov host_gpr+64(%rip), %r8\n"
+        "mov host_gpr+72(%rip), %r9\nmov host_gpr+80(%rip), %r10\nmov host_gpr+88(%rip), %r11\n"
+        "mov host_gpr+96(%rip), %r12\nmov host_gpr+104(%rip), %r13\nmov host_gpr+112(%rip), %r14\n"
+        "mov host_gpr+120(%rip), %r15\njmp *host_target(%rip)\n"
+        "host_return:\nmov host_stack(%rip), %rsp\ncld\nfninit\n"
+        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
+
+static struct state *host_result;
+static uint8_t *host_code;
+static const struct icase *host_case; /* being tried */
+static volatile sig_atomic_t host_running;
+
+static void host_signal(int sig, siginfo_t *info, void *context)
+{
+    static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+    ucontext_t *uc = context;
+    greg_t *g = uc->uc_mcontext.gregs;
+    uint8_t *fp = (uint8_t *)uc->uc_mcontext.fpregs;
+    struct state *s = host_result;
+    uint64_t bv;
+
+    (void)info;
+    if (!host_running) {
+        fprintf(stderr, "signal %d outside of a host run, rip %llx; case: ", sig, (unsigned long long)g[REG_RIP]);
+        for (int k = 0; host_case && k < host_case->len; k++)
+            fprintf(stderr, "%02x ", host_case->bytes[k]);
+        _exit(3);
+    }
+    for (int k = 0; k < 16; k++)
+        s->gpr[k] = g[order[k]];
+    s->rip = g[REG_RIP];
+    s->rflags = g[REG_EFL] & (ARITH_FLAGS | DF_FLAG);
+    s->vector = g[REG_TRAPNO];
+    s->error = g[REG_ERR];
+    s->cr2 = s->vector == 14 ? g[REG_CR2] : 0;
+    memcpy(s->fx, fp, 160);
+    memcpy(&bv, fp + 512, 8);
+    if (!(bv & 1)) { /* in its initial state */
+        memset(s->fx, 0, 24);
+        memset(s->fx + 32, 0, 128);
+        s->fx[0] = 0x7f;
+        s->fx[1] = 3;
+    }
+    for (int k = 0; k < 16; k++) {
+        memset(s->ymm[k], 0, 32);
+        if (bv & 2)
+            memcpy(s->ymm[k], fp + 160 + 16 * k, 16);
+        if (bv & 4)
+            memcpy(s->ymm[k] + 16, fp + 576 + 16 * k, 16);
+    }
+    g[REG_RIP] = (greg_t)host_return;
+    g[REG_EFL] = 0x202;
+    uint32_t mxcsr = 0x1f80;
+    memcpy(fp + 24, &mxcsr, 4);
+    host_running = 0;
+}
+
+static void host_create(void)
+{
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
+    size_t stack_bytes = 1 << 16;
+    stack_t ss = {.ss_sp = malloc(stack_bytes), .ss_size = stack_bytes};
+    struct sigaction sa = {.sa_sigaction = host_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
+
+    sigaltstack(&ss, NULL);
+    for (unsigned k = 0; k < sizeof(signals) / sizeof(signals[0]); k++)
+        sigaction(signals[k], &sa, NULL);
+    host_code = mmap((void *)CODE_ADDR, CODE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (host_code != (void *)CODE_ADDR ||
+        mmap(data, DATA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+             0) != data) {
+        perror("mmap");
+        exit(3);
+    }
+    memset(host_code, 0xcc, CODE_BYTES);
+    for (unsigned k = 0; k < DATA_BYTES; k++)
+        data[k] = k * 7;
+    munmap(data + DATA_HOLE, 4096);
+    mprotect(data + DATA_READONLY, 4096, PROT_READ);
+}
+
+/* Runs c->bytes at c->before.rip. vector -1 when it went through. */
+static void host_run(const struct icase *c, struct state *after)
+{
+    uint8_t *at = (uint8_t *)(uintptr_t)c->before.rip;
+    uint64_t bv = 7;
+
+    memcpy(at, c->bytes, c->len);
+    at[c->len] = 0xcc;
+    memset(host_xsave, 0, 576);
+    memcpy(host_xsave, c->before.fx, 160);
+    memcpy(host_xsave + 512, &bv, 8);
+    for (int k = 0; k < 16; k++) {
+        memcpy(host_xsave + 160 + 16 * k, c->before.ymm[k], 16);
+        memcpy(host_xsave + 576 + 16 * k, c->before.ymm[k] + 16, 16);
+    }
+    memcpy(host_gpr, c->before.gpr, sizeof(c->before.gpr));
+    host_flags = c->before.rflags | 0x202;
+    host_target = c->before.rip;
+    memset(after, 0, sizeof(*after));
+    host_result = after;
+    host_running = 1;
+    host_run_asm();
+    if (after->vector == 3 && after->rip == c->before.rip + c->len + 1) {
+        after->vector = -1;
+        after->rip--;
+        after->error = 0;
+    }
+    memset(at, 0xcc, c->len);
+}
+
+#endif

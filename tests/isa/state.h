@@ -1,0 +1,32 @@
+/* What a user-level instruction can read and change: one state for the host processor and the interpreter. */
+#ifndef TESTS_ISA_STATE_H
+#define TESTS_ISA_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { /* linear addresses, the same on both sides */
+    CODE_ADDR = 0x20000000, CODE_BYTES = 0x2000,
+    DATA_ADDR = 0x10000000, DATA_PAGES = 4, /* writable, writable, not present, read-only */
+    DATA_BYTES = DATA_PAGES * 4096, DATA_HOLE = 2 * 4096, DATA_READONLY = 3 * 4096
+};
+
+enum { ARITH_FLAGS = 0x8d5, DF_FLAG = 0x400 };
+
+struct state {
+    uint64_t gpr[16], rip;
+    uint64_t rflags; /* ARITH_FLAGS and DF */
+    uint8_t ymm[16][32];
+    uint8_t fx[160] __attribute__((aligned(16))); /* FXSAVE64: x87 and MXCSR */
+    int vector;      /* of the fault; -1: none */
+    uint32_t error;
+    uint64_t cr2;    /* #PF */
+};
+
+struct icase { /* an instruction in its surroundings */
+    uint8_t bytes[15];
+    uint8_t len;
+    struct state before;
+};
+
+#endif
