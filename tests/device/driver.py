@@ -1,4 +1,4 @@
-"""A virtio driver for tests: lays out rings in guest memory and speaks to a transport as Linux would."""
+"""A virtio driver for tests: rings in guest memory, and a transport spoken to as Linux would."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,9 +62,9 @@ def disk(path: Path) -> Disk:
 
 
 def test_config_space(disk: Disk) -> None:
-    read: Callable[[int, int], int] = lambda at, size: disk.driver.transport.read(
-        0, 0x100 + at, size
-    )
+    def read(at: int, size: int) -> int:
+        return disk.driver.transport.read(0, 0x100 + at, size)
+
     assert read(0, 8) == SECTORS
     assert read(12, 4) == 126
     assert read(20, 4) == 512

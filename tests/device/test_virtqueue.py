@@ -1,4 +1,4 @@
-"""Split virtqueues: layouts, event index, wrap-around; then hostile drivers, by hand and by fuzz."""
+"""Split virtqueues: layouts, event index, wrap-around; then hostile drivers, also by fuzz."""
 
 from __future__ import annotations
 

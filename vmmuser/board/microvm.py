@@ -214,7 +214,7 @@ class MicroVm:
                 )
             )
         s5 = aml.package(*(aml.integer(value) for value in (SLP_TYP_S5, 0, 0, 0)))
-        return aml.scope("\\_SB", *devices) + aml.name("\\_S5", s5)
+        return aml.scope("_SB", *devices) + aml.name("_S5", s5)
 
     def acpi(self) -> tables.Placed:
         """All tables, at their place."""

@@ -1,0 +1,51 @@
+"""A VM that only records, for boards whose tables are looked at without a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vmmuser.board.base import Platform
+from vmmuser.board.microvm import MicroVm, ram_ranges
+from vmmuser.bus import Bus
+from vmmuser.config import MachineConfig
+from vmmuser.loop import EventLoop
+from vmmuser.memory import GuestMemory
+
+
+class NoVm:
+    """Takes interrupts and notifications, and has no capabilities."""
+
+    def irq_line(self, gsi: int, level: int) -> None: ...
+
+    def check_extension(self, cap: int) -> int:
+        return 0
+
+
+class NoConsole:
+    def write(self, data: bytes) -> None: ...
+
+
+@contextmanager
+def board(config: MachineConfig) -> Iterator[tuple[MicroVm, GuestMemory]]:
+    """A microvm board with its memory."""
+    bus = Bus()
+    loop = EventLoop(bus.lock)
+    memory = GuestMemory(ram_ranges(config.memory_mib))
+    platform = Platform(
+        config=config,
+        vm=NoVm(),  # type: ignore[arg-type]
+        bus=bus,
+        memory=memory,
+        loop=loop,
+        console=NoConsole(),
+        power_off=lambda: None,
+        reset=lambda: None,
+    )
+    machine = MicroVm(platform)
+    try:
+        yield machine, memory
+    finally:
+        machine.stop()
+        loop.close()
+        memory.close()
