@@ -160,30 +160,53 @@ static void keep_mxcsr(struct native_cache *n, uint32_t now)
         host_mxcsr_set(n->home_mxcsr);
 }
 
+/* A result that is tiny and exact raises #U only where that is unmasked: the masked run does not say so. */
+static bool tiny_result(const struct vcpu *v, const struct native_op *op)
+{
+    const uint8_t *p = v->ymm[op->dst];
+
+    for (unsigned k = 0; k < op->lanes; k++, p += op->element) {
+        uint64_t x = 0;
+        unsigned mantissa = op->element == 8 ? 52 : 23;
+
+        memcpy(&x, p, op->element);
+        x &= ~(1ull << (op->element * 8 - 1));
+        if (x && !(x >> mantissa))
+            return true;
+    }
+    return false;
+}
+
+enum { MX_IE = 1, MX_DE = 2, MX_ZE = 4, MX_OE = 8, MX_UE = 16, MX_PE = 32, MX_UM = 0x800, MX_FTZ = 0x8000 };
+
 /* Some exception is unmasked: run with all of them masked and flags clear, then see. Packed operands: SDM vol. 1, 11.5.2;
- * pre-computation exceptions (IE, DE, ZE) keep the others from being detected. An unmasked underflow of an exact result
- * is not noticed. */
+ * pre-computation exceptions keep the others from being detected. Not exact: whether PE accompanies an unmasked OE or
+ * UE (it belongs to a result of unlimited exponent), and the stages of DPPS and DPPD. */
 static void run_unmasked(struct vcpu *v, const struct native_op *op, void *mem, uint8_t *fx, uint32_t guest)
 {
     struct native_cache *n = v->native;
     uint64_t gpr[16];
-    uint32_t oszapc = v->oszapc, now, raised;
+    uint32_t oszapc = v->oszapc, raised, want, unmasked = ~(guest >> 7) & MXCSR_FLAGS;
 
     memcpy(gpr, v->gpr, sizeof(gpr));
     memcpy(n->ymm_copy, v->ymm, sizeof(v->ymm));
     if (fx)
         memcpy(n->mmx_copy, fx + 32, sizeof(n->mmx_copy));
-    switch_mxcsr(n, (guest & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS);
+    want = (guest & ~(uint32_t)MXCSR_FLAGS) | MXCSR_MASKS;
+    if (unmasked & MX_UE) /* FTZ acts on masked underflows only */
+        want &= ~(uint32_t)MX_FTZ;
+    switch_mxcsr(n, want);
     op->code(v, mem, fx);
-    now = host_mxcsr_get();
-    keep_mxcsr(n, now);
-    raised = now & MXCSR_FLAGS;
-    bool early = raised & ~(guest >> 7) & 7;
-    if (early)
-        raised &= 7;
+    raised = host_mxcsr_get();
+    keep_mxcsr(n, raised);
+    raised &= MXCSR_FLAGS;
+    if (raised & unmasked & (MX_IE | MX_DE | MX_ZE))
+        raised &= MX_IE | MX_DE | MX_ZE;
+    else if ((unmasked & MX_UE) && tiny_result(v, op))
+        raised |= MX_UE;
     guest |= raised;
     memcpy(v->fx + 24, &guest, 4);
-    if (!(raised & ~(guest >> 7) & MXCSR_FLAGS))
+    if (!(raised & unmasked))
         return;
     memcpy(v->gpr, gpr, sizeof(gpr));
     memcpy(v->ymm, n->ymm_copy, sizeof(v->ymm));

@@ -48,7 +48,8 @@ struct native_op { /* what insn.stub points to */
     uint16_t special;   /* vector_special.c, x87.c: which */
     uint8_t dst, mask, index; /* gathers: vector register numbers; masked moves: mask, source */
     uint8_t ymm;        /* 1: 256 bits */
-    uint8_t addr_bits, element, index_bytes; /* element: of a masked move or gather; x87: 2 or 4 */
+    uint8_t addr_bits, index_bytes;
+    uint8_t element, lanes; /* bytes: of a masked move, a gather, a result that can be tiny; x87: 2 or 4 */
     uint16_t code_bytes;
     uint32_t hash;
     struct native_op *next; /* in its hash bucket */

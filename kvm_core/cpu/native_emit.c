@@ -56,6 +56,14 @@ static bool uses_mxcsr(const struct decoded *d, bool vex)
     }
 }
 
+/* General registers only; not CVTSD2SI r32, m64 and its like, which have no vector operand either. */
+static bool is_general(const struct decoded *d)
+{
+    unsigned o = d->opcode;
+
+    return d->map == 1 ? o == 0xb8 || o == 0xbc || o == 0xbd : d->map == 2 ? o >= 0xf0 && o <= 0xf7 : o == 0xf0;
+}
+
 /* Mask of the low address bits that must be 0: SDM vol. 1, 10.4.1.1 and vol. 2, table 2-18. */
 static uint8_t alignment(const struct vcpu *v, const struct decoded *d, bool vex, unsigned bytes)
 {
@@ -77,6 +85,39 @@ static uint8_t alignment(const struct vcpu *v, const struct decoded *d, bool vex
     if (v->amd && ((d->map == 2 && o >= 0xc8 && o <= 0xcd) || (d->map == 3 && o == 0xcc)))
         return 0; /* SHA: AMD's processors do not check */
     return 15;
+}
+
+/* Arithmetic whose result can be tiny: size and number of the result's elements, for native.c. */
+static void plan_tiny(struct plan *s)
+{
+    const struct decoded *d = s->d;
+    struct native_op *op = s->op;
+    unsigned o = d->opcode, pfx = d->mandatory, bytes = op->ymm ? 32 : 16;
+    bool scalar = false, wide = false;
+
+    if (s->vex) {
+        static const uint8_t of_pp[] = {0, 0x66, 0xf3, 0xf2};
+        pfx = of_pp[d->bytes[d->vex_off + d->vex_len - 1] & 3];
+    }
+    if (d->map == 1 && (o == 0x58 || o == 0x59 || o == 0x5c || o == 0x5e)) {
+        scalar = pfx == 0xf2 || pfx == 0xf3;
+        wide = pfx == 0x66 || pfx == 0xf2;
+    } else if (d->map == 1 && (o == 0x7c || o == 0x7d || o == 0xd0)) {
+        wide = pfx == 0x66;
+    } else if (d->map == 1 && o == 0x5a && (pfx == 0x66 || pfx == 0xf2)) {
+        scalar = pfx == 0xf2;
+        bytes = 16;
+    } else if (d->map == 2 && s->vex && o >= 0x96) {
+        scalar = (o & 1) && (o & 15) >= 9;
+        wide = d->bytes[d->vex_off + 2] & 0x80;
+    } else if (d->map == 3 && (o == 0x40 || o == 0x41)) {
+        wide = o == 0x41;
+    } else {
+        return;
+    }
+    op->dst = d->op[0].reg;
+    op->element = wide ? 8 : 4;
+    op->lanes = scalar ? 1 : bytes / op->element;
 }
 
 static int host_for(struct plan *s, unsigned guest)
@@ -477,6 +518,8 @@ bool native_plan(const struct vcpu *v, const struct decoded *d, struct native_op
     s.flags = d->flags_read || d->flags_written || d->flags_undefined;
     if (!plan_operands(&s))
         return false;
+    if (!x87 && !s.has_mmx && !is_general(d))
+        s.has_vec = true;
     op->kind = x87          ? NATIVE_X87
                : s.has_mmx  ? NATIVE_MMX /* CVTPI2PS from memory is none: no change of x87 state */
                : !s.has_vec ? NATIVE_GPR
@@ -485,6 +528,8 @@ bool native_plan(const struct vcpu *v, const struct decoded *d, struct native_op
     if (s.vex && op->kind == NATIVE_GPR && d->map == 1) /* POPCNT, LZCNT, TZCNT of Xeon Phi */
         return false;
     op->mxcsr = !x87 && op->kind != NATIVE_GPR && uses_mxcsr(d, s.vex);
+    if (op->mxcsr)
+        plan_tiny(&s);
     if (!x87)
         op->align_mask = op->kind == NATIVE_GPR ? 0 : alignment(v, d, s.vex, op->mem_bytes);
     op->addr_bits = d->address_bits;

@@ -68,11 +68,9 @@ static void byte_masked_store(struct vcpu *v, const struct insn *i, const uint8_
     unsigned k, any[2] = {0, 0}, first; /* mask bits in the first and in a second page */
     uint64_t linear;
 
-    for (k = 0; k < n && !(mask[k] & 0x80); k++)
-        ;
-    if (k == n)
-        return;
     linear = ea(v, i, n, true);
+    if (v->amd) /* whatever the mask says; SDM: up to the implementation */
+        mem_check_write(v, linear, n);
     first = 4096 - (linear & 4095);
     for (k = 0; k < n; k++)
         any[k >= first] |= mask[k] & 0x80;
@@ -101,6 +99,8 @@ static const struct insn *maskmov_mmx(struct vcpu *v, const struct insn *i)
 
     native_check(v, op);
     x87_check_pending(v);
+    if (v->amd) /* before any fault */
+        x87_mmx_transition(v->fx);
     top = v->fx[3] >> 3 & 7; /* register k is ST((k - TOP) & 7) */
     byte_masked_store(v, i, v->fx + 32 + 16 * ((op->dst - top) & 7), v->fx + 32 + 16 * ((op->mask - top) & 7), 8);
     x87_mmx_transition(v->fx);

@@ -68,5 +68,7 @@ static const struct insn *emu_decode(struct vcpu *v, const struct icase *c)
         if (mem->mem.base == ZYDIS_REGISTER_RIP) i->disp += i->off + i->len;
         i->seg = DS; i->am = AM_FLAT64;
     }
-    return native_bind(v, &d, i) ? NULL : i;
+    int e = native_bind(v, &d, i);
+    if (e == NATIVE_FULL) { native_reset(v); e = native_bind(v, &d, i); }
+    return e ? NULL : i;
 }

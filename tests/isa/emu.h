@@ -74,7 +74,6 @@ static void emu_create(void)
     emu->cpl = 3;
     emu->amd = __builtin_cpu_is("amd");
     cpu_update_mode(emu);
-    native_enter(emu);
 }
 
 static void emu_load(const struct icase *c)
@@ -106,6 +105,7 @@ static void emu_run(const struct icase *c, struct state *after)
     memset(after, 0, sizeof(*after));
     after->vector = -1;
     after->rip = c->before.rip;
+    native_enter(emu);
     left = setjmp(emu->out);
     if (!left) {
         memcpy(emu_code + (c->before.rip - CODE_ADDR), c->bytes, c->len);
@@ -121,6 +121,7 @@ static void emu_run(const struct icase *c, struct state *after)
     } else {
         after->vector = 1000 + emu->exit.reason;
     }
+    native_leave(emu);
     emu_store(after);
 }
 
