@@ -103,7 +103,13 @@ static void x87_from_image(struct vcpu *v, const uint8_t *image, bool wide)
     v->fx[5] = 0;
     v->fx[6] = image[6];
     v->fx[7] = image[7] & 7;
-    memcpy(v->fx + 8, image + 8, 16);
+    for (unsigned k = 8; k < 24; k += 8) { /* FIP and FDP have 57 bits, sign-extended */
+        int64_t pointer;
+
+        memcpy(&pointer, image + k, 8);
+        pointer = (int64_t)((uint64_t)pointer << 7) >> 7;
+        memcpy(v->fx + k, &pointer, 8);
+    }
     if (!wide) {
         memset(v->fx + 12, 0, 4);
         memset(v->fx + 20, 0, 4);

@@ -5,6 +5,14 @@ void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size) { (void)v, (
 void codecache_flush(struct vcpu *v) { (void)v; }
 int codecache_create(struct vcpu *v) { (void)v; return 0; }
 void codecache_destroy(struct vcpu *v) { (void)v; }
+#include "gen/handlers.h"
+#include <strings.h>
+static const struct { const char *name; insn_fn *fn; } bind_ops[] = {{"EMMS", op_emms}, {"VZEROUPPER", op_vzeroupper},
+    {"VZEROALL", op_vzeroall}, {"LDMXCSR", op_ldmxcsr}, {"STMXCSR", op_stmxcsr}, {"VLDMXCSR", op_vldmxcsr},
+    {"VSTMXCSR", op_vstmxcsr}, {"FXSAVE", op_fxsave}, {"FXSAVE64", op_fxsave}, {"FXRSTOR", op_fxrstor},
+    {"FXRSTOR64", op_fxrstor}, {"XSAVE", op_xsave}, {"XSAVE64", op_xsave}, {"XSAVEOPT", op_xsaveopt},
+    {"XSAVEOPT64", op_xsaveopt}, {"XSAVEC", op_xsavec}, {"XSAVEC64", op_xsavec}, {"XRSTOR", op_xrstor},
+    {"XRSTOR64", op_xrstor}};
 static ZydisDecoder bind_decoder;
 static struct insn bind_insn;
 static void bind_operand(const ZydisDecodedOperand *z, struct decoded_operand *o)
@@ -68,6 +76,9 @@ static const struct insn *emu_decode(struct vcpu *v, const struct icase *c)
         if (mem->mem.base == ZYDIS_REGISTER_RIP) i->disp += i->off + i->len;
         i->seg = DS; i->am = AM_FLAT64;
     }
+    if (z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.W) i->prefix |= PFX_REXW;
+    for (unsigned k = 0; k < sizeof(bind_ops) / sizeof(bind_ops[0]); k++)
+        if (strcasecmp(bind_ops[k].name, ZydisMnemonicGetString(z.mnemonic)) == 0) { i->fn = bind_ops[k].fn; return i; }
     int e = native_bind(v, &d, i);
     if (e == NATIVE_FULL) { native_reset(v); e = native_bind(v, &d, i); }
     return e ? NULL : i;

@@ -85,6 +85,7 @@ static void emu_load(const struct icase *c)
     cpu_set_eflags(emu, s->rflags | 2 | FL_IF);
     memcpy(emu->ymm, s->ymm, sizeof(s->ymm));
     memcpy(emu->fx, s->fx, 160);
+    emu->xinuse = 7;
     emu->gpr[REG_PAGE] = s->rip & ~0xfffull;
 }
 
