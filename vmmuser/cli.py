@@ -158,6 +158,8 @@ class Session:
     def _terminal(self) -> Iterator[None]:
         # The first machine is built before the terminal changes, so that its errors look as usual.
         self.machine = Machine(self.config, self.door, self.output)
+        door = self.door
+        say(f"engine {door.engine}, door {door.name}: {_why(door)}")
         try:
             if self.interactive:
                 say("Ctrl-A X quits, Ctrl-A H helps")
@@ -220,8 +222,8 @@ class Session:
         return STATUS_FAILED if self.report.selfcheck is False else 0
 
 
-def _why(door: Door, kvm: str) -> str:
-    if kvm == "direct":
+def _why(door: Door) -> str:
+    if door.name == "direct":
         return "the core in this process, which needs nothing of the host"
     known = "the host's own KVM" if door.engine == "hvm" else "a KVM device"
     return f"{known}, named by --kvm"
@@ -276,7 +278,6 @@ def boot(
     if report_path:
         _check_report(report_path)
     door = open_door(kvm)
-    say(f"engine {door.engine}, door {door.name}: {_why(door, kvm)}")
     session = Session(config, door, interactive)
     status = session.run()
     say(session.report.text())

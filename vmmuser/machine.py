@@ -104,7 +104,12 @@ class Machine:
     def _build(self, config: MachineConfig, door: Door, console: Console) -> None:
         self.kvm = Kvm(door)
         self._closers.append(self.kvm.close)
-        version = self.kvm.get_api_version()
+        try:
+            version = self.kvm.get_api_version()
+        except OSError:
+            raise ConfigError(
+                f"--kvm {door.name}: is not a KVM device; name one, or use --kvm direct"
+            ) from None
         if version != abi.API_VERSION:
             raise ConfigError(f"--kvm {door.name}: speaks KVM API {version}; 12 is needed")
         limit = self.kvm.check_extension(Cap.MAX_VCPUS)

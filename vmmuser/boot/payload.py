@@ -5,6 +5,7 @@ start from.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,9 +51,12 @@ class Entry:
 def read_file(option: str, path: str, what: str) -> bytes:
     """Read a whole file. :raise ConfigError: with the option, the reason and what to do."""
     try:
-        if os.path.isdir(path):
-            raise ConfigError(f"{option} {path}: is a directory; name {what}")
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISDIR(mode):
+                raise ConfigError(f"{option} {path}: is a directory; name {what}")
+            if not stat.S_ISREG(mode):
+                raise ConfigError(f"{option} {path}: is not a file; name {what}")
             data = file.read()
     except OSError as error:
         raise ConfigError(f"{option} {path}: {error.strerror}; name {what}") from None

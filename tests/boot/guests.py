@@ -1,0 +1,270 @@
+"""The bodies of tiny guests (see tiny.py); GNU assembler, Intel syntax."""
+
+FLOOD = """
+    mov ecx, %(count)d
+5:  mov al, 'x'
+    call putc
+    dec ecx
+    jnz 5b
+    jmp off
+"""
+
+TRIPLE_FAULT = """
+    lidt [rip + none]
+    ud2
+none: .word 0
+    .quad 0
+"""
+
+RESET = {
+    "keyboard": """
+    mov al, 0xfe
+    out 0x64, al
+5:  jmp 5b
+""",
+    "register": """
+    mov dx, 0xcf9
+    mov al, 6
+    out dx, al
+5:  jmp 5b
+""",
+}
+
+JUMP = {
+    "nothing": """
+    lidt [rip + none]
+    mov eax, 0xd0000000
+    jmp rax
+none: .word 0
+    .quad 0
+""",
+    "device": """
+    lidt [rip + none]
+    mov eax, 0xfeb00000
+    jmp rax
+none: .word 0
+    .quad 0
+""",
+}
+
+NOTHING_THERE = """
+    mov eax, 0xd0000000
+    mov rbx, [rax]
+    mov qword ptr [rax], 5
+    mov rax, rbx
+    call putx
+    mov dx, 0x1234
+    mov eax, -1
+    out dx, eax
+    xor eax, eax
+    in eax, dx
+    movsxd rax, eax
+    call putx
+    jmp off
+"""
+
+# Interrupts through the 8259: vector 24h is IRQ 4. The handler only notes that it ran.
+THRE_DRIVER = """
+    lea rax, [rip + handler]
+    lea rdi, [rip + idt]
+    lea rbx, [rdi + 16 * 0x24]
+    mov [rbx], ax
+    mov word ptr [rbx + 2], 0x10
+    mov word ptr [rbx + 4], 0x8e00
+    shr rax, 16
+    mov [rbx + 6], ax
+    mov [rip + idtr + 2], rdi
+    lidt [rip + idtr]
+
+    mov al, 0x11
+    out 0x20, al
+    mov al, 0x20
+    out 0x21, al
+    mov al, 4
+    out 0x21, al
+    mov al, 1
+    out 0x21, al
+    mov al, 0xef
+    out 0x21, al
+
+    mov dx, 0x3fa               # FIFO on
+    mov al, 0xc7
+    out dx, al
+    mov dx, 0x3fc               # OUT2
+    mov al, 0x0b
+    out dx, al
+    mov dx, 0x3f9               # THRE interrupt on
+    mov al, 2
+    out dx, al
+    mov ecx, 8
+6:  cli
+7:  cmp byte ptr [rip + ran], 0
+    jne 8f
+    sti
+    hlt
+    cli
+    jmp 7b
+8:  mov byte ptr [rip + ran], 0
+    lea rsi, [rip + text]
+    mov ebx, 8
+    mov dx, 0x3f8
+9:  lodsb
+    out dx, al
+    dec ebx
+    jnz 9b
+    dec ecx
+    jnz 6b
+    mov dx, 0x3f9
+    xor eax, eax
+    out dx, al
+    say "done\\n"
+    jmp off
+
+handler:
+    push rax
+    push rdx
+    mov dx, 0x3fa
+    in al, dx
+    mov byte ptr [rip + ran], 1
+    mov al, 0x20
+    out 0x20, al
+    pop rdx
+    pop rax
+    iretq
+
+text: .ascii "abcdefgh"
+    .data
+ran: .byte 0
+idtr: .word 0x3ff
+    .quad 0
+    .bss
+    .align 16
+idt: .skip 0x400
+    .text
+"""
+
+# The first virtio device (rng, when there are no disks), given a chain that loops.
+HOSTILE_QUEUE = """
+    mov ebx, 0xfeb00000
+    mov dword ptr [rbx + 0x70], 0
+    mov dword ptr [rbx + 0x70], 3
+    mov dword ptr [rbx + 0x24], 1
+    mov dword ptr [rbx + 0x20], 1
+    mov dword ptr [rbx + 0x70], 11
+    mov dword ptr [rbx + 0x30], 0
+    mov dword ptr [rbx + 0x38], 8
+    mov dword ptr [rbx + 0x80], 0x200000
+    mov dword ptr [rbx + 0x90], 0x201000
+    mov dword ptr [rbx + 0xa0], 0x202000
+    mov dword ptr [rbx + 0x44], 1
+    mov dword ptr [rbx + 0x70], 15
+    mov rdi, 0x200000
+    mov qword ptr [rdi], 0x300000
+    mov dword ptr [rdi + 8], 16
+    mov dword ptr [rdi + 12], 3         # NEXT | WRITE, next is 0: itself
+    mov dword ptr [0x201000], 0x10000   # avail idx 1
+    mov dword ptr [rbx + 0x50], 0
+5:  mov eax, [rbx + 0x70]
+    test eax, 64
+    jz 5b
+    call putx
+    jmp off
+"""
+
+# INIT and SIPI to all but self; each counts itself in.
+START_PROCESSORS = """
+    lea rsi, [rip + ap_start]
+    mov edi, 0x8000
+    mov ecx, ap_end - ap_start
+    rep movsb
+    mov dword ptr [0x9f00], 0
+    mov ebx, 0xfee00000
+    mov dword ptr [rbx + 0xf0], 0x1ff
+    mov dword ptr [rbx + 0x300], 0xc4500
+    mov dword ptr [rbx + 0x300], 0xc4608
+5:  pause
+    cmp dword ptr [0x9f00], %(count)d - 1
+    jne 5b
+    mov eax, [0x9f00]
+    call putx
+    jmp off
+
+    .code16
+ap_start:
+    xor ax, ax
+    mov ds, ax
+    lock inc dword ptr [0x9f00]
+6:  hlt
+    jmp 6b
+ap_end:
+    .code64
+"""
+
+# CMOS date as YYYYMMDDhhmm, in BCD, printed as it is.
+DATE = """
+    lea rsi, [rip + fields]
+    mov ecx, 6
+5:  lodsb
+    out 0x70, al
+    in al, 0x71
+    mov bl, al
+    shr al, 4
+    add al, '0'
+    call putc
+    mov al, bl
+    and al, 15
+    add al, '0'
+    call putc
+    dec ecx
+    jnz 5b
+    mov al, 10
+    call putc
+    jmp off
+fields: .byte 0x32, 9, 8, 7, 4, 2
+"""
+
+# The fifth gigabyte gets a page directory with one 2 MiB page.
+HIGH_MEMORY = """
+    mov rax, cr3
+    mov rax, [rax]
+    and rax, -4096
+    mov qword ptr [rax + 4 * 8], 0x300003
+    mov rbx, 0x100000083
+    mov [0x300000], rbx
+    mov rax, cr3
+    mov cr3, rax
+    mov rbx, 0x100000010
+    mov rcx, 0x1122334455667788
+    mov [rbx], rcx
+    xor eax, eax
+    mov rax, [rbx]
+    call putx
+    jmp off
+"""
+
+ECHO = """
+    say "ready\\n"
+5:  mov dx, 0x3fd
+    in al, dx
+    test al, 1
+    jz 5b
+    mov dx, 0x3f8
+    in al, dx
+    cmp al, 'q'
+    je off
+    call putc
+    jmp 5b
+"""
+
+WAIT_FOR_BUTTON = """
+    mov dx, 0x602
+    mov ax, 0x100
+    out dx, ax
+    say "ready\\n"
+5:  mov dx, 0x600
+    in ax, dx
+    test ax, 0x100
+    jz 5b
+    say "pressed\\n"
+    jmp off
+"""

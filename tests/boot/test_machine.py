@@ -1,0 +1,179 @@
+"""Whole machines with guests of a few instructions, through the command line; no kernel needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.boot import guests
+from tests.boot.tiny import kernel
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Another device may be named for a try by hand; the suite itself uses the door in the process.
+DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
+LIMIT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _core(need: Callable[[bool, str], None]) -> None:
+    need(DOOR != "direct" or find_spec("kvm_core._kvm") is not None, "the core (make ext)")
+
+
+class Boot:
+    """Runs `kvmish boot` on a guest of ours, without a terminal."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.report_file = directory / "report.json"
+
+    def command(self, body: str, *options: str) -> list[str]:
+        image = self.directory / "kernel"
+        image.write_bytes(kernel(body))
+        run = "import sys; from kvmish.cli import main; sys.exit(main())"
+        base = [sys.executable, "-c", run, "boot", "--kvm", DOOR, "--kernel", str(image)]
+        return [*base, "--report", str(self.report_file), *options]
+
+    def __call__(
+        self, body: str, *options: str
+    ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+        done = subprocess.run(
+            self.command(body, *options),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        text = self.report_file.read_text() if self.report_file.exists() else ""
+        return done, json.loads(text or "{}")
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Boot:
+    return Boot(tmp_path)
+
+
+def test_hello_and_power_off(boot: Boot) -> None:
+    done, report = boot('say "hello\\n"\n jmp off')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "hello\n"
+    assert "the guest powered off" in done.stderr
+    assert (report["outcome"], report["door"]) == ("off", DOOR)
+    assert 0 < report["seconds_to_first_instruction"] <= report["seconds_to_kernel"]
+    assert report["seconds_to_userland"] is None
+
+
+def test_output_is_coalesced(boot: Boot) -> None:
+    """The data port costs no exit; the polled status port does."""
+    done, report = boot(guests.FLOOD % {"count": 5000})
+    assert done.stdout == "x" * 5000
+    assert report["ports"].get("0x3f8", 0) <= 100
+
+
+def test_driver_that_sleeps_until_the_transmitter_is_empty(boot: Boot) -> None:
+    """Held-back characters must not keep the THRE interrupt back."""
+    done, _ = boot(guests.THRE_DRIVER)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "abcdefgh" * 8 + "done\n"
+
+
+def test_triple_fault(boot: Boot) -> None:
+    done, report = boot(guests.TRIPLE_FAULT)
+    assert done.returncode == 1
+    assert "triple fault" in done.stderr
+    assert report["outcome"] == "crash"
+
+
+@pytest.mark.parametrize("how", ["keyboard", "register"])
+def test_reset_without_a_terminal_ends(boot: Boot, how: str) -> None:
+    done, report = boot(guests.RESET[how])
+    assert done.returncode == 1
+    assert report["outcome"] == "reset"
+
+
+@pytest.mark.parametrize("place", ["nothing", "device"])
+def test_jump_out_of_memory_ends_the_machine(boot: Boot, place: str) -> None:
+    done, report = boot(guests.JUMP[place])
+    assert done.returncode == 1
+    assert report["outcome"] in ("crash", "error")
+    assert "Traceback" not in done.stderr
+
+
+def test_accesses_to_nothing_go_on(boot: Boot) -> None:
+    done, _ = boot(guests.NOTHING_THERE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ffffffffffffffff\n" * 2
+
+
+def test_hostile_queue_needs_a_reset(boot: Boot) -> None:
+    done, _ = boot(guests.HOSTILE_QUEUE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "000000000000004f\n"
+    assert done.stderr.count("needs a reset") == 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_processor_starts(boot: Boot, count: int) -> None:
+    done, _ = boot(guests.START_PROCESSORS % {"count": count}, "--smp", str(count))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{count - 1:016x}\n"
+
+
+def test_clock_shows_the_hosts_date(boot: Boot) -> None:
+    before = int(time.strftime("%Y%m%d%H%M", time.gmtime()))
+    done, _ = boot(guests.DATE)
+    after = int(time.strftime("%Y%m%d%H%M", time.gmtime()))
+    assert before <= int(done.stdout) <= after
+
+
+def test_memory_beyond_four_gigabytes(boot: Boot) -> None:
+    done, _ = boot(guests.HIGH_MEMORY, "-m", "4G")
+    assert done.stdout == "1122334455667788\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_end_it(boot: Boot, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        boot.command('say "up\\n"\n 5: jmp 5b'),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        assert process.wait(LIMIT_S) == 128 + number
+    assert json.loads(boot.report_file.read_text())["outcome"] == "quit"
+
+
+def test_reader_that_goes_away(boot: Boot) -> None:
+    with subprocess.Popen(
+        boot.command(guests.FLOOD % {"count": 3000}),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(LIMIT_S) == 0
+
+
+def test_instructions_are_counted(boot: Boot) -> None:
+    done, report = boot("mov ecx, 1000000\n 5: dec ecx\n jnz 5b\n jmp off")
+    assert done.returncode == 0
+    if report["engine"] == "emulate":
+        assert 2_000_000 <= report["instructions"] < 2_010_000
+        assert report["mips"] > 0

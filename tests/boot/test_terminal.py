@@ -1,0 +1,188 @@
+"""The console on a pseudo-terminal: typing, escapes, and what every way out leaves behind."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.boot import guests
+from tests.boot.tiny import kernel
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
+LIMIT_S = 30
+RUN = "import sys; from kvmish.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(autouse=True)
+def _core(need: Callable[[bool, str], None]) -> None:
+    need(DOOR != "direct" or find_spec("kvm_core._kvm") is not None, "the core (make ext)")
+
+
+class Terminal:
+    """kvmish on a pseudo-terminal, as its session's leader's foreground program."""
+
+    def __init__(self, image: Path, *options: str) -> None:
+        self.master, self.slave = pty.openpty()
+        self.before = termios.tcgetattr(self.slave)
+        self.text = b""
+        command = [sys.executable, "-c", RUN, "boot", "--kvm", DOOR, "--kernel", str(image)]
+        self.process = subprocess.Popen(
+            [*command, *options],
+            cwd=ROOT,
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            start_new_session=True,
+        )
+
+    def expect(self, text: bytes) -> None:
+        """Read until the text comes."""
+        deadline = time.monotonic() + LIMIT_S
+        while text not in self.text:
+            left = deadline - time.monotonic()
+            assert left > 0, f"no {text!r} in {self.text!r}"
+            if select.select([self.master], [], [], left)[0]:
+                self.text += os.read(self.master, 4096)
+
+    def type(self, text: bytes) -> None:
+        os.write(self.master, text)
+
+    def wait(self) -> int:
+        """Wait for the end, reading what comes."""
+        deadline = time.monotonic() + LIMIT_S
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.text
+            if select.select([self.master], [], [], 0.05)[0]:
+                self.text += os.read(self.master, 4096)
+        while select.select([self.master], [], [], 0)[0]:
+            self.text += os.read(self.master, 4096)
+        return self.process.returncode
+
+    @property
+    def is_raw(self) -> bool:
+        return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ECHO)
+
+    @property
+    def is_restored(self) -> bool:
+        """Also once the guard has noticed a sudden death."""
+        deadline = time.monotonic() + 5
+        while termios.tcgetattr(self.slave) != self.before:
+            if time.monotonic() > deadline:
+                return False
+            os.sched_yield()
+        return True
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], Terminal]]:
+    open_ones: list[Terminal] = []
+
+    def run(body: str) -> Terminal:
+        image = tmp_path / "kernel"
+        image.write_bytes(kernel(body))
+        terminal = Terminal(image)
+        open_ones.append(terminal)
+        return terminal
+
+    yield run
+    for terminal in open_ones:
+        terminal.close()
+
+
+def test_typing_reaches_the_guest_and_power_off_restores(
+    start: Callable[[str], Terminal],
+) -> None:
+    terminal = start(guests.ECHO)
+    terminal.expect(b"ready")
+    assert terminal.is_raw
+    terminal.type(b"hello")
+    terminal.expect(b"hello")
+    terminal.type(b"\x03")  # Ctrl-C is the guest's
+    terminal.expect(b"\x03")
+    terminal.type(b"\x01\x01")
+    terminal.expect(b"\x01")
+    terminal.type(b"q")
+    assert terminal.wait() == 0
+    assert terminal.is_restored
+    assert b"the guest powered off" in terminal.text
+
+
+def test_quit_by_escape(start: Callable[[str], Terminal]) -> None:
+    terminal = start(guests.ECHO)
+    terminal.expect(b"ready")
+    terminal.type(b"\x01h")
+    terminal.expect(b"power button")
+    terminal.type(b"\x01x")
+    assert terminal.wait() == 0
+    assert terminal.is_restored
+
+
+def test_power_button(start: Callable[[str], Terminal]) -> None:
+    terminal = start(guests.WAIT_FOR_BUTTON)
+    terminal.expect(b"ready")
+    terminal.type(b"\x01p")
+    assert terminal.wait() == 0
+    assert b"pressed" in terminal.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signals_restore(start: Callable[[str], Terminal], number: signal.Signals) -> None:
+    terminal = start(guests.ECHO)
+    terminal.expect(b"ready")
+    terminal.process.send_signal(number)
+    assert terminal.wait() == 128 + number
+    assert terminal.is_restored
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_sudden_death_restores(start: Callable[[str], Terminal], number: signal.Signals) -> None:
+    terminal = start(guests.ECHO)
+    terminal.expect(b"ready")
+    assert terminal.is_raw
+    terminal.process.send_signal(number)
+    assert terminal.wait() == -number
+    assert terminal.is_restored
+
+
+def test_crash_of_the_guest_restores(start: Callable[[str], Terminal]) -> None:
+    terminal = start(guests.TRIPLE_FAULT)
+    assert terminal.wait() == 1
+    assert terminal.is_restored
+    assert b"triple fault" in terminal.text
+
+
+def test_reset_boots_again(start: Callable[[str], Terminal]) -> None:
+    terminal = start(
+        'say "ready\\n"\n'
+        + guests.ECHO.replace("je off", "je 6f")
+        + """
+6:  mov al, 0xfe
+    out 0x64, al
+    jmp 6b
+"""
+    )
+    terminal.expect(b"ready")
+    terminal.type(b"abcq")
+    terminal.expect(b"abc")
+    terminal.expect(b"abcready")
+    terminal.type(b"\x01x")
+    assert terminal.wait() == 0
+    assert terminal.is_restored
