@@ -231,6 +231,18 @@ struct fields { /* of ModRM and VEX, as full register numbers */
     uint8_t pp;
 };
 
+/* VEX.W chooses the size of a general register or its memory form: ignored outside of 64-bit mode. */
+static bool w_is_size(const struct decoded *d)
+{
+    unsigned o = d->opcode;
+
+    switch (d->map) {
+    case 1: return o == 0x2a || o == 0x2c || o == 0x2d || o == 0x6e || o == 0x7e;
+    case 2: return is_general(d);
+    default: return is_general(d) || o == 0x16 || o == 0x22 || o == 0x60 || o == 0x61;
+    }
+}
+
 static void read_fields(const struct plan *s, struct fields *f)
 {
     const struct decoded *d = s->d;
@@ -257,7 +269,7 @@ static void read_fields(const struct plan *s, struct fields *f)
     if (d->mode_bits != 64) { /* SDM vol. 2, 2.3.5: the extension bits are ignored */
         r = b = 0;
         f->vvvv &= 7;
-        if (s->has_gpr)
+        if (s->vex && w_is_size(d))
             f->w = false;
     }
     f->reg = (d->modrm >> 3 & 7) | r << 3;

@@ -59,7 +59,7 @@ static const struct insn *emu_decode(struct vcpu *v, const struct icase *c)
     for (int k = 0; k < z.raw.prefix_count; k++) if (z.raw.prefixes[k].type == ZYDIS_PREFIX_TYPE_MANDATORY) d.mandatory = z.raw.prefixes[k].value;
     d.has_modrm = z.attributes & ZYDIS_ATTRIB_HAS_MODRM; d.modrm_off = z.raw.modrm.offset; d.modrm = c->bytes[d.modrm_off];
     for (int k = 0; k < 2; k++) d.imm_off[k] = z.raw.imm[k].offset, d.imm_bytes[k] = z.raw.imm[k].size / 8;
-    d.mode_bits = 64; d.operand_bits = z.operand_width; d.address_bits = z.address_width;
+    d.mode_bits = c->mode; d.operand_bits = z.operand_width; d.address_bits = z.address_width;
     d.operand_count = z.operand_count; d.explicit_count = z.operand_count_visible;
     for (int k = 0; k < z.operand_count; k++) { bind_operand(&op[k], &d.op[k]); if (d.op[k].kind == OPND_MEM && !mem) mem = &op[k]; }
     if (z.cpu_flags) d.flags_read = z.cpu_flags->tested, d.flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1, d.flags_undefined = z.cpu_flags->undefined;
@@ -74,7 +74,7 @@ static const struct insn *emu_decode(struct vcpu *v, const struct icase *c)
         i->scale = mem->mem.scale ? __builtin_ctz(mem->mem.scale) : 0;
         i->disp = mem->mem.disp.value;
         if (mem->mem.base == ZYDIS_REGISTER_RIP) i->disp += i->off + i->len;
-        i->seg = DS; i->am = AM_FLAT64;
+        i->seg = mem->mem.segment == ZYDIS_REGISTER_SS ? SS : DS; i->am = c->mode == 64 ? AM_FLAT64 : AM_32;
     }
     if (z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.W) i->prefix |= PFX_REXW;
     for (unsigned k = 0; k < sizeof(bind_ops) / sizeof(bind_ops[0]); k++)

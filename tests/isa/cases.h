@@ -13,7 +13,7 @@
 struct row { /* a mnemonic of the table that takes part */
     bool wanted;
     unsigned templates;
-    uint64_t cases, faults, differences;
+    uint64_t cases, faults, differences, undefined;
 };
 
 struct template { /* an encoding, its registers and addresses open */
@@ -30,6 +30,7 @@ static struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 static struct template *templates;
 static unsigned template_count;
 static ZydisDecoder decoder;
+static int mode = 64; /* of the code, in bits */
 
 static uint64_t rng_state[2];
 static uint64_t rnd(void) /* xorshift128+ */
@@ -99,7 +100,7 @@ static unsigned encode(const struct template *t, const struct fields *f, uint8_t
             buf[n++] = 0xf2;
         else if (t->pfx == 0xf2 || t->pfx == 0xf3)
             buf[n++] = t->pfx;
-        if (t->w || r || x || b || (f->imm[7] & 1))
+        if (mode == 64 && (t->w || r || x || b || (f->imm[7] & 1)))
             buf[n++] = 0x40 | (t->w ? 8 : 0) | r << 2 | x << 1 | b;
         if (t->map)
             buf[n++] = 0x0f;
@@ -210,6 +211,8 @@ static void enumerate(void)
         struct template t = {.opcode = k & 255, .mem = k >> 8 & 1, .w = k >> 9 & 1, .l = k >> 10 & 1,
                              .vex = k >> 11 & 1, .map = k >> 12 & 3, .pfx = pfx[(k >> 14) % 5]};
 
+        if (mode == 32 && t.w && !t.vex)
+            continue;
         if (t.vex ? t.map == 0 || t.pfx == 1 : t.l || (t.map == 0 && (t.opcode & 0xf8) != 0xd8 && t.opcode != 0x9b))
             continue;
         enumerate_opcode(t);
@@ -287,7 +290,7 @@ static void random_state(struct state *s)
 
     memset(s, 0, sizeof(*s));
     for (int k = 0; k < 16; k++) {
-        s->gpr[k] = random_integer();
+        s->gpr[k] = mode == 64 ? random_integer() : k < 8 ? (uint32_t)random_integer() : 0;
         random_vector(s->ymm[k], 32);
     }
     s->rflags = rnd() & (ARITH_FLAGS | (chance(10) ? DF_FLAG : 0));
@@ -364,6 +367,8 @@ static bool aim(struct icase *c, const ZydisDecodedOperand *m)
             memcpy(x + (wide ? 8 : 4) * k, &off, wide ? 8 : 4);
         }
         s->gpr[base] = DATA_ADDR - m->mem.disp.value;
+        if (mode == 32)
+            s->gpr[base] = (uint32_t)s->gpr[base];
         return true;
     }
     index = gpr_id(m->mem.index);
@@ -372,6 +377,9 @@ static bool aim(struct icase *c, const ZydisDecodedOperand *m)
     if (index >= 0)
         s->gpr[index] = below(2) ? below(1024) : -(uint64_t)below(1024);
     s->gpr[base] = target - m->mem.disp.value - (index >= 0 ? s->gpr[index] * scale : 0);
+    if (mode == 32)
+        for (int k = 0; k < 8; k++)
+            s->gpr[k] = (uint32_t)s->gpr[k];
     return true;
 }
 
@@ -397,9 +405,17 @@ static bool make_case(const struct template *t, struct icase *c)
     struct fields f;
 
     random_state(&c->before);
+    c->mode = mode;
     for (int attempt = 0; attempt < 20; attempt++) {
         f = (struct fields){.reg = below(16), .rm = t->fixed_rm ? t->rm : below(16), .index = below(16),
                             .vvvv = below(16), .scale = below(4), .form = below(5)};
+        if (mode == 32) {
+            f.reg &= 7;
+            f.rm &= 7;
+            f.index &= 7;
+            f.vvvv &= 7;
+            f.form &= 3;
+        }
         if (f.form == 3 && f.index == 4)
             continue;
         if (t->vex && t->map == 2 && t->opcode >= 0x90 && t->opcode <= 0x93)

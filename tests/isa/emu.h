@@ -37,6 +37,14 @@ static void emu_map(uint64_t linear, uint64_t gpa, uint64_t rights)
     ((uint64_t *)(emu_ram + table))[linear >> 12 & 511] = gpa | rights;
 }
 
+static void emu_mode(int bits)
+{
+    emu->seg[CS] = (struct segment){.limit = ~0u,
+                                    .ar = AR_P | AR_S | AR_DPL | AR_G | 0xb | (bits == 64 ? AR_L : AR_DB),
+                                    .sel = bits == 64 ? 0x33 : 0x23};
+    cpu_update_mode(emu);
+}
+
 static void emu_create(void)
 {
     static struct memobj obj;
@@ -67,13 +75,12 @@ static void emu_create(void)
     emu->efer = EFER_LME | EFER_LMA | EFER_SCE;
     emu->cr3 = GPA_TABLES;
     emu->xcr0 = 7;
-    emu->seg[CS] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_L | AR_G | 0xb, .sel = 0x33};
     for (int s = 0; s < 6; s++)
         if (s != CS)
             emu->seg[s] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
     emu->cpl = 3;
+    emu_mode(64);
     emu->amd = __builtin_cpu_is("amd");
-    cpu_update_mode(emu);
 }
 
 static void emu_load(const struct icase *c)

@@ -17,23 +17,28 @@
 #include "state.h"
 
 extern uint64_t host_gpr[16], host_flags, host_target, host_stack;
+extern uint32_t host_far[2], host_xcr0;
 extern uint8_t host_xsave[];
 void host_run_asm(void);
 extern char host_return[];
 
 __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "host_gpr: .zero 128\nhost_flags: .quad 0\nhost_target: .quad 0\nhost_stack: .quad 0\n"
+        "host_far: .long 0, 0\nhost_xcr0: .long 0\n"
         ".text\n.globl host_run_asm\nhost_run_asm:\n"
         "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
         "mov %rsp, host_stack(%rip)\n"
-        "mov $7, %eax\nxor %edx, %edx\nxrstor64 host_xsave(%rip)\n"
-        "pushq host_flags(%rip)\npopfq\n"
+        "mov $0x2b, %eax\nmov %eax, %ds\nmov %eax, %es\n" /* used in compatibility mode only */
+        "mov host_xcr0(%rip), %eax\nxor %edx, %edx\nxrstor64 host_xsave(%rip)\n"
         "mov host_gpr+0(%rip), %rax\nmov host_gpr+8(%rip), %rcx\nmov host_gpr+16(%rip), %rdx\n"
-        "mov host_gpr+24(%rip), %rbx\nmov host_gpr+32(%rip), %rsp\nmov host_gpr+40(%rip), %rbp\n"
+        "mov host_gpr+24(%rip), %rbx\nmov host_gpr+40(%rip), %rbp\n"
         "mov host_gpr+48(%rip), %rsi\nmov host_gpr+56(%rip), %rdi\nmov host_gpr+64(%rip), %r8\n"
         "mov host_gpr+72(%rip), %r9\nmov host_gpr+80(%rip), %r10\nmov host_gpr+88(%rip), %r11\n"
         "mov host_gpr+96(%rip), %r12\nmov host_gpr+104(%rip), %r13\nmov host_gpr+112(%rip), %r14\n"
-        "mov host_gpr+120(%rip), %r15\njmp *host_target(%rip)\n"
+        "mov host_gpr+120(%rip), %r15\n"
+        "cmpl $0, host_far+4(%rip)\njne 1f\n"
+        "pushq host_flags(%rip)\npopfq\nmov host_gpr+32(%rip), %rsp\njmp *host_target(%rip)\n"
+        "1: pushq host_flags(%rip)\npopfq\nmov host_gpr+32(%rip), %rsp\nljmp *host_far(%rip)\n"
         "host_return:\nmov host_stack(%rip), %rsp\ncld\nfninit\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 
@@ -83,6 +88,7 @@ static void host_signal(int sig, siginfo_t *info, void *context)
     }
     g[REG_RIP] = (greg_t)host_return;
     g[REG_EFL] = 0x202;
+    g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | 0x33;
     uint32_t mxcsr = 0x1f80;
     memcpy(fp + 24, &mxcsr, 4);
     host_running = 0;
@@ -96,6 +102,9 @@ static void host_create(void)
     struct sigaction sa = {.sa_sigaction = host_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
 
+    uint32_t high;
+    __asm__("xgetbv" : "=a"(host_xcr0), "=d"(high) : "c"(0));
+    host_xcr0 &= 7;
     sigaltstack(&ss, NULL);
     for (unsigned k = 0; k < sizeof(signals) / sizeof(signals[0]); k++)
         sigaction(signals[k], &sa, NULL);
@@ -118,8 +127,10 @@ static void host_create(void)
 static void host_run(const struct icase *c, struct state *after)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)c->before.rip;
-    uint64_t bv = 7;
+    uint64_t bv = host_xcr0;
 
+    host_far[0] = c->before.rip;
+    host_far[1] = c->mode == 32 ? 0x23 : 0;
     memcpy(at, c->bytes, c->len);
     at[c->len] = 0xcc;
     memset(host_xsave, 0, 576);

@@ -26,6 +26,7 @@ struct state {
 struct icase { /* an instruction in its surroundings */
     uint8_t bytes[15];
     uint8_t len;
+    uint8_t mode; /* 64: long; 32: compatibility */
     uint64_t target; /* of the memory operand, if it has one */
     struct state before;
 };
