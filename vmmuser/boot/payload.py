@@ -52,10 +52,7 @@ def read_file(option: str, path: str, what: str) -> bytes:
     """Read a whole file. :raise ConfigError: with the option, the reason and what to do."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISDIR(mode):
-                raise ConfigError(f"{option} {path}: is a directory; name {what}")
-            if not stat.S_ISREG(mode):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigError(f"{option} {path}: is not a file; name {what}")
             data = file.read()
     except OSError as error:
