@@ -1,4 +1,5 @@
-/* The CPUID instruction: a client's model, the bits that change while the guest runs, and what can be offered. */
+/* The CPUID instruction: a client's model, the bits that change while the guest runs, and what can
+ * be offered. */
 #include "cpu/cpuid.h"
 
 #include <errno.h>
@@ -36,7 +37,8 @@ static const struct feature {
 #undef X
 };
 
-/* ---- the host ----------------------------------------------------------------------------- */
+/* ---- the host ----------------------------------------------------------------------------------
+ */
 
 /* Zeros where there is no such leaf, or no x86. */
 static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4])
@@ -71,7 +73,8 @@ static bool is_amd(const uint32_t vendor[4])
            (vendor[EBX] == 0x6f677948 && vendor[EDX] == 0x6e65476e && vendor[ECX] == 0x656e6975);
 }
 
-/* ---- what can be offered, found out once: CPUID costs an exit where the host itself is virtual ---- */
+/* ---- what can be offered, found out once: CPUID costs an exit where the host itself is virtual
+ * ---- */
 
 static pthread_once_t probed = PTHREAD_ONCE_INIT;
 static bool amd_host;
@@ -110,7 +113,8 @@ static void probe(void)
             offered_bits[f / 64] |= 1ull << (f % 64);
     }
     xcr0_offered = XSAVE_X87 | XSAVE_SSE | (avx ? XSAVE_AVX : 0);
-    /* Some clients describe components by the host's CPUID instead of KVM's: PKRU must then lie where we put it. */
+    /* Some clients describe components by the host's CPUID instead of KVM's: PKRU must then lie
+     * where we put it. */
     host_cpuid(0xd, 9, out);
     if (out[EAX] == XSAVE_PKRU_BYTES && out[EBX] == XSAVE_PKRU_OFFSET)
         xcr0_offered |= XSAVE_PKRU;
@@ -130,7 +134,8 @@ bool cpuid_host_is_amd(void)
     return amd_host;
 }
 
-/* ---- XSAVE components --------------------------------------------------------------------- */
+/* ---- XSAVE components --------------------------------------------------------------------------
+ */
 
 uint64_t cpuid_xcr0_supported(void)
 {
@@ -155,7 +160,8 @@ uint32_t cpuid_xsave_bytes(uint64_t mask, bool compacted)
     return end;
 }
 
-/* ---- KVM_GET_SUPPORTED_CPUID ---------------------------------------------------------------- */
+/* ---- KVM_GET_SUPPORTED_CPUID -------------------------------------------------------------------
+ */
 
 struct list {
     struct kvm_cpuid_entry2 *entry;
@@ -165,8 +171,13 @@ struct list {
 static void put(struct list *l, uint32_t leaf, uint32_t sub, uint32_t flags, const uint32_t out[4])
 {
     if (l->count < l->max)
-        l->entry[l->count] = (struct kvm_cpuid_entry2){.function = leaf, .index = sub, .flags = flags,
-            .eax = out[EAX], .ebx = out[EBX], .ecx = out[ECX], .edx = out[EDX]};
+        l->entry[l->count] = (struct kvm_cpuid_entry2){.function = leaf,
+                                                       .index = sub,
+                                                       .flags = flags,
+                                                       .eax = out[EAX],
+                                                       .ebx = out[EBX],
+                                                       .ecx = out[ECX],
+                                                       .edx = out[EDX]};
     l->count++;
 }
 
@@ -194,7 +205,8 @@ static void put_host(struct list *l, uint32_t leaf)
     put(l, leaf, 0, 0, out);
 }
 
-/* Cache descriptions (leaves 4 and 0x8000001d), without the host's topology: each cache belongs to one processor. */
+/* Cache descriptions (leaves 4 and 0x8000001d), without the host's topology: each cache belongs to
+ * one processor. */
 static void put_caches(struct list *l, uint32_t leaf, bool present)
 {
     uint32_t out[4];
@@ -209,7 +221,8 @@ static void put_caches(struct list *l, uint32_t leaf, bool present)
     put(l, leaf, 0xff, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, (uint32_t[4]){0});
     if (l->count <= l->max) /* the terminator takes the next index */
         l->entry[l->count - 1].index = l->count > 1 && l->entry[l->count - 2].function == leaf
-                                           ? l->entry[l->count - 2].index + 1 : 0;
+                                           ? l->entry[l->count - 2].index + 1
+                                           : 0;
 }
 
 static void put_xsave(struct list *l)
@@ -219,8 +232,9 @@ static void put_xsave(struct list *l)
 
     if (!offered(FEAT_XSAVE))
         return;
-    put(l, 0xd, 0, flags, (uint32_t[4]){(uint32_t)xcr0, cpuid_xsave_bytes(1, false),
-        cpuid_xsave_bytes(xcr0, false), (uint32_t)(xcr0 >> 32)});
+    put(l, 0xd, 0, flags,
+        (uint32_t[4]){(uint32_t)xcr0, cpuid_xsave_bytes(1, false), cpuid_xsave_bytes(xcr0, false),
+                      (uint32_t)(xcr0 >> 32)});
     add_features(0xd, 1, out);
     if (out[EAX] & 0xa) /* XSAVEC, XSAVES */
         out[EBX] = cpuid_xsave_bytes(xcr0, true);
@@ -279,7 +293,8 @@ static void put_extended(struct list *l)
     put(l, 0x80000000, 0, 0, out);
     host_cpuid(0x80000001, 0, host);
     memset(out, 0, sizeof(out));
-    if (cpuid_host_is_amd()) { /* the signature again, and the features that AMD repeats from leaf 1 */
+    if (cpuid_host_is_amd()) { /* the signature again, and the features that AMD repeats from leaf 1
+                                */
         uint32_t leaf1[4] = {0};
         out[EAX] = host[EAX];
         add_features(1, 0, leaf1);
@@ -319,7 +334,8 @@ int cpuid_supported(struct kvm_cpuid_entry2 *entries, unsigned max)
     return l.count > max ? -E2BIG : (int)l.count;
 }
 
-/* ---- the guest's model ---------------------------------------------------------------------- */
+/* ---- the guest's model -------------------------------------------------------------------------
+ */
 
 int cpuid_create(struct vcpu *v)
 {
@@ -428,8 +444,10 @@ static void dynamic(const struct vcpu *v, uint32_t leaf, uint32_t sub, uint32_t 
     }
 }
 
-/* Beyond the last leaf of its class an Intel processor answers as for the last basic leaf, an AMD one with zeros. */
-static const struct kvm_cpuid_entry2 *out_of_range(const struct cpuid_model *m, uint32_t *leaf, uint32_t sub)
+/* Beyond the last leaf of its class an Intel processor answers as for the last basic leaf, an AMD
+ * one with zeros. */
+static const struct kvm_cpuid_entry2 *out_of_range(const struct cpuid_model *m, uint32_t *leaf,
+                                                   uint32_t sub)
 {
     const struct kvm_cpuid_entry2 *basic = find(m->entry, m->count, 0, 0), *class = basic;
 
@@ -457,7 +475,8 @@ void cpuid_query(const struct vcpu *v, uint32_t leaf, uint32_t sub, uint32_t out
     registers(e, out);
     if (e) {
         dynamic(v, leaf, sub, out);
-    } else if (leaf == 0xb || leaf == 0x1f) { /* an invalid level still has the x2APIC id. SDM vol. 2, CPUID */
+    } else if (leaf == 0xb ||
+               leaf == 0x1f) { /* an invalid level still has the x2APIC id. SDM vol. 2, CPUID */
         e = find(m->entry, m->count, leaf, 1);
         if (e) {
             out[ECX] = sub & 0xff;

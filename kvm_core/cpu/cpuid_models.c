@@ -1,4 +1,5 @@
-/* Named processor models: the psABI's levels and QEMU's baseline, so that a guest need not depend on its host. */
+/* Named processor models: the psABI's levels and QEMU's baseline, so that a guest need not depend
+ * on its host. */
 #include "cpu/cpuid_models.h"
 
 #include <errno.h>
@@ -11,18 +12,22 @@
 #define END FEAT_COUNT
 
 /* Beyond level 1 (x86-64 psABI, table 3.1); each level includes the one before it. */
-static const uint8_t level2[] = {FEAT_SSE3, FEAT_SSSE3, FEAT_SSE4_1, FEAT_SSE4_2, FEAT_POPCNT, FEAT_CX16,
-                                 FEAT_LAHF_LM, END};
-static const uint8_t level3[] = {FEAT_AVX, FEAT_AVX2, FEAT_BMI1, FEAT_BMI2, FEAT_F16C, FEAT_FMA, FEAT_LZCNT,
-                                 FEAT_MOVBE, FEAT_XSAVE, END};
+static const uint8_t level2[] = {FEAT_SSE3,   FEAT_SSSE3, FEAT_SSE4_1,  FEAT_SSE4_2,
+                                 FEAT_POPCNT, FEAT_CX16,  FEAT_LAHF_LM, END};
+static const uint8_t level3[] = {FEAT_AVX, FEAT_AVX2,  FEAT_BMI1,  FEAT_BMI2,  FEAT_F16C,
+                                 FEAT_FMA, FEAT_LZCNT, FEAT_MOVBE, FEAT_XSAVE, END};
 /* Go with XSAVE; what only the host's own model has. */
 static const uint8_t with_level3[] = {FEAT_XSAVEOPT, FEAT_XSAVEC, FEAT_XGETBV1, FEAT_XSAVES, END};
-static const uint8_t host_only[] = {FEAT_AES, FEAT_PCLMUL, FEAT_SHA, FEAT_ADX, FEAT_MMXEXT, FEAT_PKU, END};
+static const uint8_t host_only[] = {FEAT_AES,    FEAT_PCLMUL, FEAT_SHA, FEAT_ADX,
+                                    FEAT_MMXEXT, FEAT_PKU,    END};
 /* QEMU's qemu64 has level 1, these, and nothing newer that is the interpreter's own. */
 static const uint8_t qemu64_has[] = {FEAT_SSE3, FEAT_CX16, FEAT_LAHF_LM, END};
-static const uint8_t qemu64_not[] = {FEAT_PCID, FEAT_RDRAND, FEAT_FSGSBASE, FEAT_SMEP, FEAT_ERMS, FEAT_INVPCID,
-    FEAT_RDSEED, FEAT_SMAP, FEAT_CLFLUSHOPT, FEAT_CLWB, FEAT_UMIP, FEAT_LA57, FEAT_RDPID, FEAT_FSRM, FEAT_SERIALIZE,
-    FEAT_PDPE1GB, FEAT_RDTSCP, FEAT_WBNOINVD, FEAT_INVARIANT_TSC, FEAT_TOPOEXT, END};
+static const uint8_t qemu64_not[] = {
+    FEAT_PCID,    FEAT_RDRAND, FEAT_FSGSBASE, FEAT_SMEP,          FEAT_ERMS,
+    FEAT_INVPCID, FEAT_RDSEED, FEAT_SMAP,     FEAT_CLFLUSHOPT,    FEAT_CLWB,
+    FEAT_UMIP,    FEAT_LA57,   FEAT_RDPID,    FEAT_FSRM,          FEAT_SERIALIZE,
+    FEAT_PDPE1GB, FEAT_RDTSCP, FEAT_WBNOINVD, FEAT_INVARIANT_TSC, FEAT_TOPOEXT,
+    END};
 
 static const struct model {
     const char *name;
@@ -33,7 +38,9 @@ static const struct model {
     {.name = "host", .host = true},
     {.name = "x86-64-v2", .requires = {level2}, .without = {level3, with_level3, host_only}},
     {.name = "x86-64-v3", .requires = {level2, level3}, .without = {host_only}},
-    {.name = "qemu64", .requires = {qemu64_has}, .without = {level2, level3, with_level3, host_only, qemu64_not}},
+    {.name = "qemu64",
+     .requires = {qemu64_has},
+     .without = {level2, level3, with_level3, host_only, qemu64_not}},
 };
 enum { MODELS = sizeof(models) / sizeof(models[0]) };
 enum { SIGNATURE = 0x00060fb1 }; /* family 15, model 107, stepping 1: QEMU's baseline */
@@ -41,9 +48,11 @@ enum { XCR0_AVX_BYTES = 832 };   /* XSAVE area of x87, SSE and AVX */
 
 const char *cpuid_model_name(unsigned n) { return n < MODELS ? models[n].name : NULL; }
 
-/* ---- entries ------------------------------------------------------------------------------ */
+/* ---- entries -----------------------------------------------------------------------------------
+ */
 
-static struct kvm_cpuid_entry2 *find(struct kvm_cpuid_entry2 *entries, unsigned n, uint32_t leaf, uint32_t sub)
+static struct kvm_cpuid_entry2 *find(struct kvm_cpuid_entry2 *entries, unsigned n, uint32_t leaf,
+                                     uint32_t sub)
 {
     for (unsigned k = 0; k < n; k++)
         if (entries[k].function == leaf &&
@@ -67,7 +76,8 @@ static bool contains(const uint8_t *list, unsigned f)
     return false;
 }
 
-static uint32_t *feature_word(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned f, uint32_t *bit)
+static uint32_t *feature_word(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned f,
+                              uint32_t *bit)
 {
     static const struct {
         uint32_t leaf;
@@ -100,7 +110,8 @@ static unsigned drop_leaf(struct kvm_cpuid_entry2 *entries, unsigned n, uint32_t
     return kept;
 }
 
-/* ---- a model ------------------------------------------------------------------------------- */
+/* ---- a model -----------------------------------------------------------------------------------
+ */
 
 static const struct model *by_name(const char *name)
 {
@@ -186,10 +197,11 @@ int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsign
     return (int)limit_xsave(entries, n);
 }
 
-/* ---- topology ------------------------------------------------------------------------------ */
+/* ---- topology ----------------------------------------------------------------------------------
+ */
 
-static struct kvm_cpuid_entry2 *find_or_add(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned max, uint32_t leaf,
-                                            uint32_t sub)
+static struct kvm_cpuid_entry2 *find_or_add(struct kvm_cpuid_entry2 *entries, unsigned *n,
+                                            unsigned max, uint32_t leaf, uint32_t sub)
 {
     struct kvm_cpuid_entry2 *e = find(entries, *n, leaf, sub);
 
@@ -201,9 +213,10 @@ static struct kvm_cpuid_entry2 *find_or_add(struct kvm_cpuid_entry2 *entries, un
     return e;
 }
 
-/* Leaves 0xB: level 0 is the thread, 1 the core; EAX the bits to shift out, ECX 15:8 the type. SDM vol. 2, CPUID */
-static bool put_levels(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned max, unsigned apic_id, unsigned cpus,
-                       unsigned bits)
+/* Leaves 0xB: level 0 is the thread, 1 the core; EAX the bits to shift out, ECX 15:8 the type. SDM
+ * vol. 2, CPUID */
+static bool put_levels(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned max,
+                       unsigned apic_id, unsigned cpus, unsigned bits)
 {
     for (unsigned level = 0; level < 3; level++) {
         struct kvm_cpuid_entry2 *e = find_or_add(entries, n, max, 0xb, level);
@@ -218,7 +231,8 @@ static bool put_levels(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned m
     return true;
 }
 
-int cpuid_topology(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned max, unsigned apic_id, unsigned cpus)
+int cpuid_topology(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned max, unsigned apic_id,
+                   unsigned cpus)
 {
     unsigned bits = 0, logical;
     struct kvm_cpuid_entry2 *e;
@@ -233,7 +247,8 @@ int cpuid_topology(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned max, u
     }
     for (unsigned k = 0; k < n; k++)
         if (entries[k].function == 4 && (entries[k].eax & 0x1f))
-            entries[k].eax = (entries[k].eax & 0x03ffffff) | ((logical > 64 ? 64 : logical) - 1) << 26;
+            entries[k].eax = (entries[k].eax & 0x03ffffff) | ((logical > 64 ? 64 : logical) - 1)
+                                                                 << 26;
     e = find(entries, n, 0x80000008, 0);
     if (e)
         e->ecx = bits << 12 | ((cpus > 256 ? 256 : cpus) - 1);

@@ -1,17 +1,22 @@
-/* Control registers: what may be written, and what follows from it. SDM vol. 3, 2.5 and 4.1; AMD APM vol. 2, 3.1 */
+/* Control registers: what may be written, and what follows from it. SDM vol. 3, 2.5 and 4.1; AMD
+ * APM vol. 2, 3.1 */
 #include "cpu/access.h"
 #include "cpu/cpuid.h"
 #include "cpu/state.h"
 #include "cpu/xsave.h"
 
-enum { CR0_LOW = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD };
+enum {
+    CR0_LOW = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW |
+    CR0_CD
+};
 #define CR0_KNOWN ((uint64_t)CR0_LOW | CR0_PG)
 #define CR3_NO_FLUSH (1ull << 63)
 #define CR3_PCID 0xfffull
 /* Reserved in a PDPTE of PAE paging, besides what is beyond MAXPHYADDR. SDM vol. 3, table 4-8 */
 #define PDPTE_RESERVED (0xfff0000000000000ull | 0x1e6)
 
-/* Reads the four PDPTEs at cr3 into `out`; #GP(0) when one is present with reserved bits. SDM vol. 3, 4.4.1 */
+/* Reads the four PDPTEs at cr3 into `out`; #GP(0) when one is present with reserved bits. SDM vol.
+ * 3, 4.4.1 */
 static void read_pdptes(struct vcpu *v, uint64_t cr3, uint64_t out[4])
 {
     uint64_t table = (uint32_t)cr3 & ~31u;
@@ -88,7 +93,8 @@ void cpu_write_cr3(struct vcpu *v, uint64_t value)
         read_pdptes(v, value, pdpte);
         copy_pdptes(v, pdpte);
     }
-    /* The TLB knows one address space: a switch forgets, even where the guest would let the processor remember. */
+    /* The TLB knows one address space: a switch forgets, even where the guest would let the
+     * processor remember. */
     if (!keep || value != v->cr3)
         tlb_flush_nonglobal(v);
     v->cr3 = value;
@@ -97,14 +103,15 @@ void cpu_write_cr3(struct vcpu *v, uint64_t value)
 /* CR4 bits that this guest may set: KVM lets the ones of old be set whatever CPUID says. */
 static uint64_t cr4_allowed(const struct vcpu *v)
 {
-    uint64_t bits = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
-                    CR4_OSFXSR | CR4_OSXMMEXCPT;
+    uint64_t bits = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE |
+                    CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     static const struct {
         uint32_t bit;
         enum cpu_feature feature;
     } by_cpuid[] = {
-        {CR4_UMIP, FEAT_UMIP}, {CR4_LA57, FEAT_LA57}, {CR4_FSGSBASE, FEAT_FSGSBASE}, {CR4_PCIDE, FEAT_PCID},
-        {CR4_OSXSAVE, FEAT_XSAVE}, {CR4_SMEP, FEAT_SMEP}, {CR4_SMAP, FEAT_SMAP}, {CR4_PKE, FEAT_PKU},
+        {CR4_UMIP, FEAT_UMIP},  {CR4_LA57, FEAT_LA57},     {CR4_FSGSBASE, FEAT_FSGSBASE},
+        {CR4_PCIDE, FEAT_PCID}, {CR4_OSXSAVE, FEAT_XSAVE}, {CR4_SMEP, FEAT_SMEP},
+        {CR4_SMAP, FEAT_SMAP},  {CR4_PKE, FEAT_PKU},
     };
 
     for (unsigned n = 0; n < sizeof(by_cpuid) / sizeof(by_cpuid[0]); n++)
@@ -124,14 +131,16 @@ void cpu_write_cr4(struct vcpu *v, uint64_t value)
         cpu_gp(v, 0);
     if ((value & changed & CR4_PCIDE) && (!cpu_lma(v) || (v->cr3 & CR3_PCID)))
         cpu_gp(v, 0);
-    load = pae_paging(v->cr0, value, v->efer) && (changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP));
+    load =
+        pae_paging(v->cr0, value, v->efer) && (changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP));
     if (load)
         read_pdptes(v, v->cr3, pdpte);
 
     v->cr4 = value;
     if (load)
         copy_pdptes(v, pdpte);
-    if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE))
+    if (changed &
+        (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE))
         tlb_flush_all(v);
     cpu_update_mode(v);
 }

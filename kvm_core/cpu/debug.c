@@ -84,7 +84,8 @@ void debug_data_access(struct vcpu *v, uint64_t linear, unsigned size, bool writ
     for (unsigned n = 0; n < 4; n++) {
         enum breakpoint k = kind(dr[7], n);
 
-        if (enabled(dr[7], n) && (k == BP_ACCESS || (k == BP_WRITE && write)) && covers(dr, n, linear, size))
+        if (enabled(dr[7], n) && (k == BP_ACCESS || (k == BP_WRITE && write)) &&
+            covers(dr, n, linear, size))
             v->db_pending |= 1u << n;
     }
 }

@@ -4,7 +4,8 @@
 
 #include "cpu/cpu.h"
 
-/* DR0-DR3 and DR7 in force: the client's while it debugs with KVM_GUESTDBG_USE_HW_BP, else the guest's. */
+/* DR0-DR3 and DR7 in force: the client's while it debugs with KVM_GUESTDBG_USE_HW_BP, else the
+ * guest's. */
 const uint64_t *debug_registers(const struct vcpu *v);
 /* IN and OUT with CR4.DE: sets db_pending. */
 void debug_io_access(struct vcpu *v, uint16_t port, unsigned size);

@@ -1,6 +1,8 @@
-/* The only ways out of the middle of an instruction: a fault of the guest, or an exit to the client.
+/* The only ways out of the middle of an instruction: a fault of the guest, or an exit to the
+ * client.
  *
- * Both jump to v->out. v->rip is not touched: the engine knows whether v->cur is the instruction being left.
+ * Both jump to v->out. v->rip is not touched: the engine knows whether v->cur is the instruction
+ * being left.
  */
 #include "cpu/cpu.h"
 
@@ -12,7 +14,10 @@ static _Noreturn void raise_event(struct vcpu *v, struct event event)
     longjmp(v->out, LEFT_FAULT);
 }
 
-void cpu_fault(struct vcpu *v, unsigned vector) { raise_event(v, (struct event){.vector = vector}); }
+void cpu_fault(struct vcpu *v, unsigned vector)
+{
+    raise_event(v, (struct event){.vector = vector});
+}
 
 void cpu_fault_error(struct vcpu *v, unsigned vector, uint32_t error)
 {
@@ -21,7 +26,8 @@ void cpu_fault_error(struct vcpu *v, unsigned vector, uint32_t error)
 
 void cpu_page_fault(struct vcpu *v, uint64_t linear, uint32_t error)
 {
-    raise_event(v, (struct event){.vector = VEC_PF, .has_error = true, .error = error, .payload = linear});
+    raise_event(
+        v, (struct event){.vector = VEC_PF, .has_error = true, .error = error, .payload = linear});
 }
 
 void cpu_debug_fault(struct vcpu *v, uint64_t dr6_bits)

@@ -1,7 +1,8 @@
-/* The model-specific registers of the processor: which exist, what they accept, what a write sets off.
+/* The model-specific registers of the processor: which exist, what they accept, what a write sets
+ * off.
  *
- * SDM vol. 4; AMD APM vol. 2, appendix A. Where KVM lets an unimplemented register read as 0 or ignores
- * a write, so does this, since guests of KVM rely on it.
+ * SDM vol. 4; AMD APM vol. 2, appendix A. Where KVM lets an unimplemented register read as 0 or
+ * ignores a write, so does this, since guests of KVM rely on it.
  */
 #include "cpu/msr.h"
 
@@ -14,19 +15,24 @@
 
 enum { REFUSED = -1, DONE = 0, NOT_OURS = 1 };
 
-/* What an emulated processor is not affected by: IA32_ARCH_CAPABILITIES, SDM vol. 4, table 2-2; docs/security.md */
+/* What an emulated processor is not affected by: IA32_ARCH_CAPABILITIES, SDM vol. 4, table 2-2;
+ * docs/security.md */
 static const uint64_t arch_capabilities =
     1ull << 0 /* RDCL_NO */ | 1ull << 1 /* IBRS_ALL */ | 1ull << 3 /* SKIP_L1DFL_VMENTRY */ |
-    1ull << 4 /* SSB_NO */ | 1ull << 5 /* MDS_NO */ | 1ull << 6 /* PSCHANGE_MC_NO */ | 1ull << 8 /* TAA_NO */ |
-    1ull << 13 /* SBDR_SSDP_NO */ | 1ull << 14 /* FBSDP_NO */ | 1ull << 15 /* PSDP_NO */ |
-    1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ | 1ull << 26 /* GDS_NO */ | 1ull << 27 /* RFDS_NO */ |
-    1ull << 62 /* ITS_NO */;
+    1ull << 4 /* SSB_NO */ | 1ull << 5 /* MDS_NO */ | 1ull << 6 /* PSCHANGE_MC_NO */ |
+    1ull << 8 /* TAA_NO */ | 1ull << 13 /* SBDR_SSDP_NO */ | 1ull << 14 /* FBSDP_NO */ |
+    1ull << 15 /* PSDP_NO */ | 1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ |
+    1ull << 26 /* GDS_NO */ | 1ull << 27 /* RFDS_NO */ | 1ull << 62 /* ITS_NO */;
 
 enum { PLATFORM_CPUID_FAULT = 1u << 31, MISC_CPUID_FAULT = 1 };
 enum { DE_CFG_LFENCE_SERIALIZE = 1 << 1 };
 enum { MCG_CTL_P = 1 << 8, MCG_CMCI_P = 1 << 10, MCG_SER_P = 1 << 24, MCG_LMCE_P = 1 << 27 };
 enum { MTRR_VARIABLE = 8, MTRR_CAP = MTRR_VARIABLE | 1 << 8 /* fixed */ | 1 << 10 /* WC */ };
-enum { HWCR_IGNORED = 1 << 3 | 1 << 6 | 1 << 8, HWCR_MC_STATUS_WR = 1 << 18, HWCR_TSC_FREQ_SEL = 1 << 24 };
+enum {
+    HWCR_IGNORED = 1 << 3 | 1 << 6 | 1 << 8,
+    HWCR_MC_STATUS_WR = 1 << 18,
+    HWCR_TSC_FREQ_SEL = 1 << 24
+};
 enum { EFER_FFXSR = 1 << 14, EFER_AUTOIBRS = 1 << 21 };
 
 void msr_create(struct vcpu *v)
@@ -43,7 +49,8 @@ bool msr_canonical(const struct vcpu *v, uint64_t address)
     return (uint64_t)((int64_t)(address << shift) >> shift) == address;
 }
 
-/* ---- registers that are no more than storage --------------------------------------------------- */
+/* ---- registers that are no more than storage ---------------------------------------------------
+ */
 
 enum check { ANY, CANONICAL, CANONICAL_INTEL, READ_ONLY };
 
@@ -80,7 +87,8 @@ static int write_plain(struct vcpu *v, const struct plain *p, uint64_t value, bo
 {
     if (p->check == READ_ONLY && !host)
         return REFUSED;
-    if (p->check == CANONICAL_INTEL && v->amd && !msr_canonical(v, value)) /* AMD drops the upper bits */
+    if (p->check == CANONICAL_INTEL && v->amd &&
+        !msr_canonical(v, value)) /* AMD drops the upper bits */
         value = (uint64_t)((int64_t)(value << 16) >> 16);
     else if (p->check != ANY && p->check != READ_ONLY && !msr_canonical(v, value))
         return REFUSED;
@@ -92,48 +100,72 @@ static int write_plain(struct vcpu *v, const struct plain *p, uint64_t value, bo
     return DONE;
 }
 
-/* ---- what KVM answers with a constant, and the writes it drops ------------------------------------ */
+/* ---- what KVM answers with a constant, and the writes it drops ---------------------------------
+ */
 
-static bool constant(uint32_t index, uint64_t *value)
+static const struct constant {
+    uint32_t first, last;
+    uint64_t value;
+    bool write_ignored;
+} constants[] = {
+    {0x17, 0x17, 0, false},                     /* PLATFORM_ID */
+    {0x2a, 0x2a, 0, false},                     /* EBL_CR_POWERON */
+    {0x2c, 0x2c, 1 << 24, false},               /* EBC_FREQUENCY_ID */
+    {0xc1, 0xc2, 0, true},                      /* P6 performance counters */
+    {0xcd, 0xcd, 3, false},                     /* FSB_FREQ */
+    {0xfe, 0xfe, MTRR_CAP, false},              /* MTRR_CAP */
+    {0x11e, 0x11e, 0xbe702111, true},           /* BBL_CR_CTL3 */
+    {0x186, 0x187, 0, true},                    /* P6 event selects */
+    {0x198, 0x198, 1000 | 4ull << 40, false},   /* PERF_STATUS */
+    {0x199, 0x199, 0, false},                   /* PERF_CTL */
+    {0x1db, 0x1de, 0, false},                   /* last branch, last interrupt */
+    {0x606, 0x606, 0, false},                   /* RAPL_POWER_UNIT */
+    {0x611, 0x611, 0, false},                   /* PKG_ENERGY_STATUS */
+    {0x619, 0x619, 0, false},                   /* DRAM_ENERGY_STATUS */
+    {0x639, 0x639, 0, false},                   /* PP0_ENERGY_STATUS */
+    {0x641, 0x641, 0, false},                   /* PP1_ENERGY_STATUS */
+    {0xc0010000, 0xc0010007, 0, true},          /* K7 event selects and performance counters */
+    {0xc001001b, 0xc001001b, 0x20000000, true}, /* K7_CLK_CTL */
+    {0xc001001f, 0xc001001f, 0, true},          /* NB_CFG */
+    {0xc0010055, 0xc0010055, 0, false},         /* interrupt pending message */
+    {0xc0010058, 0xc0010058, 0, false},         /* MMIO_CONF_BASE */
+    {0xc0010112, 0xc0010113, 0, false},         /* TSEG */
+    {0xc0010114, 0xc0010114, 1 << 3 | 1 << 4, false}, /* VM_CR: no SVM, locked */
+    {0xc0010117, 0xc0010117, 0, true},                /* VM_HSAVE_PA */
+    {0xc0011022, 0xc0011022, 0, true},                /* DC_CFG */
+    {0xc001102a, 0xc001102a, 0, true},                /* BU_CFG2 */
+    {0xc001102c, 0xc001102c, 0, true},                /* EX_CFG */
+};
+
+static const struct constant *find_constant(uint32_t index)
 {
-    switch (index) {
-    case 0x17: case 0x2a: /* PLATFORM_ID, EBL_CR_POWERON */
-    case 0xc1: case 0xc2: case 0x186: case 0x187: /* P6 performance counters */
-    case 0x199: /* PERF_CTL */
-    case 0x1db: case 0x1dc: case 0x1dd: case 0x1de: /* last branch, last interrupt */
-    case 0x606: case 0x611: case 0x619: case 0x639: case 0x641: /* RAPL */
-    case 0xc001001f: case 0xc0010055: case 0xc0010058: /* NB_CFG, interrupt pending message, MMIO configuration */
-    case 0xc0010112: case 0xc0010113: case 0xc0010117: /* TSEG, VM_HSAVE_PA */
-    case 0xc0011022: case 0xc001102a: case 0xc001102c: /* DC_CFG, BU_CFG2, EX_CFG */
-        *value = 0;
-        return true;
-    case 0x2c: *value = 1 << 24; return true; /* EBC_FREQUENCY_ID */
-    case 0xcd: *value = 3; return true; /* FSB_FREQ */
-    case 0xfe: *value = MTRR_CAP; return true;
-    case 0x11e: *value = 0xbe702111; return true; /* BBL_CR_CTL3 */
-    case 0x198: *value = 1000 | 4ull << 40; return true; /* PERF_STATUS */
-    case 0xc0010114: *value = 1 << 3 | 1 << 4; return true; /* VM_CR: no SVM, locked */
-    case 0xc001001b: *value = 0x20000000; return true; /* K7_CLK_CTL */
-    default:
-        *value = 0;
-        return index >= 0xc0010000 && index <= 0xc0010007; /* K7 performance counters */
-    }
+    for (unsigned n = 0; n < sizeof(constants) / sizeof(constants[0]); n++)
+        if (index >= constants[n].first && index <= constants[n].last)
+            return &constants[n];
+    return NULL;
 }
 
-static bool ignored(uint32_t index)
+static int read_constant(uint32_t index, uint64_t *value)
 {
-    switch (index) {
-    case 0x79: case 0x11e: /* microcode update trigger, BBL_CR_CTL3 */
-    case 0xc1: case 0xc2: case 0x186: case 0x187:
-    case 0xc001001b: case 0xc001001f: case 0xc0010020: /* CLK_CTL, NB_CFG, PATCH_LOADER */
-    case 0xc0010117: case 0xc0011022: case 0xc001102a: case 0xc001102c:
-        return true;
-    default:
-        return index >= 0xc0010000 && index <= 0xc0010007;
-    }
+    const struct constant *c = find_constant(index);
+
+    *value = c ? c->value : 0;
+    return c ? DONE : NOT_OURS;
 }
 
-/* ---- memory types ---------------------------------------------------------------------------- */
+static int write_constant(uint32_t index)
+{
+    const struct constant *c = find_constant(index);
+
+    if (index == 0x79 || index == 0xc0010020) /* microcode update triggers: write-only */
+        return DONE;
+    if (!c)
+        return NOT_OURS;
+    return c->write_ignored ? DONE : REFUSED;
+}
+
+/* ---- memory types ------------------------------------------------------------------------------
+ */
 
 /* UC 0, WC 1, WT 4, WP 5, WB 6; PAT also has UC- 7. SDM vol. 3, tables 11-8 and 11-10 */
 static bool memory_types(uint64_t value, uint8_t allowed)
@@ -156,7 +188,10 @@ static uint64_t *mtrr_fixed(struct vcpu *v, uint32_t index)
     return NULL;
 }
 
-static bool is_mtrr(uint32_t index) { return index >= 0x200 && index <= 0x2ff && index != MSR_IA32_PAT; }
+static bool is_mtrr(uint32_t index)
+{
+    return index >= 0x200 && index <= 0x2ff && index != MSR_IA32_PAT;
+}
 
 static int read_mtrr(struct vcpu *v, uint32_t index, uint64_t *value)
 {
@@ -198,7 +233,8 @@ static int write_mtrr(struct vcpu *v, uint32_t index, uint64_t value)
     return DONE;
 }
 
-/* ---- machine check -------------------------------------------------------------------------- */
+/* ---- machine check -----------------------------------------------------------------------------
+ */
 
 static unsigned banks(const struct vcpu *v) { return v->mcg_cap & 0xff; }
 
@@ -228,7 +264,8 @@ static int read_mce(struct vcpu *v, uint32_t index, uint64_t *value, bool host)
     return DONE;
 }
 
-/* SDM vol. 3, 15.3: MCi_CTL takes 0 or all ones (KVM allows bits 0 and 10 to differ, for Linux's quirk), MCi_STATUS 0. */
+/* SDM vol. 3, 15.3: MCi_CTL takes 0 or all ones (KVM allows bits 0 and 10 to differ, for Linux's
+ * quirk), MCi_STATUS 0. */
 static int write_mce(struct vcpu *v, uint32_t index, uint64_t value, bool host)
 {
     uint32_t n = index - MSR_IA32_MC0_CTL;
@@ -274,7 +311,8 @@ int msr_setup_mce(struct vcpu *v, uint64_t mcg_cap)
     return 0;
 }
 
-/* ---- EFER and the others that do something ------------------------------------------------------ */
+/* ---- EFER and the others that do something -----------------------------------------------------
+ */
 
 static int write_efer(struct vcpu *v, uint64_t value, bool host)
 {
@@ -289,7 +327,8 @@ static int write_efer(struct vcpu *v, uint64_t value, bool host)
     guest |= cpu_has(v, FEAT_AUTOIBRS) ? EFER_AUTOIBRS : 0;
     if (!host && ((value & ~guest) || ((v->cr0 & CR0_PG) && ((value ^ old) & EFER_LME))))
         return REFUSED;
-    v->efer = (value & ~(uint64_t)EFER_LMA) | (old & EFER_LMA); /* LMA follows CR0.PG, not this write */
+    v->efer =
+        (value & ~(uint64_t)EFER_LMA) | (old & EFER_LMA); /* LMA follows CR0.PG, not this write */
     if ((v->efer ^ old) & EFER_NXE)
         tlb_flush_all(v);
     return DONE;
@@ -444,8 +483,12 @@ static int read_special(struct vcpu *v, uint32_t index, uint64_t *value, bool ho
         return host || cpu_has(v, FEAT_RDTSCP) || cpu_has(v, FEAT_RDPID) ? DONE : REFUSED;
     case MSR_IA32_PAT: *value = v->pat; return DONE;
     case MSR_IA32_MISC_ENABLE: *value = v->misc_enable; return DONE;
-    case MSR_IA32_FEATURE_CONTROL: *value = v->feature_control; return v->amd && !host ? REFUSED : DONE;
-    case MSR_IA32_SPEC_CTRL: *value = v->spec_ctrl; return host || has_spec_ctrl(v) ? DONE : REFUSED;
+    case MSR_IA32_FEATURE_CONTROL:
+        *value = v->feature_control;
+        return v->amd && !host ? REFUSED : DONE;
+    case MSR_IA32_SPEC_CTRL:
+        *value = v->spec_ctrl;
+        return host || has_spec_ctrl(v) ? DONE : REFUSED;
     case MSR_IA32_ARCH_CAPABILITIES:
         *value = v->arch_capabilities;
         return host || cpu_has(v, FEAT_ARCH_CAPABILITIES) ? DONE : REFUSED;
@@ -455,16 +498,21 @@ static int read_special(struct vcpu *v, uint32_t index, uint64_t *value, bool ho
     case MSR_IA32_XSS: *value = v->xss; return host || cpu_has(v, FEAT_XSAVES) ? DONE : REFUSED;
     case MSR_IA32_MISC_FEATURES: *value = v->misc_features; return DONE;
     case MSR_AMD_HWCR: *value = v->amd_hwcr; return DONE;
-    case MSR_AMD_OSVW_LENGTH: *value = v->osvw_length; return host || cpu_has(v, FEAT_OSVW) ? DONE : REFUSED;
-    case MSR_AMD_OSVW_STATUS: *value = v->osvw_status; return host || cpu_has(v, FEAT_OSVW) ? DONE : REFUSED;
+    case MSR_AMD_OSVW_LENGTH:
+        *value = v->osvw_length;
+        return host || cpu_has(v, FEAT_OSVW) ? DONE : REFUSED;
+    case MSR_AMD_OSVW_STATUS:
+        *value = v->osvw_status;
+        return host || cpu_has(v, FEAT_OSVW) ? DONE : REFUSED;
     case MSR_AMD_SYSCFG: *value = v->amd_syscfg; return DONE;
     case MSR_AMD_LS_CFG: *value = v->amd_ls_cfg; return v->amd || host ? DONE : REFUSED;
     case MSR_AMD_DE_CFG: *value = v->amd_de_cfg; return v->amd || host ? DONE : REFUSED;
-    default: return constant(index, value) ? DONE : NOT_OURS;
+    default: return read_constant(index, value);
     }
 }
 
-/* ---- the entry points --------------------------------------------------------------------------- */
+/* ---- the entry points --------------------------------------------------------------------------
+ */
 
 int msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool host_initiated)
 {
@@ -494,26 +542,77 @@ int msr_write(struct vcpu *v, uint32_t index, uint64_t value, bool host_initiate
     if (is_mtrr(index))
         return write_mtrr(v, index, value);
     result = write_special(v, index, value, host_initiated);
-    if (result != NOT_OURS || ignored(index))
-        return result == NOT_OURS ? DONE : result;
-    return constant(index, &value) ? REFUSED : NOT_OURS; /* the rest of the constants: read-only */
+    return result == NOT_OURS ? write_constant(index) : result;
 }
 
-/* ---- lists --------------------------------------------------------------------------------------- */
+/* ---- lists -------------------------------------------------------------------------------------
+ */
 
 static const uint32_t saved[] = {
-    MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_ESP, MSR_IA32_SYSENTER_EIP, MSR_STAR, MSR_LSTAR, MSR_CSTAR,
-    MSR_SFMASK, MSR_KERNEL_GS_BASE, MSR_TSC_AUX, MSR_IA32_TSC, MSR_IA32_TSC_ADJUST, MSR_IA32_PAT,
-    MSR_IA32_FEATURE_CONTROL, MSR_IA32_SPEC_CTRL, MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES,
-    MSR_IA32_MISC_ENABLE, MSR_IA32_MCG_STATUS, MSR_IA32_MCG_CTL, MSR_IA32_SMI_COUNT, MSR_IA32_PLATFORM_INFO,
-    MSR_IA32_MISC_FEATURES, MSR_IA32_POWER_CTL, MSR_IA32_UCODE_REV, MSR_IA32_DEBUGCTL, MSR_IA32_XSS,
-    MSR_AMD_HWCR, MSR_AMD_OSVW_LENGTH, MSR_AMD_OSVW_STATUS, MSR_AMD_DE_CFG, MSR_AMD_SYSCFG, MSR_AMD_LS_CFG,
-    MSR_MTRR_DEF_TYPE, 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
-    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
+    MSR_IA32_SYSENTER_CS,
+    MSR_IA32_SYSENTER_ESP,
+    MSR_IA32_SYSENTER_EIP,
+    MSR_STAR,
+    MSR_LSTAR,
+    MSR_CSTAR,
+    MSR_SFMASK,
+    MSR_KERNEL_GS_BASE,
+    MSR_TSC_AUX,
+    MSR_IA32_TSC,
+    MSR_IA32_TSC_ADJUST,
+    MSR_IA32_PAT,
+    MSR_IA32_FEATURE_CONTROL,
+    MSR_IA32_SPEC_CTRL,
+    MSR_IA32_ARCH_CAPABILITIES,
+    MSR_IA32_PERF_CAPABILITIES,
+    MSR_IA32_MISC_ENABLE,
+    MSR_IA32_MCG_STATUS,
+    MSR_IA32_MCG_CTL,
+    MSR_IA32_SMI_COUNT,
+    MSR_IA32_PLATFORM_INFO,
+    MSR_IA32_MISC_FEATURES,
+    MSR_IA32_POWER_CTL,
+    MSR_IA32_UCODE_REV,
+    MSR_IA32_DEBUGCTL,
+    MSR_IA32_XSS,
+    MSR_AMD_HWCR,
+    MSR_AMD_OSVW_LENGTH,
+    MSR_AMD_OSVW_STATUS,
+    MSR_AMD_DE_CFG,
+    MSR_AMD_SYSCFG,
+    MSR_AMD_LS_CFG,
+    MSR_MTRR_DEF_TYPE,
+    0x250,
+    0x258,
+    0x259,
+    0x268,
+    0x269,
+    0x26a,
+    0x26b,
+    0x26c,
+    0x26d,
+    0x26e,
+    0x26f,
+    0x200,
+    0x201,
+    0x202,
+    0x203,
+    0x204,
+    0x205,
+    0x206,
+    0x207,
+    0x208,
+    0x209,
+    0x20a,
+    0x20b,
+    0x20c,
+    0x20d,
+    0x20e,
+    0x20f,
 };
 
-static const uint32_t feature_msrs[] = {MSR_IA32_UCODE_REV, MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_PERF_CAPABILITIES,
-                                        MSR_AMD_DE_CFG};
+static const uint32_t feature_msrs[] = {MSR_IA32_UCODE_REV, MSR_IA32_ARCH_CAPABILITIES,
+                                        MSR_IA32_PERF_CAPABILITIES, MSR_AMD_DE_CFG};
 
 static unsigned copy_list(uint32_t *to, unsigned max, const uint32_t *from, unsigned count)
 {

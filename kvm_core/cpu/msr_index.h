@@ -1,4 +1,5 @@
-/* Numbers of the model-specific registers that the code names. SDM vol. 4; AMD APM vol. 2, appendix A */
+/* Numbers of the model-specific registers that the code names. SDM vol. 4; AMD APM vol. 2, appendix
+ * A */
 #ifndef KVMISH_CPU_MSR_INDEX_H
 #define KVMISH_CPU_MSR_INDEX_H
 

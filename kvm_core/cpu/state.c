@@ -1,4 +1,5 @@
-/* Derived state, EFLAGS in and out, RESET and INIT: what must hold whenever an instruction starts. */
+/* Derived state, EFLAGS in and out, RESET and INIT: what must hold whenever an instruction starts.
+ */
 #include "cpu/state.h"
 
 #include <linux/kvm.h>
@@ -8,8 +9,8 @@
 #include "cpu/tsc.h"
 
 enum { /* the bits that EFLAGS has; all others read as 0, bit 1 as 1 */
-    FL_ALL = FL_ARITH | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT | FL_RF | FL_VM | FL_AC | FL_VIF |
-             FL_VIP | FL_ID
+       FL_ALL = FL_ARITH | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT | FL_RF | FL_VM | FL_AC |
+       FL_VIF | FL_VIP | FL_ID
 };
 
 bool cpu_canonical(const struct vcpu *v, uint64_t linear)
@@ -29,15 +30,9 @@ void cpu_update_flat(struct vcpu *v, enum segreg s)
     case MODE_LONG: /* neither limits nor rights; only FS and GS have a base */
         seg->flat = s < FS || seg->base == 0;
         break;
-    case MODE_REAL: /* limits are checked, rights are not */
-        seg->flat = whole;
-        break;
-    case MODE_VM86:
-        seg->flat = false;
-        break;
-    default:
-        seg->flat = whole && (seg->ar & type_bits) == (AR_P | AR_S | AR_WRITABLE);
-        break;
+    case MODE_REAL: /* limits are checked, rights are not */ seg->flat = whole; break;
+    case MODE_VM86: seg->flat = false; break;
+    default: seg->flat = whole && (seg->ar & type_bits) == (AR_P | AR_S | AR_WRITABLE); break;
     }
 }
 
@@ -79,7 +74,8 @@ void cpu_update_mode(struct vcpu *v)
         v->ip_mask = 0xffff;
         v->stack_size = 2;
         break;
-    case MODE_REAL: /* the D and B bits of the descriptor caches survive the way out of protected mode */
+    case MODE_REAL: /* the D and B bits of the descriptor caches survive the way out of protected
+                       mode */
         v->cpl = 0;
         __attribute__((fallthrough));
     default:
@@ -96,7 +92,8 @@ void cpu_update_mode(struct vcpu *v)
 
 uint64_t cpu_get_eflags(const struct vcpu *v)
 {
-    return v->eflags | FL_FIXED | ((v->oszapc >> 8) & (FL_ARITH & 0xff)) | (v->oszapc & PF_OF ? FL_OF : 0);
+    return v->eflags | FL_FIXED | ((v->oszapc >> 8) & (FL_ARITH & 0xff)) |
+           (v->oszapc & PF_OF ? FL_OF : 0);
 }
 
 void cpu_set_eflags(struct vcpu *v, uint64_t value)
@@ -116,7 +113,8 @@ void cpu_set_eflags(struct vcpu *v, uint64_t value)
 static void reset_segments(struct vcpu *v)
 {
     for (unsigned s = ES; s <= GS; s++)
-        v->seg[s] = (struct segment){.limit = 0xffff, .ar = AR_P | AR_S | AR_WRITABLE | AR_ACCESSED};
+        v->seg[s] =
+            (struct segment){.limit = 0xffff, .ar = AR_P | AR_S | AR_WRITABLE | AR_ACCESSED};
     v->seg[CS].sel = 0xf000;
     v->seg[CS].base = 0xffff0000;
     v->seg[CS].ar |= AR_CODE;

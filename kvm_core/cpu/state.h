@@ -1,6 +1,7 @@
 /* What keeps the derived fields of struct vcpu true, for handlers that change one thing only.
  *
- * cpu_update_mode() (cpu.h) recomputes everything; these are its parts, cheap enough for STAC or POPF.
+ * cpu_update_mode() (cpu.h) recomputes everything; these are its parts, cheap enough for STAC or
+ * POPF.
  */
 #ifndef KVMISH_CPU_STATE_H
 #define KVMISH_CPU_STATE_H

@@ -42,10 +42,12 @@ static const struct insn *end_block(struct vcpu *v, uint64_t next)
     return NULL;
 }
 
-/* Of MOV to and from control and debug registers, RDFSBASE ...: 64-bit mode has no prefix for less. */
+/* Of MOV to and from control and debug registers, RDFSBASE ...: 64-bit mode has no prefix for less.
+ */
 static inline unsigned mode_size(const struct vcpu *v) { return cpu_is_long(v) ? 8 : 4; }
 
-/* ---- descriptor tables ------------------------------------------------------------------------- */
+/* ---- descriptor tables -------------------------------------------------------------------------
+ */
 
 static const struct insn *load_table(struct vcpu *v, const struct insn *i, struct desc_table *table)
 {
@@ -60,7 +62,8 @@ static const struct insn *load_table(struct vcpu *v, const struct insn *i, struc
     if (cpu_is_long(v)) {
         if (!msr_canonical(v, image.base))
             cpu_gp(v, 0);
-    } else if ((v->code_bits == 16) != !!(i->prefix & PFX_OPSIZE)) { /* 16-bit operand size: a 24-bit base */
+    } else if ((v->code_bits == 16) !=
+               !!(i->prefix & PFX_OPSIZE)) { /* 16-bit operand size: a 24-bit base */
         image.base &= 0xffffff;
     }
     table->limit = image.limit;
@@ -68,7 +71,8 @@ static const struct insn *load_table(struct vcpu *v, const struct insn *i, struc
     return insn_next(i);
 }
 
-static const struct insn *store_table(struct vcpu *v, const struct insn *i, const struct desc_table *table)
+static const struct insn *store_table(struct vcpu *v, const struct insn *i,
+                                      const struct desc_table *table)
 {
     struct __attribute__((packed)) {
         uint16_t limit;
@@ -86,7 +90,8 @@ OP(lidt) { return load_table(v, i, &v->idt); }
 OP(sgdt) { return store_table(v, i, &v->gdt); }
 OP(sidt) { return store_table(v, i, &v->idt); }
 
-/* ---- control and debug registers ----------------------------------------------------------------- */
+/* ---- control and debug registers ---------------------------------------------------------------
+ */
 
 OP(smsw)
 {
@@ -210,7 +215,8 @@ OP(xsetbv)
     return end_block(v, next);
 }
 
-/* ---- model-specific registers ---------------------------------------------------------------------- */
+/* ---- model-specific registers ------------------------------------------------------------------
+ */
 
 /* The client's answer to an earlier exit of this very instruction. */
 static bool answered(struct vcpu *v, enum cpu_exit_reason kind, uint32_t index, uint64_t *value)
@@ -222,9 +228,11 @@ static bool answered(struct vcpu *v, enum cpu_exit_reason kind, uint32_t index, 
     return true;
 }
 
-/* Neither done here nor (result 1) by the machine: an exit, if the client wants those, or #GP(0). The machine is told
- * by exit.msr.reason why it is asked; where that is not UNKNOWN it only decides between 1 and -1. */
-static void ask_machine(struct vcpu *v, bool write, uint32_t index, uint64_t *value, uint32_t reason)
+/* Neither done here nor (result 1) by the machine: an exit, if the client wants those, or #GP(0).
+ * The machine is told by exit.msr.reason why it is asked; where that is not UNKNOWN it only decides
+ * between 1 and -1. */
+static void ask_machine(struct vcpu *v, bool write, uint32_t index, uint64_t *value,
+                        uint32_t reason)
 {
     int result;
 
@@ -277,7 +285,8 @@ OP(wrmsr)
     return end_block(v, next);
 }
 
-/* ---- identification and time ------------------------------------------------------------------------- */
+/* ---- identification and time -------------------------------------------------------------------
+ */
 
 OP(cpuid)
 {
@@ -326,12 +335,10 @@ OP(rdpid)
 }
 
 /* No performance counter exists, so that any index is refused. */
-OP(rdpmc)
-{
-    cpu_gp(v, 0);
-}
+OP(rdpmc) { cpu_gp(v, 0); }
 
-/* ---- caches and TLB ---------------------------------------------------------------------------------- */
+/* ---- caches and TLB ----------------------------------------------------------------------------
+ */
 
 OP(invd)
 {
@@ -402,7 +409,8 @@ OP(invpcid)
         cpu_gp(v, 0);
     if (type == INVPCID_ADDRESS && !msr_canonical(v, descriptor[1]))
         cpu_gp(v, 0);
-    /* the TLB holds the current address space only; INVLPG's global entries may go too (SDM vol. 3, 4.10.4.1) */
+    /* the TLB holds the current address space only; INVLPG's global entries may go too (SDM vol.
+     * 3, 4.10.4.1) */
     if (type == INVPCID_ALL)
         tlb_flush_all(v);
     else if (type == INVPCID_ALL_NONGLOBAL)
@@ -416,7 +424,8 @@ OP(invpcid)
     return end_block(v, next);
 }
 
-/* ---- bases and rights ------------------------------------------------------------------------------- */
+/* ---- bases and rights --------------------------------------------------------------------------
+ */
 
 OP(swapgs)
 {
@@ -444,9 +453,11 @@ static const struct insn *set_ac(struct vcpu *v, const struct insn *i, uint32_t 
 OP(clac) { return set_ac(v, i, 0); }
 OP(stac) { return set_ac(v, i, FL_AC); }
 
-/* ---- waiting ------------------------------------------------------------------------------------------ */
+/* ---- waiting -----------------------------------------------------------------------------------
+ */
 
-static _Noreturn void wait_for_event(struct vcpu *v, const struct insn *i, enum cpu_exit_reason reason)
+static _Noreturn void wait_for_event(struct vcpu *v, const struct insn *i,
+                                     enum cpu_exit_reason reason)
 {
     v->rip = cpu_next_rip(v, i);
     v->shadow = SHADOW_NONE;
@@ -482,7 +493,8 @@ OP(mwait)
     wait_for_event(v, i, EXIT_MWAIT);
 }
 
-/* ---- hypervisor ---------------------------------------------------------------------------------------- */
+/* ---- hypervisor --------------------------------------------------------------------------------
+ */
 
 /* VMCALL and VMMCALL alike, whatever the vendor: KVM too makes the wrong one work. */
 OP(vmcall)
@@ -495,7 +507,4 @@ OP(vmcall)
 }
 
 /* UD0, UD1, UD2; RSM outside of system-management mode */
-OP(ud)
-{
-    cpu_ud(v);
-}
+OP(ud) { cpu_ud(v); }

@@ -1,5 +1,5 @@
-/* Instructions that any privilege level may execute, but that read or set state of the system: segment bases,
- * protection keys, fences, random numbers.
+/* Instructions that any privilege level may execute, but that read or set state of the system:
+ * segment bases, protection keys, fences, random numbers.
  */
 #include <sys/random.h>
 
@@ -13,7 +13,8 @@
 #define UNUSED __attribute__((unused))
 #define OP(name) const struct insn *op_##name(struct vcpu *v UNUSED, const struct insn *i UNUSED)
 
-/* ---- FS and GS bases: SDM vol. 2, RDFSBASE ------------------------------------------------------- */
+/* ---- FS and GS bases: SDM vol. 2, RDFSBASE -----------------------------------------------------
+ */
 
 static void need_fsgsbase(struct vcpu *v)
 {
@@ -45,7 +46,8 @@ OP(rdgsbase) { return read_base(v, i, GS); }
 OP(wrfsbase) { return write_base(v, i, FS); }
 OP(wrgsbase) { return write_base(v, i, GS); }
 
-/* ---- protection keys ----------------------------------------------------------------------------- */
+/* ---- protection keys ---------------------------------------------------------------------------
+ */
 
 OP(rdpkru)
 {
@@ -71,7 +73,8 @@ OP(wrpkru)
     return insn_next(i);
 }
 
-/* ---- order ----------------------------------------------------------------------------------------- */
+/* ---- order -------------------------------------------------------------------------------------
+ */
 
 OP(mfence)
 {
@@ -117,7 +120,8 @@ OP(pause)
 /* A hint: no fault, no effect. */
 OP(prefetch) { return insn_next(i); }
 
-/* ---- random numbers ---------------------------------------------------------------------------------- */
+/* ---- random numbers ----------------------------------------------------------------------------
+ */
 
 /* CF: a number was there; the other arithmetic flags are cleared. SDM vol. 2, RDRAND */
 static const struct insn *random_number(struct vcpu *v, const struct insn *i, enum cpu_feature f)

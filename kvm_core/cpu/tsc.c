@@ -35,7 +35,8 @@ static bool tsc_is_invariant(void)
     return __get_cpuid(0x80000007, &a, &b, &c, &d) && (d >> 8 & 1);
 }
 
-/* A pair (clock, counter) taken as close together as possible: of several, the one with the shortest read. */
+/* A pair (clock, counter) taken as close together as possible: of several, the one with the
+ * shortest read. */
 static void sample(uint64_t *ns, uint64_t *ticks)
 {
     uint64_t shortest = UINT64_MAX;

@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Whether RDTSC on this host counts at one constant rate on all processors. Where not, host_tsc() counts
- * nanoseconds. */
+/* Whether RDTSC on this host counts at one constant rate on all processors. Where not, host_tsc()
+ * counts nanoseconds. */
 bool host_tsc_invariant(void);
 uint64_t host_tsc(void);
 /* Rate of host_tsc(); never 0. The first call may take 20 ms. */

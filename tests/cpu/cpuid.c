@@ -1,4 +1,5 @@
-/* CPUID: what is offered is what the host or the interpreter has; models; dynamic bits; leaves out of range. */
+/* CPUID: what is offered is what the host or the interpreter has; models; dynamic bits; leaves out
+ * of range. */
 #include "tests/cpu/fixture.h"
 
 #include <cpuid.h>
@@ -16,7 +17,8 @@ static struct kvm_cpuid_entry2 *entry(unsigned n, uint32_t leaf, uint32_t sub)
     return NULL;
 }
 
-/* Data instructions execute on the host: their bits are the host's own, from its CPUID read here independently. */
+/* Data instructions execute on the host: their bits are the host's own, from its CPUID read here
+ * independently. */
 static void test_data_features_are_the_hosts(void)
 {
     int n = cpuid_supported(entries, CPUID_MODEL_MAX);
@@ -43,10 +45,12 @@ static void test_never_offered(void)
     int n = cpuid_supported(entries, CPUID_MODEL_MAX);
     struct kvm_cpuid_entry2 *e = entry(n, 7, 0);
 
-    CHECK(!(e->ebx & (1u << 4 | 1u << 11 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31)), "%08x", e->ebx);
+    CHECK(!(e->ebx & (1u << 4 | 1u << 11 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31)),
+          "%08x", e->ebx);
     CHECK(!(e->ecx & (1u << 5 | 1u << 7)));
     CHECK(!(e->edx & (1u << 20 | 7u << 22)), "CET-IBT, AMX: %08x", e->edx);
-    CHECK(!(entry(n, 1, 0)->ecx & 1u << 5) && !(entry(n, 0x80000001, 0)->ecx & 1u << 2), "VMX, SVM");
+    CHECK(!(entry(n, 1, 0)->ecx & 1u << 5) && !(entry(n, 0x80000001, 0)->ecx & 1u << 2),
+          "VMX, SVM");
     e = entry(n, 0xa, 0);
     CHECK(e && !(e->eax | e->ebx | e->ecx | e->edx), "a PMU");
     CHECK(!(entry(n, 0xd, 0)->eax & ~0x207u), "XCR0 %x", entry(n, 0xd, 0)->eax);
@@ -56,8 +60,10 @@ static void test_always_offered(void)
 {
     int n = cpuid_supported(entries, CPUID_MODEL_MAX);
 
-    CHECK((entry(n, 1, 0)->ecx & (1u << 17 | 1u << 21 | 1u << 24 | 1u << 31)) == (1u << 17 | 1u << 21 | 1u << 24 | 1u << 31));
-    CHECK((entry(n, 7, 0)->ebx & (1u | 1u << 7 | 1u << 10 | 1u << 20)) == (1u | 1u << 7 | 1u << 10 | 1u << 20));
+    CHECK((entry(n, 1, 0)->ecx & (1u << 17 | 1u << 21 | 1u << 24 | 1u << 31)) ==
+          (1u << 17 | 1u << 21 | 1u << 24 | 1u << 31));
+    CHECK((entry(n, 7, 0)->ebx & (1u | 1u << 7 | 1u << 10 | 1u << 20)) ==
+          (1u | 1u << 7 | 1u << 10 | 1u << 20));
     CHECK((entry(n, 7, 0)->ecx & (1u << 2 | 1u << 3 | 1u << 16)) == (1u << 2 | 1u << 3 | 1u << 16));
     CHECK(entry(n, 7, 0)->edx >> 29 & 1, "ARCH_CAPABILITIES");
     CHECK(entry(n, 0x40000000, 0)->eax == 0x40000001);
@@ -86,13 +92,14 @@ static void test_model_comes_back(void)
     CHECK(cpuid_get(v, back, CPUID_MODEL_MAX) == n);
     for (int k = 0; k < n; k++) {
         cpuid_query(v, entries[k].function, entries[k].index, out);
-        CHECK(out[0] == entries[k].eax && out[2] == back[k].ecx && out[3] == entries[k].edx, "leaf %x.%x",
-              entries[k].function, entries[k].index);
+        CHECK(out[0] == entries[k].eax && out[2] == back[k].ecx && out[3] == entries[k].edx,
+              "leaf %x.%x", entries[k].function, entries[k].index);
     }
     CHECK(cpu_has(v, FEAT_LA57) && cpu_has(v, FEAT_SSE2) && !cpu_has(v, FEAT_RTM));
     CHECK(v->amd == cpuid_host_is_amd());
     CHECK(v->maxphyaddr == (entry(n, 0x80000008, 0)->eax & 0xff));
-    CHECK(v->phys_reserved >> v->maxphyaddr << v->maxphyaddr == v->phys_reserved && !(v->phys_reserved >> 52));
+    CHECK(v->phys_reserved >> v->maxphyaddr << v->maxphyaddr == v->phys_reserved &&
+          !(v->phys_reserved >> 52));
     free_vcpu(v);
 }
 
@@ -110,7 +117,11 @@ static void test_bad_models(void)
 }
 
 static bool apic_on;
-static bool apic_enabled(struct vcpu *v) { (void)v; return apic_on; }
+static bool apic_enabled(struct vcpu *v)
+{
+    (void)v;
+    return apic_on;
+}
 
 static void test_dynamic_bits(void)
 {
@@ -139,7 +150,8 @@ static void test_dynamic_bits(void)
     free_vcpu(v);
 }
 
-/* SDM vol. 2, CPUID: beyond the last leaf an Intel processor gives the last basic leaf; AMD's gives zeros. */
+/* SDM vol. 2, CPUID: beyond the last leaf an Intel processor gives the last basic leaf; AMD's gives
+ * zeros. */
 static void test_out_of_range(void)
 {
     struct vcpu *v = new_vcpu();
@@ -183,12 +195,15 @@ static void test_named_models(void)
             continue;
         CHECK(n > 0, "%s: %d", name, n);
         CHECK(cpuid_set(v, entries, (unsigned)n) == 0);
-        CHECK(cpu_has(v, FEAT_SSE2) && cpu_has(v, FEAT_LM) && cpu_has(v, FEAT_NX) && cpu_has(v, FEAT_HYPERVISOR));
+        CHECK(cpu_has(v, FEAT_SSE2) && cpu_has(v, FEAT_LM) && cpu_has(v, FEAT_NX) &&
+              cpu_has(v, FEAT_HYPERVISOR));
         if (!strcmp(name, "host"))
             continue;
         bool v3 = !strcmp(name, "x86-64-v3"), v2 = v3 || !strcmp(name, "x86-64-v2");
         CHECK(cpu_has(v, FEAT_SSE4_2) == v2 && cpu_has(v, FEAT_POPCNT) == v2, "%s", name);
-        CHECK(cpu_has(v, FEAT_AVX2) == v3 && cpu_has(v, FEAT_XSAVE) == v3 && cpu_has(v, FEAT_LZCNT) == v3, "%s", name);
+        CHECK(cpu_has(v, FEAT_AVX2) == v3 && cpu_has(v, FEAT_XSAVE) == v3 &&
+                  cpu_has(v, FEAT_LZCNT) == v3,
+              "%s", name);
         CHECK(!cpu_has(v, FEAT_AES) && !cpu_has(v, FEAT_SHA));
         CHECK((entry(n, 0xd, 0) != NULL) == v3 && !entry(n, 0xd, 9));
     }
@@ -203,7 +218,8 @@ static void test_topology(void)
     n = cpuid_topology(entries, (unsigned)n, CPUID_MODEL_MAX, 2, 3);
     CHECK(n > 0);
     CHECK(entry(n, 1, 0)->ebx >> 24 == 2 && (entry(n, 1, 0)->ebx >> 16 & 0xff) == 4);
-    CHECK(entry(n, 0xb, 1)->eax == 2 && entry(n, 0xb, 1)->ebx == 3 && entry(n, 0xb, 1)->ecx == 0x201);
+    CHECK(entry(n, 0xb, 1)->eax == 2 && entry(n, 0xb, 1)->ebx == 3 &&
+          entry(n, 0xb, 1)->ecx == 0x201);
     CHECK(entry(n, 0xb, 0)->edx == 2 && entry(n, 0xb, 0)->ebx == 1);
 }
 

@@ -1,4 +1,5 @@
-/* Control and debug registers: every combination of the bits that depend on one another, against the manual's rules. */
+/* Control and debug registers: every combination of the bits that depend on one another, against
+ * the manual's rules. */
 #include "tests/cpu/fixture.h"
 
 #include "cpu/debug.h"
@@ -15,7 +16,8 @@ static void to_protected(struct vcpu *v, uint64_t cr4, uint64_t efer, uint32_t c
     cpu_update_mode(v);
 }
 
-/* SDM vol. 3, 2.5 and 9.8.5: from protected mode without paging, to each value of the bits that matter. */
+/* SDM vol. 3, 2.5 and 9.8.5: from protected mode without paging, to each value of the bits that
+ * matter. */
 static void test_cr0_matrix(struct vcpu *v)
 {
     static const uint64_t bit[] = {CR0_PE, CR0_PG, CR0_NW, CR0_CD};
@@ -30,7 +32,8 @@ static void test_cr0_matrix(struct vcpu *v)
         bad = ((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD));
         bad |= (value & CR0_PG) && lme && (!pae || l);
         int got = OUTCOME(v, cpu_write_cr0(v, value));
-        CHECK(got == (bad ? GP : OK), "CR0 %" PRIx64 " PAE %d LME %d L %d: %d", value, pae, lme, l, got);
+        CHECK(got == (bad ? GP : OK), "CR0 %" PRIx64 " PAE %d LME %d L %d: %d", value, pae, lme, l,
+              got);
         if (bad) {
             CHECK(v->cr0 == (CR0_PE | CR0_ET) && v->mode == MODE_PROT, "changed by a fault");
             continue;
@@ -66,9 +69,10 @@ static void test_leaving_long_mode(struct vcpu *v)
 
 static void test_cr4(struct vcpu *v)
 {
-    static const uint32_t known[] = {
-        CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR, CR4_OSXMMEXCPT,
-        CR4_UMIP, CR4_LA57, CR4_FSGSBASE, CR4_OSXSAVE, CR4_SMEP, CR4_SMAP, CR4_PKE};
+    static const uint32_t known[] = {CR4_VME,        CR4_PVI,  CR4_TSD,  CR4_DE,       CR4_PSE,
+                                     CR4_PAE,        CR4_MCE,  CR4_PGE,  CR4_PCE,      CR4_OSFXSR,
+                                     CR4_OSXMMEXCPT, CR4_UMIP, CR4_LA57, CR4_FSGSBASE, CR4_OSXSAVE,
+                                     CR4_SMEP,       CR4_SMAP, CR4_PKE};
     uint64_t all = 0;
 
     for (unsigned k = 0; k < sizeof(known) / sizeof(known[0]); k++)
@@ -83,7 +87,9 @@ static void test_cr4(struct vcpu *v)
     CHECK(OUTCOME(v, cpu_write_cr4(v, CR4_PAE | CR4_PCIDE)) == GP, "PCIDE with a PCID");
     CHECK(cpuid_set(v, NULL, 0) == 0);
     to_protected(v, 0, 0, 0);
-    CHECK(OUTCOME(v, cpu_write_cr4(v, CR4_SMEP)) == GP && OUTCOME(v, cpu_write_cr4(v, CR4_PGE)) == OK, "by CPUID");
+    CHECK(OUTCOME(v, cpu_write_cr4(v, CR4_SMEP)) == GP &&
+              OUTCOME(v, cpu_write_cr4(v, CR4_PGE)) == OK,
+          "by CPUID");
     set_supported_cpuid(v);
 }
 
@@ -96,15 +102,18 @@ static void test_cr3(struct vcpu *v)
     CHECK(OUTCOME(v, cpu_write_cr3(v, 1ull << 63 | 0x1005)) == OK && v->cr3 == 0x1005);
 }
 
-/* SDM vol. 3, 4.4.1: the four entries are read when paging goes on and by MOV CR3, and must not have reserved bits. */
+/* SDM vol. 3, 4.4.1: the four entries are read when paging goes on and by MOV CR3, and must not
+ * have reserved bits. */
 static void test_pdptes(struct vcpu *v)
 {
     uint64_t *table = (uint64_t *)(ram + 0x5020);
 
-    memcpy(table, (uint64_t[4]){0x6001, 0x7001, 0, 0x1e6}, 32); /* the last one is not present: nothing is checked */
+    memcpy(table, (uint64_t[4]){0x6001, 0x7001, 0, 0x1e6},
+           32); /* the last one is not present: nothing is checked */
     to_protected(v, CR4_PAE, 0, 0);
     v->cr3 = 0x5020;
-    CHECK(OUTCOME(v, cpu_write_cr0(v, CR0_PE | CR0_PG)) == OK && v->pdpte[1] == 0x7001 && v->pdpte[3] == 0x1e6);
+    CHECK(OUTCOME(v, cpu_write_cr0(v, CR0_PE | CR0_PG)) == OK && v->pdpte[1] == 0x7001 &&
+          v->pdpte[3] == 0x1e6);
     table[1] = 0x8001;
     CHECK(OUTCOME(v, cpu_write_cr3(v, 0x5020)) == OK && v->pdpte[1] == 0x8001);
     for (unsigned bit = 1; bit < 64; bit++) {
@@ -136,11 +145,13 @@ static void test_debug_registers(struct vcpu *v)
 
     cpu_reset(v, false);
     CHECK(v->dr[6] == 0xffff0ff0 && v->dr[7] == 0x400);
-    CHECK(OUTCOME(v, cpu_write_dr(v, 6, 0xffffffff)) == OK && v->dr[6] == 0xffffefff, "%" PRIx64, v->dr[6]);
+    CHECK(OUTCOME(v, cpu_write_dr(v, 6, 0xffffffff)) == OK && v->dr[6] == 0xffffefff, "%" PRIx64,
+          v->dr[6]);
     CHECK(OUTCOME(v, cpu_write_dr(v, 4, 0)) == OK && v->dr[6] == 0xffff0ff0, "an alias");
     CHECK(OUTCOME(v, cpu_write_dr(v, 7, 1ull << 32)) == GP);
     v->cr4 |= CR4_DE;
-    CHECK(OUTCOME(v, cpu_write_dr(v, 5, 0)) == VEC_UD && OUTCOME(v, value = cpu_read_dr(v, 4)) == VEC_UD);
+    CHECK(OUTCOME(v, cpu_write_dr(v, 5, 0)) == VEC_UD &&
+          OUTCOME(v, value = cpu_read_dr(v, 4)) == VEC_UD);
     v->cpl = 3;
     CHECK(OUTCOME(v, value = cpu_read_dr(v, 0)) == GP);
     v->cpl = 0;
@@ -148,14 +159,18 @@ static void test_debug_registers(struct vcpu *v)
     CHECK(OUTCOME(v, value = cpu_read_dr(v, 0)) == VEC_DB && v->fault.payload == 1 << 13, "GD");
     v->dr[7] = 0x400;
     /* DR0: execution; DR1: 4-byte write; DR2: 8-byte access; DR3: I/O */
-    CHECK(OUTCOME(v, cpu_write_dr(v, 0, 0x1000)) == OK && OUTCOME(v, cpu_write_dr(v, 1, 0x2003)) == OK);
-    CHECK(OUTCOME(v, cpu_write_dr(v, 2, 0x3000)) == OK && OUTCOME(v, cpu_write_dr(v, 3, 0x60)) == OK);
+    CHECK(OUTCOME(v, cpu_write_dr(v, 0, 0x1000)) == OK &&
+          OUTCOME(v, cpu_write_dr(v, 1, 0x2003)) == OK);
+    CHECK(OUTCOME(v, cpu_write_dr(v, 2, 0x3000)) == OK &&
+          OUTCOME(v, cpu_write_dr(v, 3, 0x60)) == OK);
     CHECK(!v->slow);
     CHECK(OUTCOME(v, cpu_write_dr(v, 7, 0x2bd00055)) == OK && v->slow == SLOW_BREAKPOINT);
-    CHECK(debug_insn_breakpoint(v, 0x1000, &bits) && bits == 1 && !debug_insn_breakpoint(v, 0x2000, &bits));
+    CHECK(debug_insn_breakpoint(v, 0x1000, &bits) && bits == 1 &&
+          !debug_insn_breakpoint(v, 0x2000, &bits));
     v->eflags |= FL_RF;
     CHECK(!debug_insn_breakpoint(v, 0x1000, &bits), "RF");
-    CHECK(debug_page_watched(v, 0x2fff) && debug_page_watched(v, 0x3008) && !debug_page_watched(v, 0x1000));
+    CHECK(debug_page_watched(v, 0x2fff) && debug_page_watched(v, 0x3008) &&
+          !debug_page_watched(v, 0x1000));
     debug_data_access(v, 0x2000, 4, false);
     CHECK(v->db_pending == 0);
     debug_data_access(v, 0x1ffe, 4, true); /* bytes 1ffe to 2001: 2000 to 2003 is watched */
@@ -176,8 +191,10 @@ static void test_reset(struct vcpu *v)
     v->cr0 = CR0_PE | CR0_CD;
     v->ymm[3][5] = 9;
     cpu_reset(v, true);
-    CHECK(v->lstar == 0x1234 && v->ymm[3][5] == 9 && v->cr0 == (CR0_CD | CR0_ET), "INIT leaves these");
-    CHECK(v->rip == 0xfff0 && v->seg[CS].base == 0xffff0000 && v->seg[CS].sel == 0xf000 && v->mode == MODE_REAL);
+    CHECK(v->lstar == 0x1234 && v->ymm[3][5] == 9 && v->cr0 == (CR0_CD | CR0_ET),
+          "INIT leaves these");
+    CHECK(v->rip == 0xfff0 && v->seg[CS].base == 0xffff0000 && v->seg[CS].sel == 0xf000 &&
+          v->mode == MODE_REAL);
     CHECK(v->gpr[RAX] == 0 && (v->gpr[RDX] & 0xf00) != 0 && v->gpr[REG_ZERO] == 0);
     cpu_reset(v, false);
     CHECK(v->lstar == 0 && v->ymm[3][5] == 0 && v->cr0 == 0x60000010 && v->xcr0 == 1);

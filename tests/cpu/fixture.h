@@ -1,4 +1,5 @@
-/* A vCPU with a little memory and no machine around it, for C tests of single processor functions. */
+/* A vCPU with a little memory and no machine around it, for C tests of single processor functions.
+ */
 #ifndef KVMISH_TESTS_CPU_FIXTURE_H
 #define KVMISH_TESTS_CPU_FIXTURE_H
 
@@ -18,22 +19,30 @@
 
 static unsigned failures, checks;
 
-#define CHECK(condition, ...)                                                                           \
-    do {                                                                                                \
-        checks++;                                                                                       \
-        if (!(condition)) {                                                                             \
-            failures++;                                                                                 \
-            fprintf(stderr, "%s:%d: %s ", __FILE__, __LINE__, #condition);                              \
-            fprintf(stderr, " " __VA_ARGS__);                                                           \
-            fputc('\n', stderr);                                                                        \
-        }                                                                                               \
+#define CHECK(condition, ...)                                              \
+    do {                                                                   \
+        checks++;                                                          \
+        if (!(condition)) {                                                \
+            failures++;                                                    \
+            fprintf(stderr, "%s:%d: %s ", __FILE__, __LINE__, #condition); \
+            fprintf(stderr, " " __VA_ARGS__);                              \
+            fputc('\n', stderr);                                           \
+        }                                                                  \
     } while (0)
 
 enum { RAM_BYTES = 1 << 20 };
 
 /* The machine: answers nothing; a test replaces what it needs. */
-static int no_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value) { (void)v, (void)index, (void)value; return -1; }
-static int no_wrmsr(struct vcpu *v, uint32_t index, uint64_t value) { (void)v, (void)index, (void)value; return -1; }
+static int no_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value)
+{
+    (void)v, (void)index, (void)value;
+    return -1;
+}
+static int no_wrmsr(struct vcpu *v, uint32_t index, uint64_t value)
+{
+    (void)v, (void)index, (void)value;
+    return -1;
+}
 static int no_mmio_read(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t *data)
 {
     (void)v, (void)gpa, (void)size, (void)data;
@@ -91,16 +100,17 @@ static inline void free_vcpu(struct vcpu *v)
     free(v);
 }
 
-/* Runs `statement`; the vector of the fault that it raised, 0x100 + exit reason, or -1 when it returned. */
-#define OUTCOME(v, statement)                                                                           \
-    ({                                                                                                  \
-        volatile int outcome = -1;                                                                      \
-        switch (setjmp((v)->out)) {                                                                     \
-        case 0: statement; break;                                                                       \
-        case LEFT_FAULT: outcome = (v)->fault.vector; break;                                            \
-        default: outcome = 0x100 + (int)(v)->exit.reason; break;                                        \
-        }                                                                                               \
-        outcome;                                                                                        \
+/* Runs `statement`; the vector of the fault that it raised, 0x100 + exit reason, or -1 when it
+ * returned. */
+#define OUTCOME(v, statement)                                    \
+    ({                                                           \
+        volatile int outcome = -1;                               \
+        switch (setjmp((v)->out)) {                              \
+        case 0: statement; break;                                \
+        case LEFT_FAULT: outcome = (v)->fault.vector; break;     \
+        default: outcome = 0x100 + (int)(v)->exit.reason; break; \
+        }                                                        \
+        outcome;                                                 \
     })
 
 static inline int report(void)

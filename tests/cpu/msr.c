@@ -20,7 +20,9 @@ static void test_lists_agree(void)
     for (unsigned k = 0; k < n; k++) {
         CHECK(msr_read(v, index[k], &value, true) == 0, "read %x", index[k]);
         CHECK(msr_write(v, index[k], value, true) == 0, "write %x", index[k]);
-        CHECK(msr_read(v, index[k], &again, true) == 0 && (again == value || index[k] == MSR_IA32_TSC), "%x", index[k]);
+        CHECK(msr_read(v, index[k], &again, true) == 0 &&
+                  (again == value || index[k] == MSR_IA32_TSC),
+              "%x", index[k]);
         CHECK(msr_write(v, index[k], 0, true) == 0, "0 to %x", index[k]);
         for (unsigned other = 0; other < k; other++)
             CHECK(index[other] != index[k], "%x twice", index[k]);
@@ -37,12 +39,18 @@ static void test_lists_agree(void)
 /* What QEMU 7.2 writes at reset, beyond the list: each refusal would be an abort. */
 static void test_what_qemu_writes(void)
 {
-    static const struct { uint32_t index; uint64_t value; } writes[] = {
-        {0x174, 0}, {0x175, 0}, {0x176, 0}, {0x277, 0x0007040600070406}, {0xc0000081, 0}, {0xc0000083, 0},
-        {0xc0000102, 0}, {0xc0000084, 0}, {0xc0000082, 0}, {0x3b, 0}, {0x1a0, 1}, {0x10, 0}, {0xc0000103, 0},
-        {0x2ff, 0}, {0x250, 0}, {0x26f, 0}, {0x200, 0}, {0x20f, 0}, {0x17a, 0}, {0x17b, 0}, {0x400, ~0ull}, {0x401, 0},
-        {0x3a, 0}, {0x3a, 5}, {0x8b, 0x01000065}, {0x10a, 0xc000000}, {0x48, 0}, {0xda0, 0}, {0x1a0, 0x1801}, {0x34, 3},
-        {0xc0010117, 0},
+    static const struct {
+        uint32_t index;
+        uint64_t value;
+    } writes[] = {
+        {0x174, 0},         {0x175, 0},         {0x176, 0},      {0x277, 0x0007040600070406},
+        {0xc0000081, 0},    {0xc0000083, 0},    {0xc0000102, 0}, {0xc0000084, 0},
+        {0xc0000082, 0},    {0x3b, 0},          {0x1a0, 1},      {0x10, 0},
+        {0xc0000103, 0},    {0x2ff, 0},         {0x250, 0},      {0x26f, 0},
+        {0x200, 0},         {0x20f, 0},         {0x17a, 0},      {0x17b, 0},
+        {0x400, ~0ull},     {0x401, 0},         {0x3a, 0},       {0x3a, 5},
+        {0x8b, 0x01000065}, {0x10a, 0xc000000}, {0x48, 0},       {0xda0, 0},
+        {0x1a0, 0x1801},    {0x34, 3},          {0xc0010117, 0},
     };
     struct vcpu *v = new_vcpu();
 
@@ -55,25 +63,73 @@ static void test_what_qemu_writes(void)
 
 static void test_guest_writes(void)
 {
-    static const struct { uint32_t index; uint64_t value; int result; } cases[] = {
+    static const struct {
+        uint32_t index;
+        uint64_t value;
+        int result;
+    } cases[] = {
         {MSR_LSTAR, 0x0000800000000000, 0}, /* canonical: the processor has 57 bits */
-        {MSR_LSTAR, 0x0100000000000000, -1}, {MSR_FS_BASE, 0xff00000000000000, 0}, {MSR_GS_BASE, 1ull << 63, -1},
-        {MSR_KERNEL_GS_BASE, 0xffff800000000000, 0}, {MSR_CSTAR, 1ull << 60, -1}, {MSR_STAR, ~0ull, 0},
-        {MSR_IA32_PAT, 0x0606060606060606, 0}, {MSR_IA32_PAT, 0x02, -1}, {MSR_IA32_PAT, 0x0800000000000000, -1},
-        {MSR_IA32_PAT, 0x0307060504010000, -1}, {MSR_MTRR_DEF_TYPE, 0xc06, 0}, {MSR_MTRR_DEF_TYPE, 0x1006, -1},
-        {MSR_MTRR_DEF_TYPE, 0xc02, -1}, {0x250, 0x0606060606060606, 0}, {0x250, 0x0607060606060606, -1},
-        {0x200, 0x80000006, 0}, {0x200, 0x80000106, -1}, {0x200, 0x80000007, -1}, {0x200, 1ull << 52, -1},
-        {0x201, 0x80000800, 0}, {0x201, 0x80000400, -1}, {0x210, 0, -1}, {MSR_IA32_MTRR_CAP, 0, -1},
-        {MSR_EFER, EFER_SCE | EFER_LME | EFER_NXE, 0}, {MSR_EFER, 1 << 12, -1}, {MSR_EFER, 1 << 1, -1},
-        {MSR_TSC_AUX, 5, 0}, {MSR_IA32_SMI_COUNT, 1, -1}, {MSR_IA32_ARCH_CAPABILITIES, 0, -1},
-        {MSR_IA32_PLATFORM_INFO, 0, -1}, {MSR_IA32_SPEC_CTRL, 7, 0}, {MSR_IA32_SPEC_CTRL, 8, -1},
-        {MSR_IA32_PRED_CMD, 1, 0}, {MSR_IA32_PRED_CMD, 2, -1}, {MSR_IA32_FLUSH_CMD, 1, 0}, {MSR_IA32_FLUSH_CMD, 2, -1},
-        {MSR_IA32_MCG_CAP, 0, -1}, {0x400, 0, 0}, {0x400, ~0ull, 0}, {0x400, 1 << 5, -1}, {0x401, 0, 0}, {0x401, 1, -1},
-        {MSR_IA32_XSS, 0, 0}, {MSR_IA32_XSS, 1, -1}, {MSR_AMD_HWCR, 1 << 3 | 1 << 6, 0}, {MSR_AMD_HWCR, 1 << 24, 0},
-        {MSR_AMD_HWCR, 1, -1}, {MSR_IA32_DEBUGCTL, 1 << 6, -1}, {MSR_IA32_DEBUGCTL, 2, 0},
-        {MSR_IA32_MISC_FEATURES, 1, 0}, {MSR_IA32_MISC_FEATURES, 2, -1}, {MSR_IA32_MISC_ENABLE, 0x1801, 0},
-        {MSR_IA32_MISC_ENABLE, 1, -1}, {0x186, 0x4300c0, 0}, {0x199, 0, -1}, {0x1b, 0, 1}, {0x800, 0, 1},
-        {0x4b564d01, 0, 1}, {0xdeadbeef, 0, 1}, {0x480, 0, 1}, {0x38f, 0, 1},
+        {MSR_LSTAR, 0x0100000000000000, -1},
+        {MSR_FS_BASE, 0xff00000000000000, 0},
+        {MSR_GS_BASE, 1ull << 63, -1},
+        {MSR_KERNEL_GS_BASE, 0xffff800000000000, 0},
+        {MSR_CSTAR, 1ull << 60, -1},
+        {MSR_STAR, ~0ull, 0},
+        {MSR_IA32_PAT, 0x0606060606060606, 0},
+        {MSR_IA32_PAT, 0x02, -1},
+        {MSR_IA32_PAT, 0x0800000000000000, -1},
+        {MSR_IA32_PAT, 0x0307060504010000, -1},
+        {MSR_MTRR_DEF_TYPE, 0xc06, 0},
+        {MSR_MTRR_DEF_TYPE, 0x1006, -1},
+        {MSR_MTRR_DEF_TYPE, 0xc02, -1},
+        {0x250, 0x0606060606060606, 0},
+        {0x250, 0x0607060606060606, -1},
+        {0x200, 0x80000006, 0},
+        {0x200, 0x80000106, -1},
+        {0x200, 0x80000007, -1},
+        {0x200, 1ull << 52, -1},
+        {0x201, 0x80000800, 0},
+        {0x201, 0x80000400, -1},
+        {0x210, 0, -1},
+        {MSR_IA32_MTRR_CAP, 0, -1},
+        {MSR_EFER, EFER_SCE | EFER_LME | EFER_NXE, 0},
+        {MSR_EFER, 1 << 12, -1},
+        {MSR_EFER, 1 << 1, -1},
+        {MSR_TSC_AUX, 5, 0},
+        {MSR_IA32_SMI_COUNT, 1, -1},
+        {MSR_IA32_ARCH_CAPABILITIES, 0, -1},
+        {MSR_IA32_PLATFORM_INFO, 0, -1},
+        {MSR_IA32_SPEC_CTRL, 7, 0},
+        {MSR_IA32_SPEC_CTRL, 8, -1},
+        {MSR_IA32_PRED_CMD, 1, 0},
+        {MSR_IA32_PRED_CMD, 2, -1},
+        {MSR_IA32_FLUSH_CMD, 1, 0},
+        {MSR_IA32_FLUSH_CMD, 2, -1},
+        {MSR_IA32_MCG_CAP, 0, -1},
+        {0x400, 0, 0},
+        {0x400, ~0ull, 0},
+        {0x400, 1 << 5, -1},
+        {0x401, 0, 0},
+        {0x401, 1, -1},
+        {MSR_IA32_XSS, 0, 0},
+        {MSR_IA32_XSS, 1, -1},
+        {MSR_AMD_HWCR, 1 << 3 | 1 << 6, 0},
+        {MSR_AMD_HWCR, 1 << 24, 0},
+        {MSR_AMD_HWCR, 1, -1},
+        {MSR_IA32_DEBUGCTL, 1 << 6, -1},
+        {MSR_IA32_DEBUGCTL, 2, 0},
+        {MSR_IA32_MISC_FEATURES, 1, 0},
+        {MSR_IA32_MISC_FEATURES, 2, -1},
+        {MSR_IA32_MISC_ENABLE, 0x1801, 0},
+        {MSR_IA32_MISC_ENABLE, 1, -1},
+        {0x186, 0x4300c0, 0},
+        {0x199, 0, -1},
+        {0x1b, 0, 1},
+        {0x800, 0, 1},
+        {0x4b564d01, 0, 1},
+        {0xdeadbeef, 0, 1},
+        {0x480, 0, 1},
+        {0x38f, 0, 1},
     };
     struct vcpu *v = new_vcpu();
     uint64_t value;
@@ -81,17 +137,20 @@ static void test_guest_writes(void)
     set_supported_cpuid(v);
     for (unsigned k = 0; k < sizeof(cases) / sizeof(cases[0]); k++) {
         int result = msr_write(v, cases[k].index, cases[k].value, false);
-        CHECK(result == cases[k].result, "%x <- %" PRIx64 ": %d", cases[k].index, cases[k].value, result);
+        CHECK(result == cases[k].result, "%x <- %" PRIx64 ": %d", cases[k].index, cases[k].value,
+              result);
     }
     CHECK(msr_read(v, MSR_IA32_PRED_CMD, &value, false) == 1, "write-only");
-    CHECK(msr_read(v, MSR_IA32_ARCH_CAPABILITIES, &value, false) == 0 && (value & 0x123) == 0x123, "%" PRIx64, value);
+    CHECK(msr_read(v, MSR_IA32_ARCH_CAPABILITIES, &value, false) == 0 && (value & 0x123) == 0x123,
+          "%" PRIx64, value);
     free_vcpu(v);
 }
 
 /* Without the CPUID bit the register is not there for the guest, but is for the client. */
 static void test_registers_by_cpuid(void)
 {
-    static const uint32_t index[] = {MSR_TSC_AUX, MSR_IA32_SPEC_CTRL, MSR_IA32_ARCH_CAPABILITIES, MSR_IA32_XSS};
+    static const uint32_t index[] = {MSR_TSC_AUX, MSR_IA32_SPEC_CTRL, MSR_IA32_ARCH_CAPABILITIES,
+                                     MSR_IA32_XSS};
     struct vcpu *v = new_vcpu();
     uint64_t value;
 
@@ -99,9 +158,11 @@ static void test_registers_by_cpuid(void)
     for (unsigned k = 0; k < sizeof(index) / sizeof(index[0]); k++) {
         CHECK(msr_read(v, index[k], &value, false) == -1, "%x", index[k]);
         CHECK(msr_write(v, index[k], 0, false) == -1, "%x", index[k]);
-        CHECK(msr_read(v, index[k], &value, true) == 0 && msr_write(v, index[k], 0, true) == 0, "%x", index[k]);
+        CHECK(msr_read(v, index[k], &value, true) == 0 && msr_write(v, index[k], 0, true) == 0,
+              "%x", index[k]);
     }
-    CHECK(msr_write(v, MSR_EFER, EFER_LME, false) == -1 && msr_write(v, MSR_EFER, EFER_LME, true) == 0);
+    CHECK(msr_write(v, MSR_EFER, EFER_LME, false) == -1 &&
+          msr_write(v, MSR_EFER, EFER_LME, true) == 0);
     free_vcpu(v);
 }
 
@@ -111,7 +172,8 @@ static void test_efer(void)
     uint64_t value;
 
     set_supported_cpuid(v);
-    CHECK(msr_write(v, MSR_EFER, EFER_LMA, false) == 0 && !(v->efer & EFER_LMA), "LMA is not written");
+    CHECK(msr_write(v, MSR_EFER, EFER_LMA, false) == 0 && !(v->efer & EFER_LMA),
+          "LMA is not written");
     v->cr0 |= CR0_PG | CR0_PE;
     v->efer = EFER_LME | EFER_LMA;
     CHECK(msr_write(v, MSR_EFER, 0, false) == -1, "LME while paging");
@@ -133,11 +195,13 @@ static void test_tsc(void)
     CHECK(msr_write(v, MSR_IA32_TSC_ADJUST, adjust + (1ull << 50), false) == 0);
     after = cpu_rdtsc(v);
     CHECK(after - before >= 1ull << 50 && after - before < (1ull << 50) + 1000ull * host_tsc_khz());
-    CHECK(msr_write(v, MSR_IA32_TSC_ADJUST, 0, true) == 0 && cpu_rdtsc(v) >= after, "the client's does not move it");
+    CHECK(msr_write(v, MSR_IA32_TSC_ADJUST, 0, true) == 0 && cpu_rdtsc(v) >= after,
+          "the client's does not move it");
     free_vcpu(v);
 }
 
-/* 100 ms of busy waiting against the monotonic clock: the rate is within 50 ppm and a clock reading. */
+/* 100 ms of busy waiting against the monotonic clock: the rate is within 50 ppm and a clock
+ * reading. */
 static void test_tsc_rate(void)
 {
     struct timespec a, b;
@@ -162,11 +226,15 @@ static void test_machine_check(void)
     uint64_t value;
 
     set_supported_cpuid(v);
-    CHECK(msr_setup_mce(v, 0) == -EINVAL && msr_setup_mce(v, 33) == -EINVAL && msr_setup_mce(v, 1ull << 40 | 4) == -EINVAL);
+    CHECK(msr_setup_mce(v, 0) == -EINVAL && msr_setup_mce(v, 33) == -EINVAL &&
+          msr_setup_mce(v, 1ull << 40 | 4) == -EINVAL);
     CHECK(msr_write(v, MSR_IA32_MCG_CTL, ~0ull, false) == -1, "no MCG_CTL yet");
     CHECK(msr_setup_mce(v, 1 << 8 | 4) == 0);
-    CHECK(msr_write(v, MSR_IA32_MCG_CTL, ~0ull, false) == 0 && msr_write(v, MSR_IA32_MCG_CTL, 1, false) == -1);
-    CHECK(msr_read(v, 0x400 + 15, &value, false) == 0 && msr_read(v, 0x400 + 16, &value, false) == 1, "4 banks");
+    CHECK(msr_write(v, MSR_IA32_MCG_CTL, ~0ull, false) == 0 &&
+          msr_write(v, MSR_IA32_MCG_CTL, 1, false) == -1);
+    CHECK(msr_read(v, 0x400 + 15, &value, false) == 0 &&
+              msr_read(v, 0x400 + 16, &value, false) == 1,
+          "4 banks");
     CHECK(msr_read(v, 0x280, &value, false) == -1, "no CMCI");
     free_vcpu(v);
 }
