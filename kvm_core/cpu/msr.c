@@ -360,16 +360,6 @@ static bool has_spec_ctrl(const struct vcpu *v)
            cpu_has(v, FEAT_AMD_SSBD);
 }
 
-static int write_misc_enable(struct vcpu *v, uint64_t value, bool host)
-{
-    uint64_t unavailable = 1 << 11 | 1 << 12; /* BTS, PEBS: read-only */
-
-    if (!host && ((value ^ v->misc_enable) & unavailable))
-        return REFUSED;
-    v->misc_enable = value;
-    return DONE;
-}
-
 static int write_feature_control(struct vcpu *v, uint64_t value, bool host)
 {
     uint64_t allowed = 1 | (v->mcg_cap & MCG_LMCE_P ? 1 << 20 : 0);
@@ -429,7 +419,7 @@ static int write_special(struct vcpu *v, uint32_t index, uint64_t value, bool ho
             return REFUSED;
         v->pat = value;
         return DONE;
-    case MSR_IA32_MISC_ENABLE: return write_misc_enable(v, value, host);
+    case MSR_IA32_MISC_ENABLE: v->misc_enable = value; return DONE;
     case MSR_IA32_FEATURE_CONTROL: return write_feature_control(v, value, host);
     case MSR_IA32_SPEC_CTRL: /* IBRS, STIBP, SSBD, PSFD */
         if ((!host && !has_spec_ctrl(v)) || (value & ~0x87ull))

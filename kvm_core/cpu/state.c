@@ -131,7 +131,7 @@ static void reset_cold(struct vcpu *v)
     v->star = v->lstar = v->cstar = v->sfmask = v->kernel_gs_base = v->tsc_aux = 0;
     v->sysenter_cs = v->sysenter_esp = v->sysenter_eip = 0;
     v->pat = 0x0007040600070406;
-    v->misc_enable = 1 << 0 | 1 << 11 | 1 << 12; /* fast strings; no BTS, no PEBS */
+    v->misc_enable = 1; /* fast strings */
     v->spec_ctrl = v->debugctl = 0;
     v->mtrr_def_type = 0;
     memset(v->mtrr_fixed, 0, sizeof(v->mtrr_fixed));

@@ -121,7 +121,6 @@ static void test_guest_writes(void)
         {MSR_IA32_MISC_FEATURES, 1, 0},
         {MSR_IA32_MISC_FEATURES, 2, -1},
         {MSR_IA32_MISC_ENABLE, 0x1801, 0},
-        {MSR_IA32_MISC_ENABLE, 1, -1},
         {0x186, 0x4300c0, 0},
         {0x199, 0, -1},
         {0x1b, 0, 1},
