@@ -332,7 +332,7 @@ static uint64_t random_target(unsigned bytes)
     else if (kind < 94)
         at = DATA_HOLE - 1 - below(bytes ? bytes : 1);
     else
-        at = DATA_READONLY + (below(4096 - 256) & (below(2) ? ~63u : ~0u));
+        at = DATA_READONLY + (below(4096 - 1024) & (below(2) ? ~63u : ~0u));
     return DATA_ADDR + at;
 }
 

@@ -172,6 +172,14 @@ static void fill_image(const struct icase *c, unsigned mnemonic)
     uint64_t at = c->target - DATA_ADDR, header[8] = {rnd() & 7};
     uint32_t mxcsr = rnd() & 0xffff;
 
+    if (mnemonic == ZYDIS_MNEMONIC_LDMXCSR || mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) {
+        if (at + 4 <= DATA_HOLE) { /* bit 17, AMD's misaligned mode, is not the model's */
+            mxcsr |= chance(10) ? 0x10000u << below(16) & ~0x20000u : 0;
+            memcpy(data + at, &mxcsr, 4);
+            memcpy(emu_data + at, &mxcsr, 4);
+        }
+        return;
+    }
     if ((!fxrstor && !xrstor) || at + 576 > DATA_HOLE || chance(10))
         return;
     p = data + at;
@@ -179,8 +187,8 @@ static void fill_image(const struct icase *c, unsigned mnemonic)
         header[1] = 1ull << 63 | 7;
         header[0] &= header[1];
     }
-    if (chance(10))
-        header[below(8)] |= 1ull << below(64);
+    if (chance(10)) /* not 5 to 7: AVX-512 of the host */
+        header[below(8)] |= 1ull << (chance(50) ? 8 + below(56) : 3);
     memcpy(p + 24, &mxcsr, 4);
     for (int k = 0; k < 8; k++)
         random_x87(p + 32 + 16 * k);
