@@ -329,7 +329,7 @@ static void check_header(struct vcpu *v, const uint64_t h[8], bool supervisor)
     for (unsigned k = 2; k < 8; k++)
         if (compact || k == 2)
             rest |= h[k];
-    if (compact ? (h[1] & ~XCOMP_COMPACT & ~enabled) || (h[0] & ~h[1]) : supervisor || h[1] || (h[0] & ~enabled))
+    if (compact ? (h[1] & ~XCOMP_COMPACT & ~enabled) || (h[0] & ~(h[1] & ~XCOMP_COMPACT)) : supervisor || h[1] || (h[0] & ~enabled))
         cpu_gp(v, 0);
     if (rest)
         cpu_gp(v, 0);

@@ -46,6 +46,11 @@ static void report(const struct icase *c, const struct state *host, const struct
         print_bytes(emu_data + difference_at, 8);
         printf("\n");
     }
+    if (is_xsave(z.mnemonic) && c->target + 576 <= DATA_ADDR + DATA_HOLE) {
+        printf("  RAX %" PRIx64 " header ", c->before.gpr[0]);
+        print_bytes((uint8_t *)(uintptr_t)c->target + 512, 64);
+        printf("\n");
+    }
     print_state("before", &c->before);
     print_state("host  ", host);
     print_state("ours  ", ours);
@@ -180,9 +185,16 @@ static void fill_image(const struct icase *c, unsigned mnemonic)
         }
         return;
     }
-    if ((!fxrstor && !xrstor) || at + 576 > DATA_HOLE || chance(10))
+    if ((!fxrstor && !xrstor) || at + 576 > DATA_HOLE)
         return;
     p = data + at;
+    if (chance(10)) { /* whatever is there, but for what only the host has */
+        p[26] &= ~2;
+        p[512] &= ~0xe0;
+        p[520] &= ~0xe0;
+        memcpy(emu_data + at, p, 576);
+        return;
+    }
     if (chance(40)) {
         header[1] = 1ull << 63 | 7;
         header[0] &= header[1];

@@ -1,0 +1,43 @@
+"""User-level instructions against the host processor: every row of the table, random cases."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run(program: Path, cases: int, mode: int, timeout_s: int) -> str:
+    """Run `cases` random cases of each encoding; the seed is in the output."""
+    arguments = [str(program), "kvm_core/isa", str(cases), str(time.time_ns()), str(mode)]
+    result = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout[-8000:]}{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def harness(c_program: Callable[..., Path]) -> Path:
+    """The test program, which runs each case on the interpreter and on the processor itself."""
+    if platform.machine() != "x86_64":
+        pytest.skip("compares with an x86-64 host")
+    return c_program("isa/harness.c")
+
+
+@pytest.mark.parametrize("mode", [64, 32])
+def test_against_the_host(harness: Path, mode: int) -> None:
+    print(run(harness, 60, mode, 200))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mode", [64, 32])
+@pytest.mark.timeout(1800)
+def test_millions_against_the_host(harness: Path, mode: int) -> None:
+    print(run(harness, 1000, mode, 1700))
