@@ -160,6 +160,8 @@ class Machine:
             vcpu = processor.vcpu
             vcpu.set_cpuid2(cpuid.for_vcpu(entries, index, config.vcpus))
             cpustate.set_msrs(vcpu, msrs)
+            if cpuid.vendor(entries) == "AuthenticAMD":
+                cpustate.steady_tsc(vcpu)
             cpustate.firmware_lapic(vcpu)
         cpustate.enter(self.processors[0].vcpu, self.board.boot(self.payload))
 

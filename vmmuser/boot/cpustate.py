@@ -18,6 +18,8 @@ MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING = 0x1A0, 1
 MSR_MTRR_DEF_TYPE = 0x2FF
 _FIXED_MTRRS = {0x250: 6, 0x258: 6, 0x259: 0} | dict.fromkeys(range(0x268, 0x270), 5)
 
+MSR_HWCR, HWCR_TSC_FREQ_SEL = 0xC0010015, 1 << 24
+
 APIC_LVT_LINT0, APIC_LVT_LINT1, APIC_SVR = 0x350, 0x360, 0x0F0
 MODE_NMI, MODE_EXTINT = 4 << 8, 7 << 8
 
@@ -73,6 +75,13 @@ def set_msrs(vcpu: Vcpu, msrs: dict[int, int]) -> None:
     if done != len(msrs):
         index = list(msrs)[done]
         raise BackendError(f"KVM_SET_MSRS: the core refuses MSR {index:#x}; report this")
+
+
+def steady_tsc(vcpu: Vcpu) -> None:
+    """Set TscFreqSel, as an AMD BIOS does (PPR, MSRC001_0015); a core without it is let be."""
+    value = vcpu.get_msrs([MSR_HWCR]).get(MSR_HWCR)
+    if value is not None:
+        vcpu.set_msrs({MSR_HWCR: value | HWCR_TSC_FREQ_SEL})
 
 
 def firmware_lapic(vcpu: Vcpu) -> None:
