@@ -1,0 +1,307 @@
+/* The front door: /dev/kvm as functions. A reader starts here.
+ *
+ * kvmish_ioctl() finds the object behind a descriptor and hands the request to system.c, vm.c or vcpu.c. KVM_RUN comes
+ * back here: vcpu_run() is the entry/exit loop that every guest instruction is executed under.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvm/door.h"
+#include "kvm/files.h"
+#include "kvm/kvm.h"
+
+/* ---- the door ------------------------------------------------------------------------------------------------------ */
+
+int kvmish_open(void)
+{
+    return file_install(&client_self, OBJECT_SYSTEM, NULL, -1);
+}
+
+static int dispatch(struct file *f, unsigned long req, uintptr_t arg)
+{
+    if (f->generation != atomic_load(&process_generation) && f->kind != OBJECT_SYSTEM)
+        return -EIO; /* the memory of another process */
+    switch (f->kind) {
+    case OBJECT_SYSTEM: return system_ioctl(&client_self, req, arg);
+    case OBJECT_VM: return vm_ioctl(f->object, &client_self, req, arg);
+    case OBJECT_VCPU: return vcpu_ioctl(f->object, &client_self, req, arg);
+    default: return -ENOTTY;
+    }
+}
+
+int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg)
+{
+    struct file *f = file_get(fd);
+    int ret;
+
+    if (!f)
+        return -EBADF;
+    ret = dispatch(f, (uint32_t)req, arg);
+    file_put(f);
+    return ret;
+}
+
+int kvmish_kick(int fd)
+{
+    struct file *f = file_get(fd);
+    int ret = -EBADF;
+
+    if (!f)
+        return ret;
+    if (f->kind == OBJECT_VCPU) {
+        vcpu_interrupt(f->object);
+        ret = 0;
+    }
+    file_put(f);
+    return ret;
+}
+
+/* ---- which vCPU runs on which thread: for signal handlers -------------------------------------------------------------- */
+
+enum { RUNNING_MAX = 2048 };
+
+static struct running {
+    _Atomic unsigned long thread; /* pthread_self(), 0 when free or idle */
+    _Atomic(struct kvm_vcpu *) vcpu;
+} running[RUNNING_MAX];
+static _Atomic unsigned running_high;
+
+static struct running *running_enter(struct kvm_vcpu *kv)
+{
+    unsigned long self = (unsigned long)pthread_self();
+
+    for (unsigned i = kv->running_hint % RUNNING_MAX, n = 0; n < RUNNING_MAX; i = (i + 1) % RUNNING_MAX, n++) {
+        unsigned long free = 0;
+        unsigned high = atomic_load_explicit(&running_high, memory_order_relaxed);
+        if (atomic_load_explicit(&running[i].thread, memory_order_relaxed) ||
+            !atomic_compare_exchange_strong(&running[i].thread, &free, self))
+            continue;
+        atomic_store(&running[i].vcpu, kv);
+        while (i >= high && !atomic_compare_exchange_weak(&running_high, &high, i + 1))
+            ;
+        kv->running_hint = i;
+        return &running[i];
+    }
+    return NULL;
+}
+
+static void running_leave(struct running *r)
+{
+    if (!r)
+        return;
+    atomic_store_explicit(&r->vcpu, NULL, memory_order_relaxed);
+    atomic_store_explicit(&r->thread, 0, memory_order_release);
+}
+
+bool kvmish_signal_arrived(int sig)
+{
+    unsigned long self = (unsigned long)pthread_self();
+    unsigned high = atomic_load(&running_high);
+
+    for (unsigned i = 0; i < high; i++) {
+        struct kvm_vcpu *kv;
+        if (atomic_load_explicit(&running[i].thread, memory_order_relaxed) != self)
+            continue;
+        kv = atomic_load(&running[i].vcpu);
+        if (!kv)
+            continue;
+        vcpu_interrupt(kv);
+        return kv->masked && sigismember(&kv->outer_mask, sig) == 1;
+    }
+    return false;
+}
+
+/* ---- KVM_RUN -------------------------------------------------------------------------------------------------------------- */
+
+static int interrupted(struct kvm_vcpu *kv)
+{
+    atomic_store(&kv->signalled, 0);
+    kv->run->exit_reason = KVM_EXIT_INTR;
+    kv->stat.signal_exits++;
+    return -EINTR;
+}
+
+/* Sleeps until kicked. The caller has cleared `kick` and then found nothing to do. */
+static void block(struct kvm_vcpu *kv)
+{
+    struct timespec before, after;
+
+    clock_gettime(CLOCK_MONOTONIC, &before);
+    atomic_store(&kv->waiting, 1);
+    if (!__atomic_load_n(&kv->cpu.kick, __ATOMIC_SEQ_CST) &&
+        syscall(SYS_futex, &kv->cpu.kick, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0) && errno == EINTR)
+        atomic_store(&kv->signalled, 1); /* a handler that is not wrapped ran on this thread */
+    atomic_store(&kv->waiting, 0);
+    clock_gettime(CLOCK_MONOTONIC, &after);
+    kv->stat.halt_wait_ns +=
+        (uint64_t)((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec);
+}
+
+/* Runs guest code until something outside of the engine must happen. */
+static enum cpu_exit_reason enter(struct kvm_vcpu *kv, int budget)
+{
+    struct vcpu *v = &kv->cpu;
+    enum cpu_exit_reason reason = EXIT_POLL;
+
+    __atomic_store_n(&v->in_guest, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
+        vcpu_drain(kv);
+    if (!__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
+        reason = engine_emulate.enter(v, budget);
+    __atomic_store_n(&v->in_guest, 0, __ATOMIC_SEQ_CST);
+    return reason;
+}
+
+/* On the way back with EINTR: the instruction that waited for the client's answer is finished, so that the client never
+ * sees (or migrates) one that is half done. */
+static int finish_instruction(struct kvm_vcpu *kv)
+{
+    int r = 1;
+
+    while (kv->cpu.log.replay && r > 0) {
+        uint8_t slow = kv->cpu.slow;
+        kv->cpu.slow |= SLOW_SINGLE;
+        r = run_exit(kv, enter(kv, 1));
+        kv->cpu.slow = (uint8_t)((kv->cpu.slow & ~SLOW_SINGLE) | (slow & SLOW_SINGLE));
+    }
+    return r > 0 ? -EINTR : r;
+}
+
+/* What others have asked for; 1: go on, 0 or -errno: back to the client. */
+static int serve_events(struct kvm_vcpu *kv)
+{
+    uint32_t events = atomic_load(&kv->events);
+
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t vectors = atomic_load_explicit(&kv->eoi_exits[i], memory_order_relaxed);
+        if (!vectors)
+            continue;
+        atomic_fetch_and(&kv->eoi_exits[i], ~(vectors & -vectors));
+        kv->run->exit_reason = KVM_EXIT_IOAPIC_EOI;
+        kv->run->eoi.vector = (uint8_t)(i * 64 + (unsigned)__builtin_ctzll(vectors));
+        return 0;
+    }
+    if (atomic_load(&kv->signalled) || kv->run->immediate_exit) {
+        int r = finish_instruction(kv);
+        return r == -EINTR ? interrupted(kv) : r;
+    }
+    if (!events)
+        return 1;
+    if (events & VCPU_TRIPLE_FAULT) {
+        atomic_fetch_and(&kv->events, ~(uint32_t)VCPU_TRIPLE_FAULT);
+        return run_exit(kv, EXIT_SHUTDOWN);
+    }
+    if (events & (VCPU_INIT | VCPU_SIPI))
+        run_accept_ipis(kv);
+    if (events & VCPU_CLOCK) {
+        atomic_fetch_and(&kv->events, ~(uint32_t)VCPU_CLOCK);
+        clock_update(kv);
+    }
+    if (events & VCPU_PV_KICK) {
+        atomic_fetch_and(&kv->events, ~(uint32_t)VCPU_PV_KICK);
+        kv->pv_unhalt = true;
+    }
+    return 1;
+}
+
+static bool runnable(struct kvm_vcpu *kv)
+{
+    if (kv->mp_state == KVM_MP_STATE_RUNNABLE)
+        return true;
+    if (kv->mp_state != KVM_MP_STATE_HALTED || !run_has_event(kv))
+        return false;
+    kv->mp_state = KVM_MP_STATE_RUNNABLE;
+    kv->pv_unhalt = false;
+    kv->stat.halt_wakeup++;
+    return true;
+}
+
+static int run_loop(struct kvm_vcpu *kv)
+{
+    for (;;) {
+        int r;
+
+        __atomic_store_n(&kv->cpu.kick, 0, __ATOMIC_SEQ_CST); /* before looking at what it may stand for */
+        r = serve_events(kv);
+        if (r <= 0)
+            return r;
+        if (!runnable(kv)) {
+            block(kv);
+            continue;
+        }
+        if (kv->run->request_interrupt_window && kv->vm->irq.mode != IRQCHIP_KERNEL && run_ready_for_injection(kv)) {
+            kv->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+            kv->stat.irq_window_exits++;
+            return 0;
+        }
+        if (kv->msr_steal & 1)
+            clock_steal(kv);
+        r = run_exit(kv, enter(kv, run_inject(kv)));
+        if (r <= 0)
+            return r;
+        if (kv->stat_page)
+            stats_publish(kv);
+    }
+}
+
+/* An AP that nobody has woken: KVM answers EAGAIN once it has been. */
+static int wait_for_sipi(struct kvm_vcpu *kv)
+{
+    if (kv->run->immediate_exit)
+        return -EINTR;
+    while (!(atomic_load(&kv->events) & (VCPU_INIT | VCPU_SIPI))) {
+        __atomic_store_n(&kv->cpu.kick, 0, __ATOMIC_SEQ_CST);
+        if (atomic_load(&kv->signalled))
+            return interrupted(kv);
+        if (!(atomic_load(&kv->events) & (VCPU_INIT | VCPU_SIPI)))
+            block(kv);
+    }
+    run_accept_ipis(kv);
+    return -EAGAIN;
+}
+
+static int run(struct kvm_vcpu *kv)
+{
+    int error;
+
+    if (kv->mp_state == KVM_MP_STATE_UNINITIALIZED)
+        return wait_for_sipi(kv);
+    if (!run_sync_in(kv, &error))
+        return error;
+    if (!kv->has_lapic) {
+        if (kv->run->cr8 > 15)
+            return -EINVAL;
+        kv->cpu.cr8 = kv->run->cr8;
+    }
+    run_complete(kv);
+    if (kv->run->immediate_exit)
+        return finish_instruction(kv);
+    return run_loop(kv);
+}
+
+int vcpu_run(struct kvm_vcpu *kv)
+{
+    struct running *r = running_enter(kv);
+    int ret;
+
+    kv->cpu.want_tpr_exit = !kv->has_lapic;
+    if (kv->has_sigmask) {
+        pthread_sigmask(SIG_BLOCK, NULL, &kv->outer_mask);
+        kv->masked = true;
+        pthread_sigmask(SIG_SETMASK, &kv->sigmask, NULL); /* what is pending arrives here */
+    }
+    ret = run(kv);
+    run_sync_out(kv);
+    if (kv->masked) {
+        pthread_sigmask(SIG_SETMASK, &kv->outer_mask, NULL);
+        kv->masked = false;
+    }
+    running_leave(r);
+    kv->stat.user_exits++;
+    if (kv->stat_page)
+        stats_publish(kv);
+    return ret;
+}

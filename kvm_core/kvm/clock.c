@@ -1,0 +1,337 @@
+/* KVM's clocks and the other paravirtual services: kvmclock pages, wall clock, steal time, PV EOI, hypercalls.
+ *
+ * The guest's TSC is the host's plus an offset, at the same rate, so one pair (TSC, ns) serves all vCPUs for good:
+ * kvmclock = base ns + (TSC - base TSC), scaled.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvm/kvm.h"
+#include "kvm/pv.h"
+
+#define NS_PER_S 1000000000ull
+
+static uint64_t now_ns(clockid_t id)
+{
+    struct timespec ts;
+
+    clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t ticks_to_ns(uint64_t ticks, uint32_t khz)
+{
+    return (uint64_t)((unsigned __int128)ticks * 1000000 / khz);
+}
+
+void clock_vm_init(struct kvm_vm *vm)
+{
+    pthread_mutex_init(&vm->clock_lock, NULL);
+    vm->tsc_khz = host_tsc_khz();
+    vm->clock_base_tsc = host_tsc();
+    vm->clock_base_ns = 0;
+    vm->tsc_offset = -vm->clock_base_tsc;
+}
+
+static uint64_t vm_clock_ns(struct kvm_vm *vm, uint64_t tsc)
+{
+    return (uint64_t)vm->clock_base_ns + ticks_to_ns(tsc - vm->clock_base_tsc, vm->tsc_khz);
+}
+
+uint64_t clock_guest_ns(struct kvm_vm *vm)
+{
+    uint64_t ns;
+
+    pthread_mutex_lock(&vm->clock_lock);
+    ns = vm_clock_ns(vm, host_tsc());
+    pthread_mutex_unlock(&vm->clock_lock);
+    return ns;
+}
+
+int clock_get(struct kvm_vm *vm, struct kvm_clock_data *d)
+{
+    memset(d, 0, sizeof(*d));
+    d->host_tsc = host_tsc();
+    d->realtime = now_ns(CLOCK_REALTIME);
+    pthread_mutex_lock(&vm->clock_lock);
+    d->clock = vm_clock_ns(vm, d->host_tsc);
+    pthread_mutex_unlock(&vm->clock_lock);
+    d->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+    return 0;
+}
+
+/* KVM API 4.30. -EINVAL: flags that cannot be set */
+int clock_set(struct kvm_vm *vm, const struct kvm_clock_data *d)
+{
+    uint64_t value = d->clock, now = now_ns(CLOCK_REALTIME);
+
+    if (d->flags & ~(uint32_t)(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
+        return -EINVAL;
+    if ((d->flags & KVM_CLOCK_REALTIME) && now > d->realtime)
+        value += now - d->realtime;
+    pthread_mutex_lock(&vm->clock_lock);
+    vm->clock_base_tsc = host_tsc();
+    vm->clock_base_ns = (int64_t)value;
+    pthread_mutex_unlock(&vm->clock_lock);
+    for (unsigned i = 0; i < vm->vcpus; i++)
+        vcpu_post(vm->vcpu[i], VCPU_CLOCK);
+    return 0;
+}
+
+/* ns = (ticks << shift) * mul >> 32, a negative shift to the right; mul as large as 32 bits allow. */
+static uint32_t scale_of(uint32_t khz, int8_t *shift)
+{
+    uint64_t hz = (uint64_t)khz * 1000;
+
+    for (*shift = 0; hz > 2 * NS_PER_S; --*shift)
+        hz >>= 1;
+    for (; hz <= NS_PER_S; ++*shift)
+        hz <<= 1;
+    return (uint32_t)((NS_PER_S << 32) / hz);
+}
+
+static void time_page_write(struct kvm_vcpu *kv, uint8_t extra_flags)
+{
+    uint64_t gpa = kv->msr_system_time & ~1ull;
+    struct kvm_vm *vm = kv->vm;
+    struct pv_time t, old;
+    int8_t shift;
+
+    if (!(kv->msr_system_time & 1) || vcpu_guest_read(kv, gpa, &old, sizeof(old)))
+        return;
+    memset(&t, 0, sizeof(t));
+    pthread_mutex_lock(&vm->clock_lock);
+    t.tsc_timestamp = vm->clock_base_tsc + kv->cpu.tsc_offset;
+    t.system_time_ns = (uint64_t)vm->clock_base_ns;
+    pthread_mutex_unlock(&vm->clock_lock);
+    t.tsc_to_system_mul = scale_of(kv->cpu.tsc_khz, &shift);
+    t.tsc_shift = shift;
+    t.flags = PV_TIME_STABLE | (old.flags & PV_TIME_GUEST_STOPPED) | extra_flags;
+    t.version = (old.version + 1) | 1;
+    vcpu_guest_write(kv, gpa, &t.version, sizeof(t.version));
+    atomic_thread_fence(memory_order_seq_cst);
+    vcpu_guest_write(kv, gpa + sizeof(t.version), (char *)&t + sizeof(t.version), sizeof(t) - sizeof(t.version));
+    atomic_thread_fence(memory_order_seq_cst);
+    t.version++;
+    vcpu_guest_write(kv, gpa, &t.version, sizeof(t.version));
+}
+
+void clock_update(struct kvm_vcpu *kv)
+{
+    time_page_write(kv, 0);
+}
+
+/* KVM API 4.67. -EINVAL: the guest has no kvmclock */
+int clock_ctrl(struct kvm_vcpu *kv)
+{
+    if (!(kv->msr_system_time & 1))
+        return -EINVAL;
+    time_page_write(kv, PV_TIME_GUEST_STOPPED);
+    return 0;
+}
+
+static void wall_clock_write(struct kvm_vcpu *kv, uint64_t gpa)
+{
+    uint64_t boot = now_ns(CLOCK_REALTIME) - clock_guest_ns(kv->vm);
+    struct pv_wall_clock w = {.version = 0, .sec = (uint32_t)(boot / NS_PER_S), .nsec = (uint32_t)(boot % NS_PER_S)};
+    uint32_t version;
+
+    if (!gpa || vcpu_guest_read(kv, gpa, &version, sizeof(version)))
+        return;
+    w.version = (version + 2) & ~1u;
+    vcpu_guest_write(kv, gpa, &w, sizeof(w));
+}
+
+/* ---- steal time ------------------------------------------------------------------------------------------------ */
+
+/* Time that this thread was runnable and did not run: second field of schedstat. */
+static uint64_t run_delay_ns(void)
+{
+    unsigned long long ran, waited = 0;
+    char path[64];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/schedstat", syscall(SYS_gettid));
+    f = fopen(path, "re");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%llu %llu", &ran, &waited) != 2)
+        waited = 0;
+    fclose(f);
+    return waited;
+}
+
+/* At most every 100 ms: reading it takes microseconds. */
+void clock_steal(struct kvm_vcpu *kv)
+{
+    uint64_t gpa = kv->msr_steal & ~(uint64_t)0x3f, now, delay;
+    struct pv_steal s;
+
+    if (!(kv->msr_steal & 1))
+        return;
+    now = now_ns(CLOCK_MONOTONIC_COARSE);
+    if (kv->steal_last_ns && now - kv->steal_last_ns < 100 * 1000 * 1000)
+        return;
+    delay = run_delay_ns();
+    if (vcpu_guest_read(kv, gpa, &s, sizeof(s)))
+        return;
+    if (kv->steal_last_ns && delay > kv->steal_ns)
+        s.steal_ns += delay - kv->steal_ns;
+    kv->steal_ns = delay;
+    kv->steal_last_ns = now;
+    s.preempted = 0;
+    s.version = (s.version + 2) & ~1u;
+    vcpu_guest_write(kv, gpa, &s, sizeof(s));
+}
+
+/* ---- MSRs ------------------------------------------------------------------------------------------------------- */
+
+/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID: without the feature bit the register does not exist. */
+static bool pv_allowed(const struct kvm_vcpu *kv, unsigned feature, bool host)
+{
+    uint32_t out[4];
+
+    if (host || !kv->enforce_pv)
+        return true;
+    cpuid_query(&kv->cpu, 0x40000001, 0, out);
+    return out[0] >> feature & 1;
+}
+
+/* 0 done, -1 #GP, 1 unknown. */
+int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool host)
+{
+    switch (index) {
+    case MSR_KVM_WALL_CLOCK:
+    case MSR_KVM_WALL_CLOCK_NEW:
+        if (!pv_allowed(kv, index == MSR_KVM_WALL_CLOCK ? 0 : 3, host))
+            return 1;
+        kv->vm->wall_clock_msr = value;
+        if (!host)
+            wall_clock_write(kv, value);
+        return 0;
+    case MSR_KVM_SYSTEM_TIME:
+    case MSR_KVM_SYSTEM_TIME_NEW:
+        if (!pv_allowed(kv, index == MSR_KVM_SYSTEM_TIME ? 0 : 3, host))
+            return 1;
+        kv->msr_system_time = value;
+        kv->clock_boot_msr = index == MSR_KVM_SYSTEM_TIME;
+        atomic_fetch_or(&kv->events, VCPU_CLOCK);
+        clock_update(kv);
+        return 0;
+    case MSR_KVM_STEAL_TIME:
+        if (!pv_allowed(kv, 5, host))
+            return 1;
+        if (value & 0x3e)
+            return -1;
+        kv->msr_steal = value;
+        kv->steal_last_ns = 0;
+        clock_steal(kv);
+        return 0;
+    case MSR_KVM_PV_EOI_EN:
+        if (!pv_allowed(kv, 6, host))
+            return 1;
+        if (value & 2)
+            return -1;
+        kv->msr_pv_eoi = value;
+        kv->pv_eoi_set = false;
+        return 0;
+    case MSR_KVM_POLL_CONTROL:
+        if (value & ~1ull)
+            return -1;
+        kv->msr_poll_control = value;
+        return 0;
+    case MSR_KVM_ASYNC_PF_EN: /* not offered: only "off" is accepted */
+    case MSR_KVM_ASYNC_PF_INT:
+    case MSR_KVM_ASYNC_PF_ACK: return value ? -1 : host ? 0 : 1;
+    default: return 1;
+    }
+}
+
+int clock_read_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bool host)
+{
+    switch (index) {
+    case MSR_KVM_WALL_CLOCK: *value = kv->vm->wall_clock_msr; return pv_allowed(kv, 0, host) ? 0 : 1;
+    case MSR_KVM_WALL_CLOCK_NEW: *value = kv->vm->wall_clock_msr; return pv_allowed(kv, 3, host) ? 0 : 1;
+    case MSR_KVM_SYSTEM_TIME: *value = kv->msr_system_time; return pv_allowed(kv, 0, host) ? 0 : 1;
+    case MSR_KVM_SYSTEM_TIME_NEW: *value = kv->msr_system_time; return pv_allowed(kv, 3, host) ? 0 : 1;
+    case MSR_KVM_STEAL_TIME: *value = kv->msr_steal; return pv_allowed(kv, 5, host) ? 0 : 1;
+    case MSR_KVM_PV_EOI_EN: *value = kv->msr_pv_eoi; return pv_allowed(kv, 6, host) ? 0 : 1;
+    case MSR_KVM_POLL_CONTROL: *value = kv->msr_poll_control; return pv_allowed(kv, 12, host) ? 0 : 1;
+    case MSR_KVM_ASYNC_PF_EN:
+    case MSR_KVM_ASYNC_PF_INT:
+    case MSR_KVM_ASYNC_PF_ACK: *value = 0; return host ? 0 : 1;
+    default: return 1;
+    }
+}
+
+/* ---- PV EOI: bit 0 of a guest word, set by us when the vector in service may be ended by clearing it ------------- */
+
+void pv_eoi_check(struct kvm_vcpu *kv)
+{
+    uint8_t word;
+
+    if (!kv->pv_eoi_set)
+        return;
+    if (vcpu_guest_read(kv, kv->msr_pv_eoi & ~3ull, &word, 1))
+        return;
+    kv->pv_eoi_set = false;
+    if (word & 1) { /* not ended yet: take the offer back, another interrupt may be about to nest */
+        word &= 0xfe;
+        vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &word, 1);
+        return;
+    }
+    lapic_eoi(&kv->lapic);
+}
+
+void pv_eoi_offer(struct kvm_vcpu *kv)
+{
+    uint8_t word;
+
+    if (!(kv->msr_pv_eoi & 1) || !lapic_pv_eoi_eligible(&kv->lapic))
+        return;
+    if (vcpu_guest_read(kv, kv->msr_pv_eoi & ~3ull, &word, 1))
+        return;
+    word |= 1;
+    if (!vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &word, 1))
+        kv->pv_eoi_set = true;
+}
+
+/* ---- hypercalls ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t hypercall(struct kvm_vcpu *kv, uint64_t nr, const uint64_t a[4])
+{
+    switch (nr) {
+    case HC_VAPIC_POLL_IRQ: return 0;
+    case HC_KICK_CPU: {
+        struct lapic *target = kv->has_lapic ? irqchip_find_lapic(&kv->vm->irq, (uint32_t)a[1]) : NULL;
+        if (target)
+            vcpu_post(target->owner, VCPU_PV_KICK);
+        return 0;
+    }
+    case HC_SEND_IPI:
+        if (!kv->has_lapic)
+            break;
+        return (uint64_t)irqchip_pv_send_ipi(&kv->vm->irq, a[0], a[1], (uint32_t)a[2], a[3], cpu_is_long(&kv->cpu));
+    case HC_SCHED_YIELD: return 0;
+    default: break;
+    }
+    return (uint64_t)-PV_ENOSYS;
+}
+
+/* VMCALL, VMMCALL: number in RAX, arguments in RBX, RCX, RDX, RSI; answer in RAX. */
+bool ops_hypercall(struct vcpu *v)
+{
+    struct kvm_vcpu *kv = kvm_of(v);
+    bool wide = cpu_is_long(v);
+    uint64_t mask = wide ? ~0ull : 0xffffffff, ret;
+    uint64_t a[4] = {v->gpr[RBX] & mask, v->gpr[RCX] & mask, v->gpr[RDX] & mask, v->gpr[RSI] & mask};
+
+    kv->stat.hypercalls++;
+    ret = v->cpl ? (uint64_t)-PV_EPERM : hypercall(kv, v->gpr[RAX] & mask, a);
+    v->gpr[RAX] = ret & mask;
+    return true;
+}

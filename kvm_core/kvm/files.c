@@ -1,0 +1,167 @@
+/* Descriptors of clients in this process: which number stands for which object.
+ *
+ * The table is read by every ioctl of the client, so it is lock-free: entries are struct file of a pool that is never
+ * returned to the allocator, and a reference is taken only while its count is not zero.
+ */
+#include "kvm/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kvm/door.h"
+
+enum { FILES_MAX = 65536 };
+
+static _Atomic(struct file *) table[FILES_MAX];
+static struct file *pool;
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+_Atomic unsigned process_generation = 1;
+
+const struct client client_self = {0, file_install};
+
+static struct file *pool_take(void)
+{
+    struct file *f;
+
+    pthread_mutex_lock(&pool_lock);
+    f = pool;
+    if (f)
+        pool = f->next;
+    pthread_mutex_unlock(&pool_lock);
+    return f ? f : calloc(1, sizeof(*f));
+}
+
+static void object_put(enum object_kind kind, void *object)
+{
+    if (kind == OBJECT_VM)
+        vm_put(object);
+    else if (kind == OBJECT_VCPU)
+        vm_put(((struct kvm_vcpu *)object)->vm);
+}
+
+struct file *file_get(int fd)
+{
+    struct file *f;
+    int refs;
+
+    if (fd < 0 || fd >= FILES_MAX)
+        return NULL;
+    f = atomic_load(&table[fd]);
+    if (!f)
+        return NULL;
+    refs = atomic_load(&f->refs);
+    do {
+        if (!refs)
+            return NULL;
+    } while (!atomic_compare_exchange_weak(&f->refs, &refs, refs + 1));
+    if (atomic_load(&table[fd]) == f)
+        return f;
+    file_put(f);
+    return NULL;
+}
+
+void file_put(struct file *f)
+{
+    if (atomic_fetch_sub(&f->refs, 1) != 1)
+        return;
+    object_put(f->kind, f->object);
+    pthread_mutex_lock(&pool_lock);
+    f->next = pool;
+    pool = f;
+    pthread_mutex_unlock(&pool_lock);
+}
+
+int file_install(const struct client *c, enum object_kind kind, void *object, int map_fd)
+{
+    static const char *const name[] = {"", "kvm", "kvm-vm", "kvm-vcpu", "kvm-device"};
+    int fd = map_fd < 0 ? memfd_create(name[kind], MFD_CLOEXEC) : fcntl(map_fd, F_DUPFD_CLOEXEC, 0);
+    struct file *f;
+
+    (void)c;
+    if (fd < 0)
+        return -errno;
+    f = fd < FILES_MAX ? pool_take() : NULL;
+    if (!f) {
+        close(fd);
+        return fd < FILES_MAX ? -ENOMEM : -EMFILE;
+    }
+    f->kind = kind;
+    f->object = object;
+    f->generation = atomic_load(&process_generation);
+    atomic_store(&f->refs, 1);
+    f = atomic_exchange(&table[fd], f);
+    if (f) /* its number was closed behind our back */
+        file_put(f);
+    return fd;
+}
+
+bool kvmish_owns(int fd)
+{
+    return fd >= 0 && fd < FILES_MAX && atomic_load_explicit(&table[fd], memory_order_relaxed);
+}
+
+void kvmish_forget(int fd)
+{
+    struct file *f;
+
+    if (!kvmish_owns(fd))
+        return;
+    f = atomic_exchange(&table[fd], NULL);
+    if (f)
+        file_put(f);
+}
+
+int kvmish_close(int fd)
+{
+    struct file *f;
+
+    if (!kvmish_owns(fd))
+        return -EBADF;
+    f = atomic_exchange(&table[fd], NULL);
+    if (!f)
+        return -EBADF;
+    close(fd);
+    file_put(f);
+    return 0;
+}
+
+void kvmish_dup(int fd, int newfd)
+{
+    struct file *f = file_get(fd);
+
+    if (newfd < 0 || fd == newfd) {
+        if (f)
+            file_put(f);
+        return;
+    }
+    kvmish_forget(newfd);
+    if (!f)
+        return;
+    if (newfd < FILES_MAX)
+        atomic_store(&table[newfd], f);
+    else
+        file_put(f);
+}
+
+void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset)
+{
+    struct file *f = file_get(fd);
+    struct kvm_vcpu *kv;
+    long at = RING_PAGE * KVM_PAGE - offset;
+
+    if (!f)
+        return;
+    kv = f->object;
+    if (f->kind == OBJECT_VCPU && kv->index && offset >= 0 && at >= 0 && size_bytes >= (size_t)at + KVM_PAGE)
+        mmap((char *)addr + at, KVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, kv->vm->vcpu[0]->fd,
+             RING_PAGE * KVM_PAGE);
+    file_put(f);
+}
+
+void kvmish_forked(void)
+{
+    atomic_fetch_add(&process_generation, 1);
+}

@@ -1,0 +1,347 @@
+/* The objects behind the ioctls: client, VM, vCPU; and what the files of kvm/ offer one another.
+ *
+ * Locks, in the order in which they are taken:
+ *   kvm_vcpu.mutex     one ioctl at a time on a vCPU; held all through KVM_RUN
+ *   kvm_vm.lock        creation of vCPUs, irqchip, capabilities
+ *   kvm_vm.slots_lock  memory slots, dirty logs
+ *   kvm_vm.io_lock     (rw) ioeventfds and coalesced zones; readers are vCPUs inside machine_ops
+ *   irqchip.lock       see irq/irqchip.h
+ *   kvm_vm.ack_lock    resampling irqfds, taken inside irqchip.lock
+ * A vCPU inside the engine takes none of the first three, so that a holder may wait for it (vm_quiesce).
+ */
+#ifndef KVMISH_KVM_KVM_H
+#define KVMISH_KVM_KVM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cpu/cpu.h"
+#include "cpu/cpuid.h"
+#include "cpu/sync.h"
+#include "cpu/tsc.h"
+#include "cpu/vcpu.h"
+#include "irq/irqchip.h"
+#include "irq/lapic.h"
+#include "kvm/abi_new.h"
+#include "mmu/phys.h"
+
+enum { KVM_PAGE = 4096, VCPU_MAP_BYTES = 3 * KVM_PAGE, RING_PAGE = 2 };
+enum { VCPUS_MAX = 1024, VCPU_IDS_MAX = 4096, USER_SLOTS_MAX = 32764 };
+#define MCG_CAP_SUPPORTED 0x1000100ull /* MCG_CTL_P, MCG_SER_P */
+enum { CPUID_MAX = 256, MSR_IO_MAX = 256, IO_BUS_MAX = 1000, SLOT_PAGES_MAX = 0x7fffffff };
+
+/* ---- client.c: the program on the other side ------------------------------------------------------------ */
+
+enum object_kind { OBJECT_NONE, OBJECT_SYSTEM, OBJECT_VM, OBJECT_VCPU, OBJECT_DEVICE };
+
+/* One accessor for client memory and descriptors, whatever the door. */
+struct client {
+    pid_t pid; /* 0: this process */
+    /* Hands a new object to the client: its descriptor or -errno. map_fd >= 0: the file that the client may mmap.
+     * Takes over one reference to the object (and map_fd) on success. */
+    int (*install)(const struct client *c, enum object_kind kind, void *object, int map_fd);
+};
+
+/* 0 or -EFAULT. */
+int client_read(const struct client *c, void *to, uintptr_t from, size_t n);
+int client_write(const struct client *c, uintptr_t to, const void *from, size_t n);
+/* A descriptor of our own for the client's file: -EBADF. */
+int client_dup(const struct client *c, int fd);
+/* The same, and it must be an eventfd: -EBADF, -EINVAL. *id: equal for two descriptors of one eventfd. */
+int client_eventfd(const struct client *c, int fd, uint64_t *id);
+/* An array of count elements behind a pointer of the client's: malloced, or NULL and *error. */
+void *client_read_array(const struct client *c, uintptr_t from, size_t count, size_t size, int *error);
+
+extern const struct client client_self;
+
+#define GET(c, var, arg) client_read((c), &(var), (arg), sizeof(var))
+#define PUT(c, arg, var) client_write((c), (arg), &(var), sizeof(var))
+
+/* ---- the VM --------------------------------------------------------------------------------------------- */
+
+struct kvm_vcpu;
+struct irqfds;
+struct io_event;
+
+struct kvm_slot { /* a memory slot; replaced, never changed, once it is in a map */
+    struct memslot s;
+    struct memobj obj;
+    uint32_t flags; /* KVM_MEM_* */
+};
+
+struct zone { /* coalesced MMIO or PIO */
+    uint64_t addr;
+    uint32_t size_bytes;
+    bool pio;
+};
+
+struct msr_range {
+    uint32_t flags, base, count;
+    uint8_t *bitmap;
+};
+
+struct msr_filter {
+    bool default_allow;
+    unsigned count;
+    struct msr_range range[KVM_MSR_FILTER_MAX_RANGES];
+};
+
+struct kvm_vm {
+    _Atomic int refs; /* its descriptor, its vCPUs' and devices' descriptors */
+    struct client client;
+    unsigned generation; /* of the process: see kvmish_forked */
+    unsigned number;     /* names it in statistics */
+
+    pthread_mutex_t lock;
+    struct kvm_vcpu *vcpu[VCPUS_MAX]; /* in order of creation; filled before `vcpus` is raised */
+    _Atomic unsigned vcpus;
+    uint32_t bsp_id;
+    uint32_t max_vcpu_ids;
+    uint64_t disabled_quirks;
+    uint64_t disabled_exits; /* KVM_X86_DISABLE_EXITS_* */
+    uint64_t hypercall_exits;
+    uint32_t user_msr_reasons; /* KVM_MSR_EXIT_REASON_*: exit instead of #GP */
+    bool exception_payload, triple_fault_event, gfn_mode;
+    uint64_t notify_window;
+    uint32_t bus_lock_mode;
+    uint64_t tss_addr, identity_map_addr;
+    _Atomic(struct msr_filter *) msr_filter;
+
+    pthread_mutex_t slots_lock;
+    struct kvm_slot **slot; /* by id; slots_size of them */
+    unsigned slots_size;
+    _Atomic(struct phys_map *) map;
+    bool aliases; /* some host page is in two slots */
+    uint64_t manual_dirty; /* KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | INITIALLY_SET */
+
+    pthread_rwlock_t io_lock;
+    struct io_event *io_events;
+    struct zone *zones;
+    _Atomic unsigned io_event_count, zone_count;
+    pthread_mutex_t ring_lock;
+    _Atomic(struct kvm_coalesced_mmio_ring *) ring; /* in the first vCPU's file */
+
+    struct irqchip irq;
+    struct irqfds *irqfds; /* eventfd.c */
+    pthread_mutex_t ack_lock;
+
+    /* clock.c: kvmclock = clock_base_ns + (host TSC - clock_base_tsc), scaled */
+    pthread_mutex_t clock_lock;
+    uint64_t clock_base_tsc;
+    int64_t clock_base_ns;
+    uint64_t wall_clock_msr;
+    uint32_t tsc_khz;
+    uint64_t tsc_offset; /* of the vCPUs: the VM's TSC starts at 0 */
+
+    _Atomic uint64_t stat_flushes;
+    uint64_t *stat_page;
+    int stat_fd;
+};
+
+/* ---- the vCPU ------------------------------------------------------------------------------------------- */
+
+struct vcpu_stats { /* uint64_t each, in the order of stats.c */
+    uint64_t exits, io_exits, mmio_exits, signal_exits, irq_window_exits, halt_exits, halt_wakeup, halt_wait_ns;
+    uint64_t irq_injections, nmi_injections, hypercalls, emulation_fail, user_exits;
+};
+
+enum { /* kvm_vcpu.events: from other threads, acted upon by the entry loop */
+    VCPU_INIT = 1, VCPU_SIPI = 2, VCPU_NMI = 4, VCPU_CLOCK = 8, VCPU_PV_KICK = 16, VCPU_TRIPLE_FAULT = 32
+};
+
+struct kvm_vcpu {
+    struct vcpu cpu; /* first: aligned to a page with the whole */
+    struct kvm_vm *vm;
+    uint32_t id;    /* the client's */
+    unsigned index; /* in vm->vcpu */
+
+    pthread_mutex_t mutex;
+    int fd; /* the memfd; the client's descriptor is another one of the same file */
+    struct kvm_run *run;
+    uint8_t *pio_page;
+
+    /* reached by other threads */
+
+    _Atomic uint32_t signalled;   /* KVM_RUN must return -EINTR */
+    _Atomic uint32_t waiting;     /* in the futex of `kick` */
+    _Atomic uint32_t events;      /* VCPU_* */
+    _Atomic uint32_t nmi_queued;  /* 0 to 2 */
+    _Atomic uint32_t sipi_vector;
+    _Atomic uint64_t eoi_exits[4]; /* split irqchip: vectors whose EOI the client waits for */
+
+    struct lapic lapic;
+    bool has_lapic;
+    uint32_t mp_state; /* KVM_MP_STATE_* */
+
+    /* a run that has exited to the client and what completes it */
+    uint8_t completing; /* enum cpu_exit_reason of the exit, or EXIT_POLL for none */
+    int user_irq; /* KVM_INTERRUPT without irqchip: the vector, or -1 */
+    bool masked;  /* KVM_RUN runs with `run_mask` */
+    bool has_sigmask, pv_unhalt;
+    unsigned running_hint; /* where it last was in the table of running vCPUs */
+    sigset_t sigmask, outer_mask;
+
+    bool enforce_pv;
+    bool ran; /* KVM_RUN has been called: CPUID is fixed */
+
+    /* PV and other MSRs of this layer: clock.c, msrs.c */
+    uint64_t msr_system_time, msr_steal, msr_pv_eoi, msr_poll_control, msr_apf_en, msr_apf_int;
+    bool clock_boot_msr; /* MSR 0x12 rather than 0x4b564d01 */
+    bool pv_eoi_set; /* the guest may end the vector in service without an exit */
+    uint64_t steal_last_ns, steal_ns;
+    uint32_t guest_debug_control;
+    bool tpr_reporting;
+    uint64_t vapic_addr;
+
+    struct vcpu_stats stat;
+    uint64_t *stat_page;
+    int stat_fd;
+};
+
+static inline struct kvm_vcpu *kvm_of(struct vcpu *v)
+{
+    return (struct kvm_vcpu *)v;
+}
+static inline bool vm_has_irqchip(const struct kvm_vm *vm)
+{
+    return vm->irq.mode != IRQCHIP_NONE;
+}
+
+/* ---- entries: one per descriptor kind; >= 0 or -errno ------------------------------------------------------ */
+
+int system_ioctl(const struct client *c, unsigned long req, uintptr_t arg);
+int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg);
+int vcpu_ioctl(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg);
+int vcpu_run(struct kvm_vcpu *kv); /* _accel.c: KVM_RUN, with kv->mutex held */
+
+/* ---- vm.c, vcpu.c ------------------------------------------------------------------------------------------- */
+
+int vm_create(const struct client *c, uint64_t type);
+void vm_get(struct kvm_vm *vm);
+void vm_put(struct kvm_vm *vm);
+struct kvm_vcpu *vm_vcpu_by_id(struct kvm_vm *vm, uint32_t id);
+int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id);
+void vcpu_destroy(struct kvm_vcpu *kv);
+void vcpu_post(struct kvm_vcpu *kv, uint32_t event); /* sets VCPU_* and kicks */
+void vcpu_kick(struct kvm_vcpu *kv);                 /* the engine polls, a halted vCPU looks again */
+void vcpu_interrupt(struct kvm_vcpu *kv);            /* KVM_RUN returns -EINTR; async-signal-safe */
+void vcpu_reset(struct kvm_vcpu *kv, bool init);
+extern const struct irq_ops vm_irq_ops;
+
+/* ---- memslot.c ------------------------------------------------------------------------------------------------ */
+
+int memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region *region);
+int memslot_get_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_dirty_log *log);
+int memslot_clear_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_clear_dirty_log *log);
+void memslot_destroy_all(struct kvm_vm *vm);
+/* Posts REQ_* to every vCPU but `self` and waits until each has served it or is outside of the engine. `self`: the
+ * vCPU of the calling thread when it is inside, or NULL; it serves its own TLB requests while it waits. */
+void vm_quiesce(struct kvm_vm *vm, uint32_t request, struct kvm_vcpu *self);
+void vcpu_drain(struct kvm_vcpu *kv);
+/* Guest memory for the PV structures, from a vCPU inside the engine or from an ioctl: -EFAULT. */
+int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
+int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);
+void ops_code_page(struct vcpu *v, struct memslot *slot, uint64_t page);
+void ops_code_written(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders);
+
+/* ---- run.c: events in, exits out ---------------------------------------------------------------------------- */
+
+void run_complete(struct kvm_vcpu *kv);         /* the client's answer to the previous exit goes into the access log */
+bool run_sync_in(struct kvm_vcpu *kv, int *error); /* kvm_dirty_regs; false: *error */
+void run_sync_out(struct kvm_vcpu *kv);         /* the fields that every exit fills */
+int run_exit(struct kvm_vcpu *kv, enum cpu_exit_reason reason); /* 1: goes on; 0: to the client */
+int run_inject(struct kvm_vcpu *kv);            /* before entry: budget to run with (1: one instruction, then again) */
+bool run_interrupt_allowed(const struct kvm_vcpu *kv);
+bool run_has_event(struct kvm_vcpu *kv);        /* would wake a halted vCPU */
+bool run_ready_for_injection(struct kvm_vcpu *kv);
+void run_cancel(struct kvm_vcpu *kv);           /* the instruction in progress is given up */
+int run_accept_ipis(struct kvm_vcpu *kv);       /* acts upon INIT and SIPI */
+
+/* ---- ops.c: machine_ops ----------------------------------------------------------------------------------------- */
+
+extern const struct machine_ops vm_machine_ops;
+/* irqchip of this VM exists now: give the vCPU its LAPIC. */
+int vcpu_add_lapic(struct kvm_vcpu *kv);
+
+/* ---- vcpu_state.c, vcpu_sregs.c --------------------------------------------------------------------------- */
+
+void state_get_regs(const struct kvm_vcpu *kv, struct kvm_regs *r);
+int state_set_regs(struct kvm_vcpu *kv, const struct kvm_regs *r); /* 0 */
+void state_get_sregs(struct kvm_vcpu *kv, struct kvm_sregs *s);
+int state_set_sregs(struct kvm_vcpu *kv, const struct kvm_sregs *s);
+void state_get_sregs2(struct kvm_vcpu *kv, struct kvm_sregs2 *s);
+int state_set_sregs2(struct kvm_vcpu *kv, const struct kvm_sregs2 *s);
+void state_get_events(struct kvm_vcpu *kv, struct kvm_vcpu_events *e);
+int state_set_events(struct kvm_vcpu *kv, const struct kvm_vcpu_events *e);
+void state_get_mp(struct kvm_vcpu *kv, struct kvm_mp_state *m);
+int state_set_mp(struct kvm_vcpu *kv, const struct kvm_mp_state *m);
+void state_get_debugregs(struct kvm_vcpu *kv, struct kvm_debugregs *d);
+int state_set_debugregs(struct kvm_vcpu *kv, const struct kvm_debugregs *d);
+int state_guest_debug(struct kvm_vcpu *kv, const struct kvm_guest_debug *d);
+void state_get_fpu(struct kvm_vcpu *kv, struct kvm_fpu *f);
+int state_set_fpu(struct kvm_vcpu *kv, const struct kvm_fpu *f);
+void state_get_xsave(struct kvm_vcpu *kv, struct kvm_xsave *x);
+int state_set_xsave(struct kvm_vcpu *kv, const struct kvm_xsave *x);
+void state_get_xcrs(struct kvm_vcpu *kv, struct kvm_xcrs *x);
+int state_set_xcrs(struct kvm_vcpu *kv, const struct kvm_xcrs *x);
+enum { XSAVE2_BYTES = 4096 }; /* KVM_CAP_XSAVE2: the components offered fit the old struct kvm_xsave */
+uint64_t vcpu_get_cr8(struct kvm_vcpu *kv);
+void vcpu_set_cr8(struct kvm_vcpu *kv, uint64_t cr8);
+
+/* ---- msrs.c, caps.c, clock.c, coalesced.c, eventfd.c, stats.c ------------------------------------------------------ */
+
+int msrs_get_index_list(const struct client *c, uintptr_t arg, bool feature);
+int msrs_get_system(const struct client *c, uintptr_t arg);
+int msrs_get(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg);
+int msrs_set(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg);
+int msrs_set_filter(struct kvm_vm *vm, const struct client *c, uintptr_t arg);
+void msrs_filter_free(struct msr_filter *f);
+int ops_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value);
+int ops_wrmsr(struct vcpu *v, uint32_t index, uint64_t value);
+bool ops_msr_allowed(struct vcpu *v, uint32_t index, bool write);
+
+int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emulated); /* system.c */
+int caps_check(const struct kvm_vm *vm, uint64_t cap); /* vm NULL: on the system descriptor */
+int caps_enable_vm(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
+int caps_enable_vcpu(struct kvm_vcpu *kv, const struct kvm_enable_cap *cap);
+
+
+
+void clock_vm_init(struct kvm_vm *vm);
+uint64_t clock_guest_ns(struct kvm_vm *vm);
+int clock_get(struct kvm_vm *vm, struct kvm_clock_data *d);
+int clock_set(struct kvm_vm *vm, const struct kvm_clock_data *d);
+int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool host);
+int clock_read_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bool host);
+void clock_update(struct kvm_vcpu *kv); /* rewrites the vCPU's time page */
+int clock_ctrl(struct kvm_vcpu *kv);    /* KVM_KVMCLOCK_CTRL */
+void clock_steal(struct kvm_vcpu *kv);
+void pv_eoi_check(struct kvm_vcpu *kv); /* before interrupts are looked at: has the guest ended it? */
+void pv_eoi_offer(struct kvm_vcpu *kv); /* after a vector was injected */
+bool ops_hypercall(struct vcpu *v);
+
+int zone_register(struct kvm_vm *vm, const struct kvm_coalesced_mmio_zone *z);
+int zone_unregister(struct kvm_vm *vm, const struct kvm_coalesced_mmio_zone *z);
+bool zone_write(struct kvm_vm *vm, uint64_t addr, const void *data, unsigned size, bool pio);
+
+int ioeventfd_set(struct kvm_vm *vm, const struct client *c, const struct kvm_ioeventfd *e);
+bool ioeventfd_write(struct kvm_vm *vm, uint64_t addr, uint64_t data, unsigned size, bool pio);
+int irqfd_set(struct kvm_vm *vm, const struct client *c, const struct kvm_irqfd *i);
+void irqfd_acked(void *vm_owner, uint32_t gsi);
+void eventfd_destroy_all(struct kvm_vm *vm);
+
+int stats_vm_fd(struct kvm_vm *vm);
+int stats_vcpu_fd(struct kvm_vcpu *kv);
+void stats_free(int fd, uint64_t *page);
+void stats_publish(struct kvm_vcpu *kv);
+
+/* ---- files.c: descriptors of clients in this process ---------------------------------------------------------------- */
+
+int file_install(const struct client *c, enum object_kind kind, void *object, int map_fd);
+
+#endif

@@ -1,0 +1,457 @@
+/* Memory slots: KVM_SET_USER_MEMORY_REGION, the dirty logs, and how running vCPUs learn of a change.
+ *
+ * A slot, once in a map, never changes: a new slot and a new map replace it, the vCPUs acknowledge, then the old ones are
+ * freed.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kvm/kvm.h"
+
+static size_t slot_pages(const struct kvm_slot *k)
+{
+    return k->s.size_bytes / KVM_PAGE;
+}
+
+static size_t dirty_words(const struct kvm_slot *k)
+{
+    return (slot_pages(k) + 63) / 64;
+}
+
+static struct kvm_slot *slot_find(struct kvm_vm *vm, uint32_t id)
+{
+    return id < vm->slots_size ? vm->slot[id] : NULL;
+}
+
+static int slot_reserve(struct kvm_vm *vm, uint32_t id)
+{
+    unsigned size = vm->slots_size ? vm->slots_size : 16;
+    struct kvm_slot **grown;
+
+    if (id < vm->slots_size)
+        return 0;
+    while (size <= id)
+        size *= 2;
+    grown = realloc(vm->slot, size * sizeof(*grown));
+    if (!grown)
+        return -ENOMEM;
+    memset(grown + vm->slots_size, 0, (size - vm->slots_size) * sizeof(*grown));
+    vm->slot = grown;
+    vm->slots_size = size;
+    return 0;
+}
+
+static void slot_free(struct kvm_slot *k, const struct kvm_slot *heir)
+{
+    if (!k)
+        return;
+    if (!heir || heir->s.page_flags != k->s.page_flags)
+        free(k->s.page_flags);
+    if (!heir || heir->s.dirty != k->s.dirty)
+        free(k->s.dirty);
+    free(k);
+}
+
+/* old: the slot of this id so far, of the same size; its page flags and log are kept if they still apply. */
+static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r,
+                                 const struct kvm_slot *old)
+{
+    struct kvm_slot *k = calloc(1, sizeof(*k));
+    bool all_dirty = vm->manual_dirty & KVM_DIRTY_LOG_INITIALLY_SET;
+
+    if (!k)
+        return NULL;
+    k->flags = r->flags;
+    k->obj.host = (uint8_t *)(uintptr_t)r->userspace_addr;
+    k->obj.size_bytes = r->memory_size;
+    k->s.id = r->slot;
+    k->s.readonly = r->flags & KVM_MEM_READONLY;
+    k->s.gpa = r->guest_phys_addr;
+    k->s.size_bytes = r->memory_size;
+    k->s.userspace_addr = r->userspace_addr;
+    k->s.obj = &k->obj;
+    k->s.page_flags = old ? old->s.page_flags : calloc(slot_pages(k), 1);
+    if (r->flags & KVM_MEM_LOG_DIRTY_PAGES) {
+        if (old && old->s.dirty) {
+            k->s.dirty = old->s.dirty;
+        } else {
+            k->s.dirty = calloc(dirty_words(k), sizeof(long));
+            if (k->s.dirty && all_dirty)
+                memset(k->s.dirty, 0xff, dirty_words(k) * sizeof(long));
+        }
+    }
+    if (!k->s.page_flags || ((r->flags & KVM_MEM_LOG_DIRTY_PAGES) && !k->s.dirty)) {
+        slot_free(k, old);
+        return NULL;
+    }
+    return k;
+}
+
+static int by_gpa(const void *a, const void *b)
+{
+    uint64_t x = (*(struct memslot *const *)a)->gpa, y = (*(struct memslot *const *)b)->gpa;
+
+    return x < y ? -1 : x > y;
+}
+
+static int by_host(const void *a, const void *b)
+{
+    uint64_t x = (*(struct memslot *const *)a)->userspace_addr, y = (*(struct memslot *const *)b)->userspace_addr;
+
+    return x < y ? -1 : x > y;
+}
+
+static struct phys_map *map_build(struct kvm_vm *vm, bool *aliases)
+{
+    struct phys_map *old = vm->map, *map;
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < vm->slots_size; i++)
+        count += vm->slot[i] != NULL;
+    map = calloc(1, sizeof(*map) + count * sizeof(map->slot[0]));
+    if (!map)
+        return NULL;
+    map->generation = old ? old->generation + 1 : 1;
+    for (unsigned i = 0; i < vm->slots_size; i++)
+        if (vm->slot[i])
+            map->slot[map->count++] = &vm->slot[i]->s;
+    qsort(map->slot, count, sizeof(map->slot[0]), by_host);
+    *aliases = false;
+    for (unsigned i = 1; i < count; i++)
+        if (map->slot[i]->userspace_addr - map->slot[i - 1]->userspace_addr < map->slot[i - 1]->size_bytes)
+            *aliases = true;
+    qsort(map->slot, count, sizeof(map->slot[0]), by_gpa);
+    return map;
+}
+
+/* Puts `k` (or nothing) in the place of the slot `id`. */
+static int slot_replace(struct kvm_vm *vm, uint32_t id, struct kvm_slot *k)
+{
+    struct kvm_slot *old = vm->slot[id];
+    struct phys_map *map, *old_map = vm->map;
+    bool aliases;
+
+    vm->slot[id] = k;
+    map = map_build(vm, &aliases);
+    if (!map) {
+        vm->slot[id] = old;
+        slot_free(k, old);
+        return -ENOMEM;
+    }
+    vm->aliases = aliases;
+    atomic_store(&vm->map, map);
+    vm_quiesce(vm, REQ_PHYS_CHANGED, NULL);
+    free(old_map);
+    slot_free(old, k);
+    return 0;
+}
+
+static int region_check(const struct kvm_userspace_memory_region *r)
+{
+    const uint64_t user_top = 0x7ffffffff000; /* access_ok() of a 64-bit process */
+
+    if (r->flags & ~(uint32_t)(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))
+        return -EINVAL;
+    if ((r->memory_size | r->guest_phys_addr | r->userspace_addr) % KVM_PAGE)
+        return -EINVAL;
+    if (r->userspace_addr > user_top || r->memory_size > user_top - r->userspace_addr)
+        return -EINVAL;
+    if (r->slot >> 16 || r->slot >= USER_SLOTS_MAX)
+        return -EINVAL;
+    if (r->guest_phys_addr + r->memory_size < r->guest_phys_addr ||
+        r->memory_size / KVM_PAGE > SLOT_PAGES_MAX)
+        return -EINVAL;
+    return 0;
+}
+
+static bool region_overlaps(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
+{
+    for (unsigned i = 0; i < vm->slots_size; i++) {
+        const struct kvm_slot *k = vm->slot[i];
+        if (k && i != r->slot && r->guest_phys_addr < k->s.gpa + k->s.size_bytes &&
+            k->s.gpa < r->guest_phys_addr + r->memory_size)
+            return true;
+    }
+    return false;
+}
+
+static int region_apply(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
+{
+    struct kvm_slot *old = slot_find(vm, r->slot), *k;
+
+    if (!r->memory_size)
+        return old ? slot_replace(vm, r->slot, NULL) : -EINVAL;
+    if (old) {
+        if (r->userspace_addr != old->s.userspace_addr || r->memory_size != old->s.size_bytes ||
+            ((r->flags ^ old->flags) & KVM_MEM_READONLY))
+            return -EINVAL;
+        if (r->guest_phys_addr == old->s.gpa && r->flags == old->flags)
+            return 0;
+    }
+    if (region_overlaps(vm, r))
+        return -EEXIST;
+    if (slot_reserve(vm, r->slot))
+        return -ENOMEM;
+    k = slot_new(vm, r, old);
+    return k ? slot_replace(vm, r->slot, k) : -ENOMEM;
+}
+
+/* KVM API 4.35. -EINVAL, -EEXIST on overlap, -ENOMEM */
+int memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
+{
+    int err = region_check(r);
+
+    if (err)
+        return err;
+    pthread_mutex_lock(&vm->slots_lock);
+    err = region_apply(vm, r);
+    pthread_mutex_unlock(&vm->slots_lock);
+    return err;
+}
+
+void memslot_destroy_all(struct kvm_vm *vm)
+{
+    for (unsigned i = 0; i < vm->slots_size; i++)
+        slot_free(vm->slot[i], NULL);
+    free(vm->slot);
+    free(vm->map);
+}
+
+/* ---- dirty logs -------------------------------------------------------------------------------------------- */
+
+static int dirty_slot(struct kvm_vm *vm, uint32_t id, struct kvm_slot **k)
+{
+    if (id >> 16 || id >= USER_SLOTS_MAX)
+        return -EINVAL;
+    *k = slot_find(vm, id);
+    return *k && (*k)->s.dirty ? 0 : -ENOENT;
+}
+
+/* KVM API 4.8. Without manual protection the log is cleared; whoever writes afterwards marks again. */
+int memslot_get_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_dirty_log *log)
+{
+    struct kvm_slot *k;
+    unsigned long *copy;
+    bool any = false;
+    size_t words;
+    int err;
+
+    pthread_mutex_lock(&vm->slots_lock);
+    err = dirty_slot(vm, log->slot, &k);
+    if (err)
+        goto out;
+    words = dirty_words(k);
+    err = -ENOMEM;
+    copy = malloc(words * sizeof(*copy));
+    if (!copy)
+        goto out;
+    for (size_t i = 0; i < words; i++) {
+        copy[i] = vm->manual_dirty ? __atomic_load_n(&k->s.dirty[i], __ATOMIC_RELAXED)
+                  : k->s.dirty[i]  ? __atomic_exchange_n(&k->s.dirty[i], 0, __ATOMIC_RELAXED)
+                                   : 0;
+        any |= copy[i] != 0;
+    }
+    if (slot_pages(k) % 64) /* bits beyond the end */
+        copy[words - 1] &= (1ul << slot_pages(k) % 64) - 1;
+    if (any && !vm->manual_dirty)
+        vm_quiesce(vm, REQ_WRITE_PROTECT, NULL);
+    err = client_write(c, (uintptr_t)log->dirty_bitmap, copy, words * sizeof(*copy));
+    free(copy);
+out:
+    pthread_mutex_unlock(&vm->slots_lock);
+    return err;
+}
+
+/* KVM API 4.117 */
+int memslot_clear_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_clear_dirty_log *log)
+{
+    struct kvm_slot *k;
+    unsigned long *mask = NULL;
+    size_t words, first = log->first_page / 64;
+    int err;
+
+    if (log->first_page % 64)
+        return -EINVAL;
+    pthread_mutex_lock(&vm->slots_lock);
+    err = dirty_slot(vm, log->slot, &k);
+    if (err)
+        goto out;
+    err = -EINVAL;
+    if (log->first_page > slot_pages(k) || log->num_pages > slot_pages(k) - log->first_page ||
+        (log->num_pages < slot_pages(k) - log->first_page && log->num_pages % 64))
+        goto out;
+    words = (log->num_pages + 63) / 64;
+    mask = client_read_array(c, (uintptr_t)log->dirty_bitmap, words, sizeof(*mask), &err);
+    if (!mask)
+        goto out;
+    for (size_t i = 0; i < words; i++)
+        __atomic_fetch_and(&k->s.dirty[first + i], ~mask[i], __ATOMIC_RELAXED);
+    vm_quiesce(vm, REQ_WRITE_PROTECT, NULL);
+    err = 0;
+out:
+    free(mask);
+    pthread_mutex_unlock(&vm->slots_lock);
+    return err;
+}
+
+/* ---- requests to running vCPUs --------------------------------------------------------------------------------- */
+
+/* Serves what has been asked of a vCPU; by its own thread, outside of the engine. in_guest stays set meanwhile, so that
+ * the map in use is not freed. */
+void vcpu_drain(struct kvm_vcpu *kv)
+{
+    uint32_t requests = __atomic_exchange_n(&kv->cpu.requests, 0, __ATOMIC_SEQ_CST);
+
+    if (!requests)
+        return;
+    if (requests & REQ_PHYS_CHANGED)
+        kv->cpu.phys = atomic_load(&kv->vm->map);
+    cpu_serve(&kv->cpu, requests);
+}
+
+/* In the middle of an instruction all but a new memory map can be served. */
+static void serve_while_waiting(struct kvm_vcpu *self)
+{
+    uint32_t requests;
+
+    if (!self)
+        return;
+    requests = __atomic_fetch_and(&self->cpu.requests, (uint32_t)REQ_PHYS_CHANGED, __ATOMIC_SEQ_CST);
+    if (requests & ~(uint32_t)REQ_PHYS_CHANGED)
+        cpu_serve(&self->cpu, requests & ~(uint32_t)REQ_PHYS_CHANGED);
+}
+
+static void request(struct kvm_vcpu *kv, uint32_t what)
+{
+    __atomic_fetch_or(&kv->cpu.requests, what, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&kv->cpu.kick, 1, __ATOMIC_SEQ_CST);
+}
+
+static void wait_served(struct kvm_vcpu *kv, uint32_t what, struct kvm_vcpu *self)
+{
+    unsigned spins = 0;
+
+    while (__atomic_load_n(&kv->cpu.in_guest, __ATOMIC_SEQ_CST) &&
+           (__atomic_load_n(&kv->cpu.requests, __ATOMIC_SEQ_CST) & what)) {
+        serve_while_waiting(self);
+        if (++spins < 1000) {
+            sched_yield();
+        } else {
+            struct timespec ts = {0, 20000};
+            nanosleep(&ts, NULL);
+        }
+    }
+}
+
+void vm_quiesce(struct kvm_vm *vm, uint32_t what, struct kvm_vcpu *self)
+{
+    unsigned n = atomic_load(&vm->vcpus);
+
+    atomic_fetch_add(&vm->stat_flushes, 1);
+    for (unsigned i = 0; i < n; i++)
+        if (vm->vcpu[i] != self)
+            request(vm->vcpu[i], what);
+    for (unsigned i = 0; i < n; i++)
+        if (vm->vcpu[i] != self)
+            wait_served(vm->vcpu[i], what, self);
+}
+
+/* ---- code pages: the machine's side of isa/codecache ------------------------------------------------------------ */
+
+/* The other guest addresses of a host page; -> false when the slot does not hold it. */
+static bool slot_maps(const struct memslot *s, const uint8_t *host, uint64_t *page)
+{
+    uint64_t at = (uint64_t)(host - (s->obj->host + s->obj_offset));
+
+    *page = at / KVM_PAGE;
+    return at < s->size_bytes;
+}
+
+void ops_code_page(struct vcpu *v, struct memslot *slot, uint64_t page)
+{
+    struct kvm_vcpu *kv = kvm_of(v);
+    const uint8_t *host = slot->obj->host + slot->obj_offset + page * KVM_PAGE;
+    uint64_t other;
+
+    for (unsigned i = 0; kv->vm->aliases && i < v->phys->count; i++) {
+        struct memslot *s = v->phys->slot[i];
+        if (s != slot && slot_maps(s, host, &other)) /* all bits: a store there always comes to ops_code_written */
+            __atomic_fetch_or(&s->page_flags[other], PAGE_CODE_ANY, __ATOMIC_SEQ_CST);
+    }
+    if (kv->vm->aliases)
+        __atomic_fetch_or(&slot->page_flags[page], PAGE_CODE_ANY, __ATOMIC_SEQ_CST);
+    vm_quiesce(kv->vm, REQ_WRITE_PROTECT, kv);
+}
+
+static void drop_page(struct kvm_vcpu *target, struct kvm_vcpu *self, uint64_t gpa)
+{
+    const struct phys_map *map = self->cpu.phys;
+    struct page_ref ref;
+    uint64_t other;
+
+    cpu_code_drop(&target->cpu, gpa);
+    if (!self->vm->aliases || !phys_lookup(map, gpa, &ref))
+        return;
+    for (unsigned i = 0; i < map->count; i++)
+        if (map->slot[i] != ref.slot && slot_maps(map->slot[i], ref.host, &other))
+            cpu_code_drop(&target->cpu, map->slot[i]->gpa + other * KVM_PAGE);
+}
+
+void ops_code_written(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders)
+{
+    struct kvm_vcpu *self = kvm_of(v);
+    unsigned n = atomic_load(&self->vm->vcpus);
+
+    (void)size;
+    if (self->vm->aliases) {
+        drop_page(self, self, gpa);
+        request(self, REQ_CODE_DROP);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct kvm_vcpu *kv = self->vm->vcpu[i];
+        if (kv == self || !(holders >> i % 8 & 1))
+            continue;
+        drop_page(kv, self, gpa);
+        request(kv, REQ_CODE_DROP);
+    }
+    for (unsigned i = 0; i < n; i++)
+        if (self->vm->vcpu[i] != self && (holders >> i % 8 & 1))
+            wait_served(self->vm->vcpu[i], REQ_CODE_DROP, self);
+}
+
+/* Inside the engine the vCPU's map cannot go away; outside, the lock holds it. */
+static bool lock_map(struct kvm_vcpu *kv, const struct phys_map **map)
+{
+    if (kv->cpu.in_guest) {
+        *map = kv->cpu.phys;
+        return false;
+    }
+    pthread_mutex_lock(&kv->vm->slots_lock);
+    *map = atomic_load(&kv->vm->map);
+    return true;
+}
+
+int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n)
+{
+    const struct phys_map *map;
+    bool locked = lock_map(kv, &map);
+    int err = phys_read(map, gpa, buf, n);
+
+    if (locked)
+        pthread_mutex_unlock(&kv->vm->slots_lock);
+    return err;
+}
+
+int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n)
+{
+    const struct phys_map *map;
+    bool locked = lock_map(kv, &map);
+    int err = phys_write(map, gpa, buf, n);
+
+    if (locked)
+        pthread_mutex_unlock(&kv->vm->slots_lock);
+    return err;
+}

@@ -1,0 +1,52 @@
+/* KVM's paravirtual interface: numbers and layouts of Linux's Documentation/virt/kvm/x86/{msr,hypercalls}.rst. */
+#ifndef KVMISH_KVM_PV_H
+#define KVMISH_KVM_PV_H
+
+#include <stdint.h>
+
+enum {
+    MSR_KVM_WALL_CLOCK = 0x11,
+    MSR_KVM_SYSTEM_TIME = 0x12,
+    MSR_KVM_WALL_CLOCK_NEW = 0x4b564d00,
+    MSR_KVM_SYSTEM_TIME_NEW = 0x4b564d01,
+    MSR_KVM_ASYNC_PF_EN = 0x4b564d02,
+    MSR_KVM_STEAL_TIME = 0x4b564d03,
+    MSR_KVM_PV_EOI_EN = 0x4b564d04,
+    MSR_KVM_POLL_CONTROL = 0x4b564d05,
+    MSR_KVM_ASYNC_PF_INT = 0x4b564d06,
+    MSR_KVM_ASYNC_PF_ACK = 0x4b564d07
+};
+
+struct pv_time { /* pvclock_vcpu_time_info */
+    uint32_t version; /* odd while it changes */
+    uint32_t pad0;
+    uint64_t tsc_timestamp;
+    uint64_t system_time_ns;
+    uint32_t tsc_to_system_mul;
+    int8_t tsc_shift;
+    uint8_t flags; /* PV_TIME_* */
+    uint8_t pad[2];
+} __attribute__((packed));
+enum { PV_TIME_STABLE = 1, PV_TIME_GUEST_STOPPED = 2 };
+
+struct pv_wall_clock { /* pvclock_wall_clock: UTC at system time 0 */
+    uint32_t version, sec, nsec;
+} __attribute__((packed));
+
+struct pv_steal { /* kvm_steal_time */
+    uint64_t steal_ns;
+    uint32_t version, flags;
+    uint8_t preempted, pad8[3];
+    uint32_t pad[11];
+} __attribute__((packed));
+_Static_assert(sizeof(struct pv_steal) == 64 && sizeof(struct pv_time) == 32, "guest ABI");
+
+enum {
+    HC_VAPIC_POLL_IRQ = 1,
+    HC_KICK_CPU = 5,
+    HC_SEND_IPI = 10,
+    HC_SCHED_YIELD = 11
+};
+enum { PV_EPERM = 1, PV_ENOSYS = 1000 };
+
+#endif

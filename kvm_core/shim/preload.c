@@ -1,0 +1,298 @@
+/* The preload door: a program started with this library finds our /dev/kvm where it looks for the kernel's.
+ *
+ * Only what names /dev/kvm or one of our descriptors is touched; everything else goes on to the C library. Signal handlers are
+ * wrapped (signals.c), since KVM_RUN must come back when one runs.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "kvm/door.h"
+#include "shim/shim.h"
+
+/* The C library's function of this name. */
+#define NEXT(name)                                                                                      \
+    ({                                                                                                  \
+        static void *next;                                                                              \
+        if (!__atomic_load_n(&next, __ATOMIC_RELAXED))                                                  \
+            __atomic_store_n(&next, dlsym(RTLD_NEXT, #name), __ATOMIC_RELAXED);                         \
+        (__typeof__(&name))next;                                                                        \
+    })
+
+static int finish(int ret)
+{
+    if (ret >= 0)
+        return ret;
+    errno = -ret;
+    return -1;
+}
+
+static bool is_device(const char *path)
+{
+    return path && !strcmp(path, "/dev/kvm");
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    pthread_atfork(NULL, NULL, kvmish_forked);
+}
+
+/* ---- open --------------------------------------------------------------------------------------------------- */
+
+static int open_at(int dir, const char *path, int flags, mode_t mode)
+{
+    if (is_device(path))
+        return finish(flags & O_DIRECTORY ? -ENOTDIR : kvmish_open());
+    return (int)syscall(SYS_openat, dir, path, flags, mode);
+}
+
+/* The mode argument is there only with O_CREAT or O_TMPFILE. */
+#define MODE(last)                                                                                      \
+    mode_t mode = 0;                                                                                    \
+    if (flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE) {                                          \
+        va_list ap;                                                                                     \
+        va_start(ap, last);                                                                             \
+        mode = va_arg(ap, mode_t);                                                                      \
+        va_end(ap);                                                                                     \
+    }
+
+EXPORT int open(const char *path, int flags, ...)
+{
+    MODE(flags)
+    return open_at(AT_FDCWD, path, flags, mode);
+}
+EXPORT int open64(const char *path, int flags, ...)
+{
+    MODE(flags)
+    return open_at(AT_FDCWD, path, flags, mode);
+}
+EXPORT int openat(int dir, const char *path, int flags, ...)
+{
+    MODE(flags)
+    return open_at(dir, path, flags, mode);
+}
+EXPORT int openat64(int dir, const char *path, int flags, ...)
+{
+    MODE(flags)
+    return open_at(dir, path, flags, mode);
+}
+
+/* What _FORTIFY_SOURCE makes of open() with two arguments. */
+EXPORT int __open_2(const char *path, int flags)
+{
+    return open_at(AT_FDCWD, path, flags, 0);
+}
+EXPORT int __open64_2(const char *path, int flags)
+{
+    return open_at(AT_FDCWD, path, flags, 0);
+}
+EXPORT int __openat_2(int dir, const char *path, int flags)
+{
+    return open_at(dir, path, flags, 0);
+}
+EXPORT int __openat64_2(int dir, const char *path, int flags)
+{
+    return open_at(dir, path, flags, 0);
+}
+
+/* ---- descriptors ----------------------------------------------------------------------------------------------- */
+
+EXPORT int ioctl(int fd, unsigned long req, ...)
+{
+    uintptr_t arg;
+    va_list ap;
+
+    va_start(ap, req);
+    arg = va_arg(ap, uintptr_t);
+    va_end(ap);
+    if (__builtin_expect(kvmish_owns(fd), 0))
+        return finish(kvmish_ioctl(fd, req, arg));
+    return (int)syscall(SYS_ioctl, fd, req, arg);
+}
+
+EXPORT int close(int fd)
+{
+    if (kvmish_owns(fd))
+        return finish(kvmish_close(fd));
+    return (int)syscall(SYS_close, fd);
+}
+
+EXPORT int dup(int fd)
+{
+    int copy = (int)syscall(SYS_dup, fd);
+
+    if (copy >= 0 && kvmish_owns(fd))
+        kvmish_dup(fd, copy);
+    return copy;
+}
+
+static int dup_to(int fd, int to, int flags, bool third)
+{
+    int copy = (int)(third ? syscall(SYS_dup3, fd, to, flags) : syscall(SYS_dup2, fd, to));
+
+    if (copy < 0 || fd == to)
+        return copy;
+    if (kvmish_owns(fd))
+        kvmish_dup(fd, copy);
+    else
+        kvmish_forget(copy);
+    return copy;
+}
+
+EXPORT int dup2(int fd, int to)
+{
+    return dup_to(fd, to, 0, false);
+}
+EXPORT int dup3(int fd, int to, int flags)
+{
+    return dup_to(fd, to, flags, true);
+}
+
+static int fcntl_common(int fd, int cmd, uintptr_t arg)
+{
+    int ret = (int)syscall(SYS_fcntl, fd, cmd, arg);
+
+    if (ret >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) && kvmish_owns(fd))
+        kvmish_dup(fd, ret);
+    return ret;
+}
+
+EXPORT int fcntl(int fd, int cmd, ...)
+{
+    uintptr_t arg;
+    va_list ap;
+
+    va_start(ap, cmd);
+    arg = va_arg(ap, uintptr_t);
+    va_end(ap);
+    return fcntl_common(fd, cmd, arg);
+}
+EXPORT int fcntl64(int fd, int cmd, ...)
+{
+    uintptr_t arg;
+    va_list ap;
+
+    va_start(ap, cmd);
+    arg = va_arg(ap, uintptr_t);
+    va_end(ap);
+    return fcntl_common(fd, cmd, arg);
+}
+
+EXPORT int close_range(unsigned first, unsigned last, int flags)
+{
+    int ret = (int)syscall(SYS_close_range, first, last, flags);
+
+    for (unsigned fd = first; !ret && !(flags & (int)CLOSE_RANGE_CLOEXEC) && fd <= last && fd < FD_LIMIT; fd++)
+        kvmish_forget((int)fd);
+    return ret;
+}
+
+/* ---- mmap: the coalesced ring in a vCPU's mapping is the VM's ------------------------------------------------------ */
+
+EXPORT void *mmap(void *addr, size_t size, int prot, int flags, int fd, off_t offset)
+{
+    void *at = (void *)syscall(SYS_mmap, addr, size, prot, flags, fd, offset);
+
+    if (fd >= 0 && at != MAP_FAILED && !(flags & MAP_ANONYMOUS) && kvmish_owns(fd))
+        kvmish_mapped(fd, at, size, offset);
+    return at;
+}
+EXPORT void *mmap64(void *addr, size_t size, int prot, int flags, int fd, off64_t offset)
+{
+    return mmap(addr, size, prot, flags, fd, offset);
+}
+
+/* ---- the device node seems to exist ---------------------------------------------------------------------------------- */
+
+EXPORT int access(const char *path, int mode)
+{
+    return is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(access)(path, mode);
+}
+EXPORT int eaccess(const char *path, int mode)
+{
+    return is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(eaccess)(path, mode);
+}
+EXPORT int euidaccess(const char *path, int mode)
+{
+    return eaccess(path, mode);
+}
+EXPORT int faccessat(int dir, const char *path, int mode, int flags)
+{
+    return is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(faccessat)(dir, path, mode, flags);
+}
+
+enum { KVM_MAJOR = 10, KVM_MINOR = 232 };
+
+/* Character device 10:232, mode 0666, root's. struct stat64 is the same on 64-bit systems. */
+static int device_stat(struct stat *st)
+{
+    memset(st, 0, sizeof(*st));
+    st->st_mode = S_IFCHR | 0666;
+    st->st_nlink = 1;
+    st->st_ino = KVM_MINOR;
+    st->st_rdev = makedev(KVM_MAJOR, KVM_MINOR);
+    st->st_blksize = 4096;
+    return 0;
+}
+_Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one layout");
+
+EXPORT int stat(const char *path, struct stat *st)
+{
+    return is_device(path) ? device_stat(st) : NEXT(stat)(path, st);
+}
+EXPORT int stat64(const char *path, struct stat64 *st)
+{
+    return is_device(path) ? device_stat((struct stat *)st) : NEXT(stat64)(path, st);
+}
+EXPORT int lstat(const char *path, struct stat *st)
+{
+    return is_device(path) ? device_stat(st) : NEXT(lstat)(path, st);
+}
+EXPORT int lstat64(const char *path, struct stat64 *st)
+{
+    return is_device(path) ? device_stat((struct stat *)st) : NEXT(lstat64)(path, st);
+}
+EXPORT int fstatat(int dir, const char *path, struct stat *st, int flags)
+{
+    return is_device(path) ? device_stat(st) : NEXT(fstatat)(dir, path, st, flags);
+}
+EXPORT int fstatat64(int dir, const char *path, struct stat64 *st, int flags)
+{
+    return is_device(path) ? device_stat((struct stat *)st) : NEXT(fstatat64)(dir, path, st, flags);
+}
+
+/* Programs linked against a C library before 2.33. */
+int __xstat(int version, const char *path, struct stat *st);
+int __lxstat(int version, const char *path, struct stat *st);
+EXPORT int __xstat(int version, const char *path, struct stat *st)
+{
+    return is_device(path) ? device_stat(st) : NEXT(__xstat)(version, path, st);
+}
+EXPORT int __lxstat(int version, const char *path, struct stat *st)
+{
+    return is_device(path) ? device_stat(st) : NEXT(__lxstat)(version, path, st);
+}
+
+EXPORT int statx(int dir, const char *path, int flags, unsigned mask, struct statx *st)
+{
+    if (!is_device(path))
+        return NEXT(statx)(dir, path, flags, mask, st);
+    memset(st, 0, sizeof(*st));
+    st->stx_mask = STATX_BASIC_STATS;
+    st->stx_mode = S_IFCHR | 0666;
+    st->stx_nlink = 1;
+    st->stx_ino = KVM_MINOR;
+    st->stx_rdev_major = KVM_MAJOR;
+    st->stx_rdev_minor = KVM_MINOR;
+    st->stx_blksize = 4096;
+    return 0;
+}
