@@ -36,6 +36,14 @@ def test_against_the_host(harness: Path, mode: int) -> None:
     print(run(harness, 60, mode, 200))
 
 
+@pytest.mark.parametrize("asan", [False, True], ids=["plain", "asan"])
+def test_availability_devices_and_images(c_program: Callable[..., Path], asan: bool) -> None:
+    """#UD, #NM by CR0, CR4 and XCR0; operands in a device; XSAVE images in and out."""
+    program = c_program("isa/conditions.c", asan=asan)
+    result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("mode", [64, 32])
 @pytest.mark.timeout(1800)
