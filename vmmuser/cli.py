@@ -256,7 +256,8 @@ def boot(
 ) -> int:
     """Boot a Linux kernel; the terminal is its console.
 
-    Ctrl-A X quits. Without a terminal on standard input the guest checks itself and powers off.
+    Ctrl-A X quits. Without a terminal on standard input the guest checks itself and powers off,
+    unless --append says what to run (kvmish.run=COMMAND, root=DEVICE, init=PROGRAM).
     """
     logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
     if engine != "emulate":
@@ -265,7 +266,9 @@ def boot(
         raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(cpuid.MODELS)}")
     interactive = sys.stdin.isatty()
     kernel, initrd = _default_files(kernel, initrd)
-    words = [CONSOLE_CMDLINE, "" if interactive else SELFCHECK_CMDLINE, append]
+    words = [CONSOLE_CMDLINE, append]
+    if not interactive and not _says_what_to_run(append):
+        words.insert(1, SELFCHECK_CMDLINE)
     config = MachineConfig(
         kernel=kernel,
         initrd=initrd,
@@ -284,6 +287,10 @@ def boot(
     if report_path:
         Path(report_path).write_text(session.report.json(), encoding="utf-8")
     return status
+
+
+def _says_what_to_run(append: str) -> bool:
+    return any(word.startswith(("kvmish.", "root=", "init=")) for word in append.split())
 
 
 def _default_files(kernel: str | None, initrd: str | None) -> tuple[str, str | None]:

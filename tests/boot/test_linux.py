@@ -1,0 +1,177 @@
+"""Debian's cloud kernel on our own VMM, from the first instruction to power-off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.boot.terminal import DOOR, RUN, Terminal
+from tests.console import Transcript, run
+from vmmuser import assets
+
+LIMIT_S = 180
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 30)
+
+
+@pytest.fixture(autouse=True)
+def _parts(need: Callable[[bool, str], None]) -> None:
+    need(DOOR != "direct" or find_spec("kvm_core._kvm") is not None, "the core (make ext)")
+    need(assets.CLOUD.ready(), "Debian's kernel (make assets)")
+
+
+class Linux:
+    """Boots without a terminal and keeps the report."""
+
+    def __init__(self, directory: Path) -> None:
+        self.report_file = directory / "report.json"
+
+    def __call__(
+        self, *options: str | Path, answers: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[Transcript, dict[str, Any]]:
+        command = [sys.executable, "-c", RUN, "boot", "--kvm", DOOR]
+        command += ["--report", str(self.report_file), *map(str, options)]
+        transcript = run(command, LIMIT_S, answers=answers)
+        text = self.report_file.read_text() if self.report_file.exists() else ""
+        return transcript, json.loads(text or "{}")
+
+
+@pytest.fixture
+def linux(tmp_path: Path) -> Linux:
+    return Linux(tmp_path)
+
+
+def good(done: Transcript) -> None:
+    assert done.status == 0, done.tail(40)
+    assert done.has(assets.SELFCHECK_MARK), done.tail(40)
+
+
+def test_selfcheck_and_power_off(linux: Linux) -> None:
+    done, report = linux()
+    good(done)
+    assert report["outcome"] == "off"
+    assert report["selfcheck"] is True
+    assert report["engine"] == ("emulate" if DOOR == "direct" else "hvm")
+    first, kernel = report["seconds_to_first_instruction"], report["seconds_to_kernel"]
+    assert 0 < first < kernel < report["seconds_to_userland"] < report["seconds"]
+    # The data port is coalesced; what is left are single characters before the zone fills.
+    assert report["ports"].get("0x3f8", 0) < 1000
+    if DOOR == "direct":
+        assert report["instructions"] > 10**8
+    found = done.values("kvmish: date ")
+    guest = time.mktime(time.strptime(found[0], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+    assert abs(guest - time.time()) < LIMIT_S
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processors(linux: Linux, count: int) -> None:
+    done, _ = linux("--smp", count)
+    good(done)
+    assert done.values("kvmish: cpu count ") == [str(count)]
+
+
+def test_warnings(linux: Linux) -> None:
+    """Nothing of level warning or worse that speaks of us."""
+    done, _ = linux("--smp", "2")
+    good(done)
+    warnings = done.values("kvmish: dmesg: ")
+    accepted = re.compile(
+        "|".join(
+            (
+                "PCI: (Fatal: )?No config space access function found",
+                "Spectre|Speculative|MDS|TAA|SRSO|RETBleed|Retbleed|Mitigation",
+                "device-mapper|platform regulatory",
+            )
+        )
+    )
+    assert [line for line in warnings if not accepted.search(line)] == []
+
+
+def test_disk(linux: Linux, tmp_path: Path) -> None:
+    """The guest reads what the host wrote, and the other way round."""
+    disk = tmp_path / "disk.img"
+    content = os.urandom(3 << 20)
+    disk.write_bytes(content)
+    script = (
+        "md5sum${IFS}/dev/vda;"
+        "dd${IFS}if=/dev/urandom${IFS}of=/dev/vda${IFS}bs=64k${IFS}count=16${IFS}conv=fsync;"
+        "md5sum${IFS}/dev/vda"
+    )
+    done, _ = linux("--disk", disk, "--append", f"kvmish.run={script}")
+    assert done.status == 0, done.tail(30)
+    sums = [line.split()[0] for _, line in done.lines if line.endswith("/dev/vda")]
+    assert sums == [
+        hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        hashlib.md5(disk.read_bytes(), usedforsecurity=False).hexdigest(),
+    ]
+    assert sums[0] != sums[1]
+    assert disk.read_bytes()[1 << 20 :] == content[1 << 20 :]
+
+
+def test_read_only_disk(linux: Linux, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    script = "cat${IFS}/sys/block/vda/ro;dd${IFS}if=/dev/urandom${IFS}of=/dev/vda${IFS}bs=512"
+    done, _ = linux("--disk", f"{disk},ro", "--append", f"kvmish.run={script}")
+    assert done.status == 0, done.tail(30)
+    assert done.has("1")
+    assert disk.read_bytes() == bytes(1 << 20)
+
+
+def test_shell_and_power_button() -> None:
+    """What a user sees: a prompt, an answer, and the power button that the guest's acpid hears."""
+    terminal = Terminal()
+    try:
+        terminal.expect(assets.USERLAND_MARK.encode(), LIMIT_S)
+        terminal.expect(b"(guest)", LIMIT_S)
+        terminal.type(b"echo $((6 * 7))\r")
+        terminal.expect(b"\n42")
+        terminal.type(b"\x01p")
+        terminal.expect(b"kvmish: power button")
+        assert terminal.wait() == 0
+        assert terminal.is_restored
+    finally:
+        terminal.close()
+
+
+def test_panic_ends_the_run(linux: Linux) -> None:
+    """panic=-1 resets the machine, which without a terminal is the end."""
+    done, report = linux("--kernel", assets.CLOUD.kernel, "--append", "init=/nothing panic=-1")
+    assert done.status == 1, done.tail(30)
+    assert done.has("Kernel panic")
+    assert report["outcome"] == "reset"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_twenty_boots(linux: Linux, count: int) -> None:
+    for _ in range(20):
+        done, _ = linux("--smp", count)
+        good(done)
+
+
+@pytest.mark.full
+def test_pvh_entry(linux: Linux, tmp_path: Path, need: Callable[[bool, str], None]) -> None:
+    """The vmlinux inside Debian's bzImage, by its PVH note."""
+    need(shutil.which("lz4") is not None, "lz4")
+    kernel = assets.CLOUD.kernel.read_bytes()
+    offset, size = struct.unpack_from("<II", kernel, 0x248)
+    setup = (kernel[0x1F1] + 1) * 512
+    packed, vmlinux = tmp_path / "vmlinux.lz4", tmp_path / "vmlinux"
+    packed.write_bytes(kernel[setup + offset : setup + offset + size - 4])
+    subprocess.run(["lz4", "-dqf", packed, vmlinux], check=True)
+    done, _ = linux("--kernel", vmlinux, "--initrd", assets.CLOUD.initrd)
+    good(done)
