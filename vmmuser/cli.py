@@ -74,7 +74,7 @@ class Session:
             self.machine.stop("quit", "stopped by Ctrl-A X")
 
     def _help(self) -> None:
-        self.output.write(HELP)
+        self.output.tell(HELP)
 
     def _power(self) -> None:
         if self.machine:

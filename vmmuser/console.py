@@ -53,6 +53,11 @@ class Output:
             self._scheduled = True
         self.after_ns(FLUSH_NS, self.flush)
 
+    def tell(self, text: bytes) -> None:
+        """Show something that is not the guest's."""
+        self.flush()
+        self._emit(text)
+
     def flush(self) -> None:
         """Pass on what has collected."""
         with self._lock:

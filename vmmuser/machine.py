@@ -85,8 +85,8 @@ class Machine:
         """
         self.outcome: Outcome | None = None
         self.first_instruction: float | None = None  # of time.monotonic()
-        self._stop_lock = threading.Lock()
         self._running = False
+        self.processors: list[Processor] = []
         self.bus = Bus()
         self.loop = EventLoop(self.bus.lock)
         self.payload = load_payload(config)

@@ -73,11 +73,6 @@ class GuestMemory:
         """Copy in. :raise BadAddressError: if any is not RAM."""
         self.view(gpa, len(data))[:] = data
 
-    def clear(self) -> None:
-        """Make all of it zero, and give the pages back."""
-        os.ftruncate(self.fd, 0)
-        os.ftruncate(self.fd, self.size)
-
     def close(self) -> None:
         """Unmap, unless someone still looks at it."""
         if self.fd < 0:

@@ -135,6 +135,7 @@ class MicroVm:
     def __init__(self, platform: Platform) -> None:
         """Build all devices. :raise ConfigError: if a disk cannot be used or there are too many."""
         self._platform = platform
+        self._hvc = VirtioConsole(platform.console)
         vm, bus, clock = platform.vm, platform.bus, platform.loop
         self.serial = Serial(KvmIrq(vm, COM1_IRQ), platform.console)
         bus.attach(self.serial, pio=COM1)
@@ -171,7 +172,7 @@ class MicroVm:
         devices: list[tuple[str, VirtioDevice]] = [
             (f"disk{i}", VirtioBlk(image, f"kvmish-{i}")) for i, image in enumerate(self.images)
         ]
-        devices += [("rng", VirtioRng()), ("console", VirtioConsole(self._platform.console))]
+        devices += [("rng", VirtioRng()), ("console", self._hvc)]
         for index, (name, device) in enumerate(devices):
             slot = VirtioSlot(self._platform, device, index)
             self.slots.append(slot)
@@ -259,8 +260,13 @@ class MicroVm:
         self.images.clear()
 
     def type(self, data: bytes) -> None:
-        """See Board."""
-        self.serial.receive(data)
+        """See Board; to /dev/console, which is the last console that the command line names."""
+        words = self._platform.config.cmdline.split()
+        consoles = [word for word in words if word.startswith("console=")]
+        if consoles and consoles[-1].startswith("console=hvc"):
+            self._hvc.receive(data)
+        else:
+            self.serial.receive(data)
 
     def press_power_button(self) -> None:
         """See Board."""
