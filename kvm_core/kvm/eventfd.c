@@ -342,7 +342,7 @@ int irqfd_set(struct kvm_vm *vm, const struct client *c, const struct kvm_irqfd 
     uint64_t id;
     int fd;
 
-    if (in->flags & ~(uint32_t)(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE) || in->gsi >= ROUTING_MAX_GSI)
+    if (in->flags & ~(uint32_t)(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
         return -EINVAL;
     if (!(in->flags & KVM_IRQFD_FLAG_DEASSIGN)) {
         if (!vm_has_irqchip(vm) || (resample && vm->irq.mode != IRQCHIP_KERNEL))

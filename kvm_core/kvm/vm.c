@@ -244,7 +244,7 @@ static int create_pit(struct kvm_vm *vm, const struct client *c, unsigned long r
     if (req == KVM_CREATE_PIT2 && GET(c, config, arg))
         return -EFAULT;
     pthread_mutex_lock(&vm->lock);
-    err = irqchip_create_pit(&vm->irq, config.flags);
+    err = irqchip_create_pit(&vm->irq, config.flags & KVM_PIT_SPEAKER_DUMMY);
     pthread_mutex_unlock(&vm->lock);
     return err;
 }
