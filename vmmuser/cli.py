@@ -70,6 +70,7 @@ class Session:
     # -- the user's side ----------------------------------------------------------------------
 
     def _quit(self) -> None:
+        self.output.closing = True
         if self.machine:
             self.machine.stop("quit", "stopped by Ctrl-A X")
 
@@ -82,6 +83,7 @@ class Session:
 
     def _signal(self, number: int) -> None:
         self.signalled = number
+        self.output.closing = True
         if self.machine:
             self.machine.stop("quit", f"stopped by {signal.Signals(number).name}")
 

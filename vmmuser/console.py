@@ -22,6 +22,7 @@ HELP = (
 )
 FLUSH_NS = 2_000_000
 TAIL_BYTES = 256
+PENDING_BYTES = 1 << 16
 
 
 class Output:
@@ -31,7 +32,8 @@ class Output:
         """Write to `fd`; `marks` are texts to look for, by name."""
         self._fd = fd
         self._marks = dict(marks)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of _pending
+        self._emit_lock = threading.Lock()  # taken first: one piece at a time, in order
         self._pending = bytearray()
         self._tail = b""
         self._scheduled = False
@@ -41,6 +43,7 @@ class Output:
         self.first_byte: float | None = None  # of time.monotonic()
         self.seen: dict[str, float] = {}
         self.lost = False
+        self.closing = False  # do not wait for a reader any more
 
     def write(self, data: bytes) -> None:
         """See Console."""
@@ -48,27 +51,33 @@ class Output:
             if self.first_byte is None:
                 self.first_byte = time.monotonic()
             self._pending += data
-            if self._scheduled or self.after_ns is None:
+            full = len(self._pending) >= PENDING_BYTES
+            if not full and (self._scheduled or self.after_ns is None):
                 return
             self._scheduled = True
-        self.after_ns(FLUSH_NS, self.flush)
+        if full:  # a guest that prints faster than the reader reads must wait
+            self.flush()
+        elif self.after_ns is not None:
+            self.after_ns(FLUSH_NS, self.flush)
 
     def tell(self, text: bytes) -> None:
         """Show something that is not the guest's."""
         self.flush()
-        self._emit(text)
+        with self._emit_lock:
+            self._emit(text)
 
     def flush(self) -> None:
         """Pass on what has collected."""
-        with self._lock:
-            data, self._pending = bytes(self._pending), bytearray()
-            self._scheduled = False
-        if not data:
-            return
-        self.before_first()
-        self.before_first = lambda: None
-        self._emit(data)
-        self._look(data)
+        with self._emit_lock:
+            with self._lock:
+                data, self._pending = bytes(self._pending), bytearray()
+                self._scheduled = False
+            if not data:
+                return
+            self.before_first()
+            self.before_first = lambda: None
+            self._emit(data)
+            self._look(data)
 
     def _look(self, data: bytes) -> None:
         text = self._tail + data
@@ -80,14 +89,13 @@ class Output:
             self.on_mark(name)
 
     def _emit(self, data: bytes) -> None:
-        if self.lost:
-            return
         try:
-            while data:
-                try:
-                    data = data[os.write(self._fd, data) :]
-                except BlockingIOError:
-                    select.select([], [self._fd], [], 1)
+            while data and not self.lost:
+                if select.select([], [self._fd], [], 0.1)[1]:
+                    # A pipe that select calls writable takes this much without blocking.
+                    data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
+                elif self.closing:
+                    return
         except OSError:  # the reader went away; the guest goes on
             self.lost = True
 

@@ -171,6 +171,30 @@ def test_reader_that_goes_away(boot: Boot) -> None:
         assert process.wait(LIMIT_S) == 0
 
 
+def test_reader_that_does_not_read(boot: Boot) -> None:
+    """The guest waits, the monitor does not grow, and a signal still ends it."""
+    with subprocess.Popen(
+        boot.command(guests.FLOOD % {"count": 100_000_000}),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"x"
+        before = resident_kib(process.pid)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        assert resident_kib(process.pid) - before < 20_000
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 128 + signal.SIGTERM
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0])
+
+
 def test_instructions_are_counted(boot: Boot) -> None:
     done, report = boot("mov ecx, 1000000\n 5: dec ecx\n jnz 5b\n jmp off")
     assert done.returncode == 0
