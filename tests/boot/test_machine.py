@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.boot import guests
-from tests.boot.tiny import kernel
+from tests.boot.tiny import kernel, pvh_kernel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Another device may be named for a try by hand; the suite itself uses the door in the process.
@@ -72,6 +72,14 @@ def test_hello_and_power_off(boot: Boot) -> None:
     assert (report["outcome"], report["door"]) == ("off", DOOR)
     assert 0 < report["seconds_to_first_instruction"] <= report["seconds_to_kernel"]
     assert report["seconds_to_userland"] is None
+
+
+def test_pvh_entry(boot: Boot) -> None:
+    image = boot.directory / "pvh"
+    image.write_bytes(pvh_kernel())
+    done, _ = boot("jmp off", "--kernel", str(image), "--append", "from the command line")
+    assert done.returncode == 0, done.stderr
+    assert "from the command line" in done.stdout
 
 
 def test_output_is_coalesced(boot: Boot) -> None:

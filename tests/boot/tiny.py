@@ -108,6 +108,64 @@ def assemble(body: str) -> bytes:
         return (directory / "t.bin").read_bytes()
 
 
+PVH = """
+.intel_syntax noprefix
+.code32
+.globl _start
+_start:
+    mov esp, 0x90000
+    mov esi, [ebx + 24]         # hvm_start_info.cmdline_paddr
+1:  lodsb
+    test al, al
+    jz 3f
+    mov ah, al
+    mov dx, 0x3fd
+2:  in al, dx
+    test al, 0x20
+    jz 2b
+    mov al, ah
+    mov dx, 0x3f8
+    out dx, al
+    jmp 1b
+3:  mov eax, cr0
+    test eax, 0x80000001        # PE, not PG
+    js 4f
+    jz 4f
+    mov dx, 0x604
+    mov ax, 5 << 10 | 1 << 13
+    out dx, ax
+4:  ud2
+
+    .section .note.Xen, "a", @note
+    .long 4, 4, 18
+    .asciz "Xen"
+    .long _start
+"""
+
+PVH_LINK = """
+PHDRS { text PT_LOAD; note PT_NOTE; }
+SECTIONS { . = 0x200000; .text : { *(.text) } :text
+           .note : { *(.note.Xen) } :text :note /DISCARD/ : { *(.note.gnu*) } }
+"""
+
+
+def pvh_kernel() -> bytes:
+    """An ELF with a PVH entry: prints its command line and powers off."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "t.s").write_text(PVH)
+        (directory / "t.ld").write_text(PVH_LINK)
+        for command in (
+            ["as", "-o", "t.o", "t.s"],
+            ["ld", "-e", "_start", "-T", "t.ld", "-o", "t.elf", "t.o"],
+        ):
+            done = subprocess.run(
+                command, cwd=directory, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+        return (directory / "t.elf").read_bytes()
+
+
 def kernel(body: str) -> bytes:
     """A bzImage that does `body`."""
     code = bytes(0x200) + assemble(body)
