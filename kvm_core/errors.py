@@ -10,7 +10,9 @@ class ConfigError(VmError):
 
 
 class GuestError(VmError):
-    """The guest did something that ends its machine: a triple fault, an address that is not there."""
+    """The guest did something that ends its machine: a triple fault, an address that is not
+    there.
+    """
 
 
 class BackendError(VmError):
