@@ -6,6 +6,7 @@ raises OSError with KVM's errno: this is the ABI, not a policy. `Vcpu.run()` ret
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -323,10 +324,11 @@ class Vm(_Object):
         """KVM_GET_STATS_FD: the VM's statistics."""
         return StatsReader(self)
 
-    def close(self) -> None:
-        """Close; the ring's mapping belongs to the vCPU."""
-        self._ring = None
-        super().close()
+    def forget_ring(self, mapping: mmap.mmap) -> None:
+        """Stop reading the ring in this mapping, which is about to go."""
+        with self._ring_lock:
+            if self._ring is mapping:
+                self._ring = None
 
 
 class StatsReader:
@@ -590,7 +592,12 @@ class Vcpu(_Object):
         return StatsReader(self)
 
     def close(self) -> None:
-        """Close the descriptor; the mapping goes with the last view of it."""
+        """Close the descriptor and unmap its pages (Python's mapping has a descriptor too)."""
+        self.vm.forget_ring(self.map)
+        self._mmio_data.release()
+        self._view.release()
+        with contextlib.suppress(BufferError):  # someone keeps an exit's data
+            self.map.close()
         super().close()
 
 

@@ -232,8 +232,12 @@ def _why(door: Door) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--kernel", help="A bzImage or PVH vmlinux. Default: Debian's cloud kernel.")
-@click.option("--initrd", help="An initramfs. Default with the default kernel: kvmish's own.")
+@click.option(
+    "--kernel", metavar="FILE", help="A bzImage or PVH vmlinux. Default: Debian's cloud kernel."
+)
+@click.option(
+    "--initrd", metavar="FILE", help="An initramfs. Default with the default kernel: kvmish's own."
+)
 @click.option("--append", default="", help="Added to the kernel's command line.")
 @click.option(
     "--disk", "disks", multiple=True, help="A raw image as virtio disk; FILE,ro read-only."

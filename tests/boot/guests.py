@@ -242,6 +242,26 @@ HIGH_MEMORY = """
     jmp off
 """
 
+# CMOS RAM outlives a reset: prints how often it was here, and waits for a key to reset.
+COUNT_RESETS = """
+    mov al, 0x40
+    out 0x70, al
+    in al, 0x71
+    inc al
+    mov bl, al
+    out 0x71, al
+    movzx eax, bl
+    call putx
+5:  mov dx, 0x3fd
+    in al, dx
+    test al, 1
+    jz 5b
+    mov dx, 0xcf9
+    mov al, 6
+    out dx, al
+6:  jmp 6b
+"""
+
 ECHO = """
     say "ready\\n"
 5:  mov dx, 0x3fd

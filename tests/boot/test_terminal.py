@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -95,6 +96,22 @@ def test_crash_of_the_guest_restores(start: Callable[[str], Terminal]) -> None:
     assert terminal.wait() == 1
     assert terminal.is_restored
     assert b"triple fault" in terminal.text
+
+
+def test_resets_leave_nothing_behind(start: Callable[[str], Terminal]) -> None:
+    terminal = start(guests.COUNT_RESETS)
+    pid = terminal.process.pid
+    counts = {}
+    for number in range(1, 31):
+        terminal.expect(f"{number:016x}".encode())
+        if number in (5, 30):
+            maps = Path(f"/proc/{pid}/maps").read_text().count("kvmish-ram")
+            counts[number] = (len(os.listdir(f"/proc/{pid}/fd")), maps)
+        terminal.type(b"r")
+    assert counts[5] == counts[30]
+    terminal.expect(f"{31:016x}".encode())
+    terminal.type(b"\x01x")
+    assert terminal.wait() == 0
 
 
 def test_reset_boots_again(start: Callable[[str], Terminal]) -> None:
