@@ -393,7 +393,7 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
     if (load & XSAVE_SSE)
         mem_read_bytes(v, linear + IMG_XMM, r.legacy + IMG_XMM, 16 * xmm_count(v));
     if (load & XSAVE_AVX)
-        mem_read_bytes(v, linear + XSAVE_AVX_OFFSET, r.avx, 16 * xmm_count(v));
+        mem_read_bytes(v, linear + XSAVE_AVX_OFFSET, r.avx, sizeof(r.avx)); /* all of it, whatever the mode */
     if (load & XSAVE_PKRU)
         mem_read_bytes(v, linear + component_offset(XSAVE_PKRU, header[1], compact), &r.pkru, 8);
     commit_restore(v, &r, rfbm, load, i->prefix & PFX_REXW);

@@ -1,4 +1,7 @@
-/* Until the decoder exists. */
+/* Until the decoder exists: just enough binding for vector.isa, most of it for integer.isa. */
+#ifndef BIND_ALL
+#define BIND_VECTOR_ONLY
+#endif
 #include <Zydis/Zydis.h>
 static int emu_boot(struct vcpu *v) { int e = mmu_create(v); return e ? e : native_create(v); }
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size) { (void)v, (void)gpa, (void)size; }
@@ -7,13 +10,48 @@ int codecache_create(struct vcpu *v) { (void)v; return 0; }
 void codecache_destroy(struct vcpu *v) { (void)v; }
 #include "gen/handlers.h"
 #include <strings.h>
-static const struct { const char *name; insn_fn *fn; } bind_ops[] = {{"EMMS", op_emms}, {"VZEROUPPER", op_vzeroupper},
-    {"VZEROALL", op_vzeroall}, {"LDMXCSR", op_ldmxcsr}, {"STMXCSR", op_stmxcsr}, {"VLDMXCSR", op_vldmxcsr},
-    {"VSTMXCSR", op_vstmxcsr}, {"FXSAVE", op_fxsave}, {"FXSAVE64", op_fxsave}, {"FXRSTOR", op_fxrstor},
-    {"FXRSTOR64", op_fxrstor}, {"XSAVE", op_xsave}, {"XSAVE64", op_xsave}, {"XSAVEOPT", op_xsaveopt},
-    {"XSAVEOPT64", op_xsaveopt}, {"XSAVEC", op_xsavec}, {"XSAVEC64", op_xsavec}, {"XRSTOR", op_xrstor},
-    {"XRSTOR64", op_xrstor}};
+#include "cpu/sem/common.h"
+void codecache_link(struct vcpu *v, const struct insn *i) { (void)v, (void)i; }
+const struct insn *codecache_continue(struct vcpu *v, const struct insn *i) { (void)v, (void)i; return NULL; }
+struct isa_entry { uint8_t form, size; insn_fn *fn; };
+struct isa_row { const char *name; int klass; const struct isa_entry *entries; unsigned entry_count; bool any_form, native; insn_fn *op; };
+struct isa_variant { uint16_t mnemonic; int variant; struct isa_row row; };
+enum { CLASS_INNOCUOUS, CLASS_PRIVILEGED, CLASS_IO, CLASS_CONTROL, CLASS_BEHAVIOUR };
+enum { VARIANT_NONE, VARIANT_ONE, VARIANT_WORD, VARIANT_STRING };
+#pragma weak op_none
+#include "gen/table.inc"
 static ZydisDecoder bind_decoder;
+static bool bind_integer(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, struct insn *i)
+{
+    const struct isa_row *row = &isa_rows[z->mnemonic];
+    char form[8] = ""; unsigned n = 0, regs = 0; int variant = VARIANT_NONE;
+    static const char *const names[] = {"", "r", "m", "i", "rr", "rm", "mr", "ri", "mi", "rri", "rmi", "mri", "rrr", "mrr", "ir", "ii"};
+    if (z->mnemonic == ZYDIS_MNEMONIC_IMUL && z->operand_count_visible == 1) variant = VARIANT_ONE;
+    if ((z->mnemonic == ZYDIS_MNEMONIC_MOVZX || z->mnemonic == ZYDIS_MNEMONIC_MOVSX) && op[1].size == 16) variant = VARIANT_WORD;
+    if (z->mnemonic == ZYDIS_MNEMONIC_MOVSXD && op[0].size == 16) variant = VARIANT_WORD;
+    if ((z->mnemonic == ZYDIS_MNEMONIC_MOVSD || z->mnemonic == ZYDIS_MNEMONIC_CMPSD) && z->opcode_map == 0) variant = VARIANT_STRING;
+    for (unsigned k = 0; variant && k < sizeof(isa_variants) / sizeof(isa_variants[0]); k++)
+        if (isa_variants[k].mnemonic == z->mnemonic && isa_variants[k].variant == variant) row = &isa_variants[k].row;
+    i->prefix |= (z->attributes & ZYDIS_ATTRIB_HAS_LOCK ? PFX_LOCK : 0) | (z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE) ? PFX_REP : 0) | (z->attributes & ZYDIS_ATTRIB_HAS_REPNE ? PFX_REPNE : 0);
+    i->size = z->operand_width / 8;
+    for (unsigned k = 0; k < z->operand_count_visible && n < 4; k++) {
+        bool hidden = op[k].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+        if (hidden) continue;
+        if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY) form[n++] = 'm';
+        else if (op[k].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) { form[n++] = 'i'; if (op[k].imm.is_relative) i->stub = NULL; else if (z->mnemonic == ZYDIS_MNEMONIC_ENTER && k) i->imm |= (op[k].imm.value.u & 0xff) << 16; else i->imm = op[k].imm.is_signed || op[k].imm.is_relative ? (uint64_t)op[k].imm.value.s : op[k].imm.value.u; if (op[k].imm.is_relative) i->disp = op[k].imm.value.s; }
+        else { form[n++] = 'r';
+            ZydisRegister r = op[k].reg.value; unsigned id;
+            if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH) id = (r - ZYDIS_REGISTER_AH) * 8 + 1;
+            else { id = ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r)); if (op[k].size == 8) id *= 8; }
+            if (regs == 1) i->src = id; else if (!regs) i->dst = id; regs++; }
+    }
+    if (row->op) { i->fn = row->op; return true; }
+    unsigned size = z->operand_count_visible ? op[0].size / 8 : z->operand_width / 8;
+    if (z->operand_count_visible && op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) size = z->operand_width / 8;
+    for (unsigned k = 0; k < row->entry_count; k++)
+        if (row->any_form || (strcmp(names[row->entries[k].form], form) == 0 && row->entries[k].size == size)) { i->fn = row->entries[k].fn; i->size = size; return true; }
+    return false;
+}
 static struct insn bind_insn;
 static void bind_operand(const ZydisDecodedOperand *z, struct decoded_operand *o)
 {
@@ -77,8 +115,7 @@ static const struct insn *emu_decode(struct vcpu *v, const struct icase *c)
         i->seg = mem->mem.segment == ZYDIS_REGISTER_SS ? SS : DS; i->am = c->mode == 64 ? AM_FLAT64 : AM_32;
     }
     if (z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.W) i->prefix |= PFX_REXW;
-    for (unsigned k = 0; k < sizeof(bind_ops) / sizeof(bind_ops[0]); k++)
-        if (strcasecmp(bind_ops[k].name, ZydisMnemonicGetString(z.mnemonic)) == 0) { i->fn = bind_ops[k].fn; return i; }
+    if (bind_integer(&z, op, i)) return i;
     int e = native_bind(v, &d, i);
     if (e == NATIVE_FULL) { native_reset(v); e = native_bind(v, &d, i); }
     return e ? NULL : i;

@@ -19,7 +19,8 @@ struct row { /* a mnemonic of the table that takes part */
 struct template { /* an encoding, its registers and addresses open */
     uint16_t mnemonic;
     bool vex, mem, fixed_rm, no_modrm;
-    uint8_t map, opcode, pfx; /* pfx: 0, 66, F2, F3; 1: 66 F2 */
+    uint8_t map, opcode, pfx; /* pfx: 0, 66, F2, F3, F0; 1: 66 F2 */
+    bool moffs, branch;
     bool w, l, no_vvvv;
     int8_t digit; /* of ModRM.reg, or -1 */
     uint8_t rm;
@@ -51,6 +52,7 @@ struct fields {
     unsigned reg, rm, index, vvvv, scale;
     int form; /* memory: 0 [b], 1 [b+d8], 2 [b+d32], 3 [b+i*s+d8], 4 [rip+d32] */
     int32_t disp;
+    bool rex; /* one that changes nothing, but for byte registers */
     uint8_t imm[8];
 };
 
@@ -98,9 +100,9 @@ static unsigned encode(const struct template *t, const struct fields *f, uint8_t
             buf[n++] = 0x66;
         if (t->pfx == 1)
             buf[n++] = 0xf2;
-        else if (t->pfx == 0xf2 || t->pfx == 0xf3)
+        else if (t->pfx == 0xf2 || t->pfx == 0xf3 || t->pfx == 0xf0)
             buf[n++] = t->pfx;
-        if (mode == 64 && (t->w || r || x || b || (f->imm[7] & 1)))
+        if (mode == 64 && (t->w || r || x || b || f->rex))
             buf[n++] = 0x40 | (t->w ? 8 : 0) | r << 2 | x << 1 | b;
         if (t->map)
             buf[n++] = 0x0f;
@@ -126,7 +128,7 @@ static bool decode(const uint8_t *bytes, unsigned len, ZydisDecodedInstruction *
     return len && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, len, z, op));
 }
 
-/* Does the encoding exist? Sets mnemonic, immediate, use of vvvv. */
+/* Does the encoding exist? Sets mnemonic, immediate, use of vvvv and ModRM. */
 static bool probe(struct template *t)
 {
     ZydisDecodedInstruction z;
@@ -147,18 +149,26 @@ static bool probe(struct template *t)
         if (ZYAN_SUCCESS(status) || !t->vex)
             break;
     }
-    if (!ZYAN_SUCCESS(status))
+    if (!ZYAN_SUCCESS(status) || z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW || !rows[z.mnemonic].wanted ||
+        z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
         return false;
+    for (unsigned k = 0; k < z.operand_count_visible; k++) { /* not user-level, or not comparable */
+        ZydisRegisterClass class = ZydisRegisterGetClass(op[k].reg.value);
+        if (op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            (class == ZYDIS_REGCLASS_SEGMENT || class == ZYDIS_REGCLASS_CONTROL || class == ZYDIS_REGCLASS_DEBUG))
+            return false;
+    }
     if (!(z.attributes & ZYDIS_ATTRIB_HAS_MODRM)) { /* once is enough */
         if (t->mem || t->digit > 0)
             return false;
         t->no_modrm = true;
+        t->moffs = z.raw.disp.size != 0;
+        t->imm_bytes = z.raw.disp.size / 8;
     }
     t->mnemonic = z.mnemonic;
-    t->imm_bytes = (z.raw.imm[0].size + z.raw.imm[1].size) / 8;
-    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW)
-        return false;
-    return rows[z.mnemonic].wanted;
+    t->imm_bytes += (z.raw.imm[0].size + z.raw.imm[1].size) / 8;
+    t->branch = z.raw.imm[0].is_relative;
+    return true;
 }
 
 static void keep(const struct template *t)
@@ -203,17 +213,24 @@ static void enumerate_opcode(struct template t)
             keep(&by_digit[d]);
 }
 
+/* Not opcodes: prefixes, escapes. */
+static bool is_prefix(unsigned o)
+{
+    return o == 0x0f || o == 0x26 || o == 0x2e || o == 0x36 || o == 0x3e || o == 0x62 || (o >= 0x64 && o <= 0x67) || o == 0xf0 ||
+           o == 0xf2 || o == 0xf3 || o == 0xc4 || o == 0xc5 || (mode == 64 && (o & 0xf0) == 0x40);
+}
+
 static void enumerate(void)
 {
-    static const uint8_t pfx[] = {0, 0x66, 0xf2, 0xf3, 1};
+    static const uint8_t pfx[] = {0, 0x66, 0xf2, 0xf3, 1, 0xf0};
 
-    for (unsigned k = 0; k < 2 * 4 * 5 * 2 * 2 * 2 * 256; k++) {
+    for (unsigned k = 0; k < 2 * 4 * 6 * 2 * 2 * 2 * 256; k++) {
         struct template t = {.opcode = k & 255, .mem = k >> 8 & 1, .w = k >> 9 & 1, .l = k >> 10 & 1,
-                             .vex = k >> 11 & 1, .map = k >> 12 & 3, .pfx = pfx[(k >> 14) % 5]};
+                             .vex = k >> 11 & 1, .map = k >> 12 & 3, .pfx = pfx[(k >> 14) % 6]};
 
         if (mode == 32 && t.w && !t.vex)
             continue;
-        if (t.vex ? t.map == 0 || t.pfx == 1 : t.l || (t.map == 0 && (t.opcode & 0xf8) != 0xd8 && t.opcode != 0x9b))
+        if (t.vex ? t.map == 0 || t.pfx == 1 || t.pfx == 0xf0 : t.l || (t.map == 0 && is_prefix(t.opcode)))
             continue;
         enumerate_opcode(t);
     }
@@ -339,9 +356,29 @@ static uint64_t random_target(unsigned bytes)
 /* Makes the memory operand(s) of the decoded instruction point into the data pages. false: not possible, try again. */
 static int gpr_id(ZydisRegister r)
 {
-    return r == ZYDIS_REGISTER_NONE
+    return r == ZYDIS_REGISTER_NONE || r == ZYDIS_REGISTER_RIP
                ? -1
                : ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r));
+}
+
+static bool aimed(uint64_t at) { return at - (DATA_ADDR - 64) < DATA_BYTES + 128; }
+
+/* After all registers have been set: does every operand still point into the data? The host must not write
+ * elsewhere. */
+static bool check_aim(const struct icase *c, const ZydisDecodedOperand *m)
+{
+    const uint64_t *gpr = c->before.gpr;
+    int base = gpr_id(m->mem.base), index = gpr_id(m->mem.index);
+    uint64_t at = m->mem.disp.value;
+    ZydisRegisterClass class = ZydisRegisterGetClass(m->mem.index);
+
+    if (m->mem.base == ZYDIS_REGISTER_RIP || class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM)
+        return true;
+    if (base >= 0)
+        at += gpr[base];
+    if (index >= 0)
+        at += m->mem.index == ZYDIS_REGISTER_AL ? gpr[0] & 0xff : gpr[index] * m->mem.scale;
+    return aimed(mode == 32 ? (uint32_t)at : at);
 }
 
 static bool aim(struct icase *c, const ZydisDecodedOperand *m)
@@ -355,8 +392,10 @@ static bool aim(struct icase *c, const ZydisDecodedOperand *m)
         return true;
     }
     c->target = target;
-    if (base < 0)
-        return false;
+    if (base < 0) { /* moffs, or a displacement alone */
+        c->target = m->mem.disp.value;
+        return aimed(m->mem.disp.value);
+    }
     if (ZydisRegisterGetClass(m->mem.index) == ZYDIS_REGCLASS_XMM ||
         ZydisRegisterGetClass(m->mem.index) == ZYDIS_REGCLASS_YMM) {
         uint8_t *x = s->ymm[ZydisRegisterGetId(m->mem.index)];
@@ -374,7 +413,9 @@ static bool aim(struct icase *c, const ZydisDecodedOperand *m)
     index = gpr_id(m->mem.index);
     if (index >= 0 && index == base)
         return false;
-    if (index >= 0)
+    if (m->mem.index == ZYDIS_REGISTER_AL)
+        s->gpr[index] &= ~0xffull;
+    else if (index >= 0)
         s->gpr[index] = below(2) ? below(1024) : -(uint64_t)below(1024);
     s->gpr[base] = target - m->mem.disp.value - (index >= 0 ? s->gpr[index] * scale : 0);
     if (mode == 32)
@@ -391,11 +432,48 @@ static bool is_xsave(unsigned m)
            m == ZYDIS_MNEMONIC_XRSTOR || m == ZYDIS_MNEMONIC_XRSTOR64;
 }
 
-static bool uses_mask(const ZydisDecodedOperand *m)
+static bool is_bit_test(unsigned m)
 {
-    int base = gpr_id(m->mem.base), index = gpr_id(m->mem.index);
+    return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR || m == ZYDIS_MNEMONIC_BTC;
+}
 
-    return m->mem.base != ZYDIS_REGISTER_RIP && (base == 0 || base == 2 || index == 0 || index == 2);
+/* Values without which an instruction would fault nearly always, or leave the data pages. */
+static bool adjust(const struct template *t, struct icase *c, const ZydisDecodedInstruction *z,
+                   const ZydisDecodedOperand *op)
+{
+    uint64_t *gpr = c->before.gpr;
+
+    if (is_xsave(t->mnemonic)) {
+        int base = gpr_id(op[0].mem.base), index = gpr_id(op[0].mem.index);
+
+        if (base == 0 || base == 2 || index == 0 || index == 2)
+            return false;
+        gpr[0] &= 7;
+        gpr[2] = 0;
+    }
+    if (z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+        gpr[1] = below(40);
+    if ((t->mnemonic == ZYDIS_MNEMONIC_DIV || t->mnemonic == ZYDIS_MNEMONIC_IDIV) && below(2)) {
+        gpr[2] = below(2) ? 0 : below(100);
+        gpr[0] &= below(2) ? 0xff : ~0ull;
+    }
+    if (t->mnemonic == ZYDIS_MNEMONIC_ENTER)
+        gpr[5] = random_target(8);
+    if (is_bit_test(t->mnemonic) && t->mem && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
+        gpr[gpr_id(op[1].reg.value)] = below(256);
+    if (z->meta.category == ZYDIS_CATEGORY_UNCOND_BR || z->meta.category == ZYDIS_CATEGORY_CALL)
+        if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
+            gpr[gpr_id(op[0].reg.value)] = CODE_ADDR + 5000 + below(1000);
+    return true;
+}
+
+/* A relative branch must land in the code pages, and not in itself. */
+static bool branch_ok(const struct icase *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
+{
+    uint64_t to = c->before.rip + c->len + op[0].imm.value.s;
+
+    (void)z;
+    return to - CODE_ADDR < CODE_BYTES - 16 && (to < c->before.rip || to > c->before.rip + c->len);
 }
 
 static bool make_case(const struct template *t, struct icase *c)
@@ -406,7 +484,7 @@ static bool make_case(const struct template *t, struct icase *c)
 
     random_state(&c->before);
     c->mode = mode;
-    for (int attempt = 0; attempt < 20; attempt++) {
+    for (int attempt = 0; attempt < 40; attempt++) {
         f = (struct fields){.reg = below(16), .rm = t->fixed_rm ? t->rm : below(16), .index = below(16),
                             .vvvv = below(16), .scale = below(4), .form = below(5)};
         if (mode == 32) {
@@ -420,9 +498,14 @@ static bool make_case(const struct template *t, struct icase *c)
             continue;
         if (t->vex && t->map == 2 && t->opcode >= 0x90 && t->opcode <= 0x93)
             f.form = 3;
-        uint64_t imm = rnd();
+        uint64_t imm = t->moffs ? random_target(8) : t->branch ? (uint64_t)(int64_t)(int16_t)(below(2000) - 1000) : rnd();
         memcpy(f.imm, &imm, 8);
-        if (t->imm_bytes == 1 && below(3))
+        if (t->mnemonic == ZYDIS_MNEMONIC_ENTER) { /* size, nesting level */
+            f.imm[1] &= 1;
+            f.imm[2] &= 3;
+        }
+        f.rex = below(2);
+        if (t->imm_bytes == 1 && !t->branch && below(3))
             f.imm[0] &= 31;
         f.disp = f.form == 2 ? (int32_t)rnd() : (int8_t)rnd();
         if (f.form == 0)
@@ -434,16 +517,22 @@ static bool make_case(const struct template *t, struct icase *c)
         c->len = encode(t, &f, c->bytes);
         if (!decode(c->bytes, c->len, &z, op) || z.mnemonic != t->mnemonic || z.length != c->len)
             continue;
+        if (t->branch && !branch_ok(c, &z, op))
+            continue;
         bool ok = true;
         for (unsigned k = 0; k < z.operand_count; k++)
             if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
-                ok &= aim(c, &op[k]) && !(is_xsave(t->mnemonic) && uses_mask(&op[k]));
-        if (ok && is_xsave(t->mnemonic)) {
-            c->before.gpr[0] &= 7;
-            c->before.gpr[2] = 0;
-        }
-        if (ok)
-            return true;
+                ok &= aim(c, &op[k]);
+        ok = ok && adjust(t, c, &z, op);
+        for (unsigned k = 0; k < z.operand_count; k++)
+            if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+                ok = ok && check_aim(c, &op[k]);
+        if (!ok)
+            continue;
+        c->undefined = z.cpu_flags ? z.cpu_flags->undefined & ARITH_FLAGS : 0;
+        c->stack = z.meta.category == ZYDIS_CATEGORY_RET || (t->mem && (z.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
+                                                                        z.meta.category == ZYDIS_CATEGORY_CALL));
+        return true;
     }
     return false;
 }
@@ -462,6 +551,7 @@ static void want_rows(const char *path, const char *handler)
         if (line[0] == '#' || sscanf(line, "%63s %63s %*s %*s %63s", name, how, class) != 3 ||
             (handler && strcmp(how, handler) != 0) || strcmp(class, "innocuous") != 0)
             continue;
+        name[strcspn(name, "@")] = 0;
         for (char *p = name; *p; p++)
             *p = tolower(*p);
         for (unsigned m = 1; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)

@@ -120,7 +120,10 @@ static void emu_run(const struct icase *c, struct state *after)
         i = emu_decode(emu, c);
         if (!i)
             cpu_ud(emu);
-        next = i->fn(emu, i);
+        emu->cur = i;
+        do { /* a repeated string instruction may come back before it is through */
+            next = i->fn(emu, i);
+        } while (next == i || (!next && emu->rip == c->before.rip));
         after->rip = next ? cpu_next_rip(emu, i) : emu->rip;
     } else if (left == LEFT_FAULT) {
         after->vector = emu->fault.vector;

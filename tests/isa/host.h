@@ -147,10 +147,13 @@ static void host_run(const struct icase *c, struct state *after)
     host_result = after;
     host_running = 1;
     host_run_asm();
-    if (after->vector == 3 && after->rip == c->before.rip + c->len + 1) {
+    if (after->vector == 3 && after->rip - 1 - CODE_ADDR < CODE_BYTES) { /* went on, or jumped within the code */
         after->vector = -1;
         after->rip--;
         after->error = 0;
+    } else if (after->vector == 14 && after->cr2 == after->rip && after->rip != c->before.rip) {
+        after->vector = -1; /* jumped out of it */
+        after->error = after->cr2 = 0;
     }
     memset(at, 0xcc, c->len);
 }

@@ -27,6 +27,8 @@ struct icase { /* an instruction in its surroundings */
     uint8_t bytes[15];
     uint8_t len;
     uint8_t mode; /* 64: long; 32: compatibility */
+    bool stack;         /* `target` holds an address to go to */
+    uint64_t undefined; /* flags that the instruction leaves undefined */
     uint64_t target; /* of the memory operand, if it has one */
     struct state before;
 };
