@@ -47,9 +47,9 @@ class Terminal:
     def type(self, text: bytes) -> None:
         os.write(self.master, text)
 
-    def wait(self) -> int:
+    def wait(self, limit_s: float = LIMIT_S) -> int:
         """Wait for the end, reading what comes."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + limit_s
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.text
             if select.select([self.master], [], [], 0.05)[0]:

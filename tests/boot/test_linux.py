@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.boot import minbase
 from tests.boot.terminal import DOOR, RUN, Terminal
 from tests.console import Transcript, run
 from vmmuser import assets
@@ -175,3 +176,27 @@ def test_pvh_entry(linux: Linux, tmp_path: Path, need: Callable[[bool, str], Non
     subprocess.run(["lz4", "-dqf", packed, vmlinux], check=True)
     done, _ = linux("--kernel", vmlinux, "--initrd", assets.CLOUD.initrd)
     good(done)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_debian_root_on_a_disk(tmp_path: Path, need: Callable[[bool, str], None]) -> None:
+    """Debian's own init on a virtio disk, to a login; after power-off the file system is clean."""
+    need(shutil.which("debootstrap") is not None and os.geteuid() == 0, "debootstrap, as root")
+    disk = tmp_path / "root.img"
+    shutil.copy(minbase.image(), disk)
+    terminal = Terminal("-m", "512", "--disk", disk, "--append", "root=/dev/vda")
+    try:
+        terminal.expect(b"login: ", 600)
+        terminal.type(b"root\r")
+        terminal.expect(b"# ", 120)
+        terminal.type(b"echo written > /root/proof; uname -r; poweroff\r")
+        assert terminal.wait(300) == 0
+    finally:
+        terminal.close()
+    fsck = ["fsck.ext4", "-fn", str(disk)]
+    done = subprocess.run(fsck, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "recovering journal" not in done.stdout + done.stderr
+    cat = ["debugfs", "-R", "cat /root/proof", str(disk)]
+    assert subprocess.run(cat, capture_output=True, check=True).stdout == b"written\n"

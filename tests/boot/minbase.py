@@ -1,0 +1,42 @@
+"""A Debian root file system on a disk image: debootstrap's minbase with an init, made once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from vmmuser.assets import ASSETS
+
+IMAGE = ASSETS / "minbase.img"
+SUITE = "bookworm"
+SIZE_MIB = 600
+
+
+def image() -> Path:
+    """The image; built at the first call, as root (debootstrap makes device nodes)."""
+    if IMAGE.is_file():
+        return IMAGE
+    with tempfile.TemporaryDirectory(dir=ASSETS) as name:
+        root, new = Path(name) / "root", Path(name) / "image"
+        include = "systemd-sysv,udev,kmod,e2fsprogs"
+        command = ["debootstrap", "--variant=minbase", f"--include={include}", SUITE, str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        _configure(root)
+        with new.open("wb") as file:
+            file.truncate(SIZE_MIB << 20)
+        subprocess.run(
+            ["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", str(root), str(new)], check=True
+        )
+        shutil.move(new, IMAGE)
+    return IMAGE
+
+
+def _configure(root: Path) -> None:
+    (root / "etc/hostname").write_text("minbase\n")
+    (root / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")
+    subprocess.run(["chroot", str(root), "passwd", "-d", "root"], check=True, capture_output=True)
+    shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
+    shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
