@@ -101,7 +101,7 @@ static const struct insn *emu_decode(struct vcpu *v, const struct icase *c)
     d.operand_count = z.operand_count; d.explicit_count = z.operand_count_visible;
     for (int k = 0; k < z.operand_count; k++) { bind_operand(&op[k], &d.op[k]); if (d.op[k].kind == OPND_MEM && !mem) mem = &op[k]; }
     if (z.cpu_flags) d.flags_read = z.cpu_flags->tested, d.flags_written = z.cpu_flags->modified | z.cpu_flags->set_0 | z.cpu_flags->set_1, d.flags_undefined = z.cpu_flags->undefined;
-    i->am = AM_NONE; i->len = z.length; i->off = c->before.rip & 4095; i->base = i->index = REG_ZERO;
+    i->am = z.mnemonic >= ZYDIS_MNEMONIC_LOOP && z.mnemonic <= ZYDIS_MNEMONIC_LOOPNE ? (c->mode == 64 ? AM_FLAT64 : AM_32) : AM_NONE; i->len = z.length; i->off = c->before.rip & 4095; i->base = i->index = REG_ZERO;
     if (mem) {
         d.has_mem = true;
         i->base = d.mem_base = bind_gpr(mem->mem.base);

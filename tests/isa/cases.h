@@ -230,6 +230,8 @@ static void enumerate(void)
 
         if (mode == 32 && t.w && !t.vex)
             continue;
+        if (t.map == 0 && (t.opcode == 0xe0 || t.opcode == 0xe1) && (t.pfx == 0xf2 || t.pfx == 0xf3 || t.pfx == 1))
+            continue; /* LOOPcc with REP: reserved, and AMD's processors let the prefix choose */
         if (t.vex ? t.map == 0 || t.pfx == 1 || t.pfx == 0xf0 : t.l || (t.map == 0 && is_prefix(t.opcode)))
             continue;
         enumerate_opcode(t);
