@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -85,20 +84,14 @@ def test_several_processors(linux: Linux, count: int) -> None:
 
 
 def test_warnings(linux: Linux) -> None:
-    """Nothing of level warning or worse that speaks of us."""
+    """Nothing of level warning or worse, but what QEMU's microvm prints too: it has no PCI."""
     done, _ = linux("--smp", "2")
     good(done)
-    warnings = done.values("kvmish: dmesg: ")
-    accepted = re.compile(
-        "|".join(
-            (
-                "PCI: (Fatal: )?No config space access function found",
-                "Spectre|Speculative|MDS|TAA|SRSO|RETBleed|Retbleed|Mitigation",
-                "device-mapper|platform regulatory",
-            )
-        )
-    )
-    assert [line for line in warnings if not accepted.search(line)] == []
+    without_pci = {
+        "PCI: Fatal: No config space access function found",
+        "PCI: System does not support PCI",
+    }
+    assert set(done.values("kvmish: dmesg: ")) <= without_pci
 
 
 def test_disk(linux: Linux, tmp_path: Path) -> None:
