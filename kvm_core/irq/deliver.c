@@ -1,4 +1,4 @@
-/* Which LAPICs an interrupt message addresses: physical and logical ids, clusters, broadcasts (SDM 11.6.2). */
+/* Which LAPICs an interrupt message addresses: ids, clusters, broadcasts (SDM 11.6.2). */
 #include <errno.h>
 
 #include "internal.h"
@@ -40,8 +40,8 @@ static bool matches_logical(const struct lapic *target, uint32_t dest)
     return false;
 }
 
-static bool addressed(const struct irqchip *chip, const struct lapic *source, const struct lapic *target,
-                      const struct irq_message *message)
+static bool addressed(const struct irqchip *chip, const struct lapic *source,
+                      const struct lapic *target, const struct irq_message *message)
 {
     uint32_t dest = message->dest;
 
@@ -55,13 +55,16 @@ static bool addressed(const struct irqchip *chip, const struct lapic *source, co
     case SHORT_NONE:
         break;
     }
-    /* a device's 0xff still means everybody to an x2APIC, unless the quirk was disabled. KVM API 7.5 */
-    if (!source && dest == XAPIC_BROADCAST && !chip->x2apic_no_broadcast_quirk && lapic_x2apic(target))
+    /* a device's 0xff still means everybody to an x2APIC, unless the quirk was disabled. KVM
+     * API 7.5 */
+    if (!source && dest == XAPIC_BROADCAST && !chip->x2apic_no_broadcast_quirk &&
+        lapic_x2apic(target))
         dest = X2APIC_BROADCAST;
     return message->logical ? matches_logical(target, dest) : matches_physical(target, dest);
 }
 
-/* The vector chooses among the candidates, as KVM's vector hashing does: a vector stays on one vCPU. */
+/* The vector chooses among the candidates, as KVM's vector hashing does: a vector stays on one
+ * vCPU. */
 static struct lapic *lowest_priority(struct irqchip *chip, const struct lapic *source,
                                      const struct irq_message *message)
 {
@@ -93,7 +96,8 @@ int irq_deliver(struct irqchip *chip, struct lapic *source, const struct irq_mes
 
     if (copy.mode == DELIVER_LOWEST || copy.redirect_hint) {
         /* a physical broadcast has no lowest priority: it is fixed */
-        bool everybody = !copy.logical && copy.dest == XAPIC_BROADCAST && copy.shorthand == SHORT_NONE;
+        bool everybody =
+            !copy.logical && copy.dest == XAPIC_BROADCAST && copy.shorthand == SHORT_NONE;
 
         if (!everybody) {
             struct lapic *target = lowest_priority(chip, source, &copy);
@@ -114,8 +118,8 @@ int irq_deliver(struct irqchip *chip, struct lapic *source, const struct irq_mes
 }
 
 /* SDM 11.11; the upper 24 bits of an x2APIC id travel in address_high. KVM API 7.5 */
-int irq_message_from_msi(const struct irqchip *chip, uint32_t address_low, uint32_t address_high, uint32_t data,
-                         struct irq_message *message)
+int irq_message_from_msi(const struct irqchip *chip, uint32_t address_low, uint32_t address_high,
+                         uint32_t data, struct irq_message *message)
 {
     if (chip->x2apic_32bit_ids && (address_high & 0xff))
         return -EINVAL;

@@ -1,4 +1,4 @@
-/* What the interrupt controllers of one VM ask of each other; private to irq/, all with the irqchip lock held. */
+/* What the controllers of one VM ask of each other; private to irq/, irqchip lock held. */
 #ifndef KVMISH_IRQ_INTERNAL_H
 #define KVMISH_IRQ_INTERNAL_H
 
@@ -58,8 +58,8 @@ void irqchip_pin_unmasked(struct irqchip *chip, unsigned irqchip, unsigned pin);
 /* Number of LAPICs that accepted it; -1 if nobody was addressed. source NULL: not an IPI. */
 int irq_deliver(struct irqchip *chip, struct lapic *source, const struct irq_message *message);
 /* -EINVAL on a message that the VM's x2APIC format forbids. */
-int irq_message_from_msi(const struct irqchip *chip, uint32_t address_low, uint32_t address_high, uint32_t data,
-                         struct irq_message *message);
+int irq_message_from_msi(const struct irqchip *chip, uint32_t address_low, uint32_t address_high,
+                         uint32_t data, struct irq_message *message);
 /* Does a level-triggered route of a user space I/O APIC pin use this vector? */
 bool routing_split_eoi_wanted(const struct irqchip *chip, uint8_t vector);
 
@@ -81,7 +81,8 @@ static inline bool lapic_hw_enabled(const struct lapic *lapic)
 }
 static inline bool lapic_x2apic(const struct lapic *lapic)
 {
-    return (lapic_base(lapic) & (APIC_BASE_ENABLE | APIC_BASE_EXTD)) == (APIC_BASE_ENABLE | APIC_BASE_EXTD);
+    return (lapic_base(lapic) & (APIC_BASE_ENABLE | APIC_BASE_EXTD)) ==
+           (APIC_BASE_ENABLE | APIC_BASE_EXTD);
 }
 static inline bool lapic_sw_enabled(const struct lapic *lapic)
 {

@@ -5,7 +5,8 @@
 
 #include "internal.h"
 
-/* A level that stays up makes an interrupt per EOI; after this many in a row its redelivery waits a little. */
+/* A level that stays up makes an interrupt per EOI; after this many in a row its redelivery waits a
+ * little. */
 #define STORM_EOIS 10000u
 #define STORM_DELAY_NS 10000000u
 
@@ -70,7 +71,8 @@ static int set_input(struct irqchip *chip, unsigned pin, bool level, bool line_s
     return service(chip, pin, line_status);
 }
 
-int ioapic_set_line(struct irqchip *chip, unsigned pin, unsigned source_id, bool level, bool line_status)
+int ioapic_set_line(struct irqchip *chip, unsigned pin, unsigned source_id, bool level,
+                    bool line_status)
 {
     level = line_level(&chip->ioapic.line_levels[pin], source_id, level);
     return set_input(chip, pin, level, line_status);
@@ -121,7 +123,8 @@ void ioapic_eoi(struct irqchip *chip, struct lapic *lapic, uint8_t vector)
 bool ioapic_handles_vector(const struct irqchip *chip, uint8_t vector)
 {
     for (unsigned pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
-        if ((uint8_t)chip->ioapic.redirect[pin] == vector && level_triggered(chip->ioapic.redirect[pin]))
+        if ((uint8_t)chip->ioapic.redirect[pin] == vector &&
+            level_triggered(chip->ioapic.redirect[pin]))
             return true;
     return false;
 }

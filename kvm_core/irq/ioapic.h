@@ -18,9 +18,9 @@ struct lapic;
 
 struct ioapic {
     uint64_t base;
-    uint32_t select; /* IOREGSEL */
-    uint32_t id;     /* APIC id, bits 27:24 */
-    uint32_t irr;    /* input levels seen; an edge stays until the line falls */
+    uint32_t select;    /* IOREGSEL */
+    uint32_t id;        /* APIC id, bits 27:24 */
+    uint32_t irr;       /* input levels seen; an edge stays until the line falls */
     uint32_t delivered; /* edges of irr that were already sent */
     uint64_t redirect[KVM_IOAPIC_NUM_PINS];
     uint32_t line_levels[KVM_IOAPIC_NUM_PINS]; /* bitmap of source ids */
@@ -32,7 +32,8 @@ struct ioapic {
 /* All of these run with the irqchip lock held. */
 void ioapic_init(struct irqchip *chip);
 void ioapic_reset(struct irqchip *chip);
-int ioapic_set_line(struct irqchip *chip, unsigned pin, unsigned source_id, bool level, bool line_status);
+int ioapic_set_line(struct irqchip *chip, unsigned pin, unsigned source_id, bool level,
+                    bool line_status);
 /* EOI broadcast of one LAPIC. */
 void ioapic_eoi(struct irqchip *chip, struct lapic *lapic, uint8_t vector);
 /* True if some pin uses this vector: EOIs of it matter to the I/O APIC. */

@@ -1,4 +1,4 @@
-/* Puts the controllers of a VM together: creation, lines and messages in, state in and out, what a vCPU takes next. */
+/* Puts a VM's controllers together: creation, lines and messages, state, what a vCPU takes. */
 #include "irqchip.h"
 
 #include <errno.h>
@@ -7,7 +7,8 @@
 
 #include "internal.h"
 
-int irqchip_init(struct irqchip *chip, const struct irq_ops *ops, void *vm_owner, struct clock *clock)
+int irqchip_init(struct irqchip *chip, const struct irq_ops *ops, void *vm_owner,
+                 struct clock *clock)
 {
     int err;
 
@@ -113,8 +114,8 @@ void irqchip_pin_unmasked(struct irqchip *chip, unsigned irqchip, unsigned pin)
         pit_unmasked(chip);
 }
 
-static int set_route(struct irqchip *chip, const struct kvm_irq_routing_entry *entry, unsigned source_id,
-                     bool level, bool line_status)
+static int set_route(struct irqchip *chip, const struct kvm_irq_routing_entry *entry,
+                     unsigned source_id, bool level, bool line_status)
 {
     struct irq_message message;
 
@@ -151,7 +152,8 @@ int irqchip_set_line_locked(struct irqchip *chip, uint32_t gsi, unsigned source_
     return sum;
 }
 
-int irqchip_set_line(struct irqchip *chip, uint32_t gsi, unsigned source_id, bool level, bool line_status)
+int irqchip_set_line(struct irqchip *chip, uint32_t gsi, unsigned source_id, bool level,
+                     bool line_status)
 {
     int status;
 
@@ -177,7 +179,8 @@ int irqchip_send_msi(struct irqchip *chip, const struct kvm_msi *msi)
     return status;
 }
 
-int irqchip_set_routing(struct irqchip *chip, const struct kvm_irq_routing_entry *entries, unsigned count)
+int irqchip_set_routing(struct irqchip *chip, const struct kvm_irq_routing_entry *entries,
+                        unsigned count)
 {
     int err;
 
@@ -408,7 +411,8 @@ struct lapic *irqchip_find_lapic(struct irqchip *chip, uint32_t apic_id)
     return lapic;
 }
 
-static int send_to_map(struct irqchip *chip, uint64_t map, uint64_t first_id, struct irq_message *message)
+static int send_to_map(struct irqchip *chip, uint64_t map, uint64_t first_id,
+                       struct irq_message *message)
 {
     int reached = 0;
 
@@ -422,8 +426,8 @@ static int send_to_map(struct irqchip *chip, uint64_t map, uint64_t first_id, st
     return reached;
 }
 
-int irqchip_pv_send_ipi(struct irqchip *chip, uint64_t map_low, uint64_t map_high, uint32_t min, uint64_t icr,
-                        bool op64)
+int irqchip_pv_send_ipi(struct irqchip *chip, uint64_t map_low, uint64_t map_high, uint32_t min,
+                        uint64_t icr, bool op64)
 {
     unsigned width = op64 ? 64 : 32;
     struct irq_message message = {

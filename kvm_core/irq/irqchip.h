@@ -1,4 +1,4 @@
-/* The interrupt side of one VM: what the ioctl layer and the vCPU loop call; a reader of irq/ starts here. */
+/* The interrupt side of one VM, as the ioctls and the vCPU loop see it; start reading here. */
 #ifndef KVMISH_IRQ_IRQCHIP_H
 #define KVMISH_IRQ_IRQCHIP_H
 
@@ -16,12 +16,14 @@
 struct lapic;
 
 /*
- * Locking. irqchip->lock guards the irqchip, all LAPICs of the VM and its timers. Functions below and in lapic.h take
- * it themselves unless their name ends in _locked. The ops run with it held and must not call back, except that
- * gsi_acked may call irqchip_set_line_locked; they may take locks that are never held while calling in here.
+ * Locking. irqchip->lock guards the irqchip, all LAPICs of the VM and its timers. Functions below
+ * and in lapic.h take it themselves unless their name ends in _locked. The ops run with it held and
+ * must not call back, except that gsi_acked may call irqchip_set_line_locked; they may take locks
+ * that are never held while calling in here.
  */
 struct irq_ops {
-    /* Something may be deliverable (lapic_maybe_pending): interrupt the vCPU if it runs, wake it if it halts. */
+    /* Something may be deliverable (lapic_maybe_pending): interrupt the vCPU if it runs, wake it if
+     * it halts. */
     void (*kick)(void *vcpu_owner);
     void (*nmi)(void *vcpu_owner);
     /* INIT. The owner resets the vCPU and calls lapic_reset(lapic, true) when it acts upon it. */
@@ -29,7 +31,8 @@ struct irq_ops {
     void (*sipi)(void *vcpu_owner, uint8_t vector);
     /* An interrupt of this GSI was acknowledged at a controller (resampling irqfd); may be NULL. */
     void (*gsi_acked)(void *vm_owner, uint32_t gsi);
-    /* Split irqchip: EOI of a vector that an I/O APIC in user space awaits: KVM_EXIT_IOAPIC_EOI; may be NULL. */
+    /* Split irqchip: EOI of a vector that an I/O APIC in user space awaits: KVM_EXIT_IOAPIC_EOI;
+     * may be NULL. */
     void (*ioapic_eoi_exit)(void *vcpu_owner, uint8_t vector);
     /* Guest TSC now and its rate, for the deadline mode. */
     uint64_t (*tsc_now)(void *vcpu_owner);
@@ -58,11 +61,12 @@ struct irqchip {
     struct routing routing;
     struct lapic **lapic; /* in order of creation */
     unsigned lapics;
-    unsigned lapics_lint0_nmi; /* LAPICs whose LINT0 is an unmasked NMI: the PIT drives a watchdog */
+    unsigned lapics_lint0_nmi; /* LAPICs whose LINT0 is an unmasked NMI: the PIT feeds a watchdog */
 };
 
 /* clock NULL: CLOCK_MONOTONIC. The struct is zeroed. 0 or -errno. */
-int irqchip_init(struct irqchip *chip, const struct irq_ops *ops, void *vm_owner, struct clock *clock);
+int irqchip_init(struct irqchip *chip, const struct irq_ops *ops, void *vm_owner,
+                 struct clock *clock);
 /* Joins the timer thread. LAPICs must have been destroyed. */
 void irqchip_destroy(struct irqchip *chip);
 
@@ -83,17 +87,22 @@ int irqchip_create_split(struct irqchip *chip, uint64_t reserved_pins, bool has_
 int irqchip_create_pit(struct irqchip *chip, uint32_t flags);
 
 /*
- * KVM_IRQ_LINE, irqfd. Returns the sum over the GSI's routes: > 0 delivered, 0 coalesced, -1 masked or no route.
- * line_status: the caller wants the status (KVM_IRQ_LINE_STATUS), so that RTC interrupts report coalescing.
+ * KVM_IRQ_LINE, irqfd. Returns the sum over the GSI's routes: > 0 delivered, 0 coalesced, -1 masked
+ * or no route. line_status: the caller wants the status (KVM_IRQ_LINE_STATUS), so that RTC
+ * interrupts report coalescing.
  */
-int irqchip_set_line(struct irqchip *chip, uint32_t gsi, unsigned source_id, bool level, bool line_status);
+int irqchip_set_line(struct irqchip *chip, uint32_t gsi, unsigned source_id, bool level,
+                     bool line_status);
 int irqchip_set_line_locked(struct irqchip *chip, uint32_t gsi, unsigned source_id, bool level,
                             bool line_status);
-/* KVM_SIGNAL_MSI: number of vCPUs reached, 0 blocked by the guest, -EINVAL on a bad message. KVM API 4.70 */
+/* KVM_SIGNAL_MSI: number of vCPUs reached, 0 blocked by the guest, -EINVAL on a bad message. KVM
+ * API 4.70 */
 int irqchip_send_msi(struct irqchip *chip, const struct kvm_msi *msi);
 /* KVM_SET_GSI_ROUTING: -EINVAL, -ENOMEM. KVM API 4.52 */
-int irqchip_set_routing(struct irqchip *chip, const struct kvm_irq_routing_entry *entries, unsigned count);
-/* KVM_GET_IRQCHIP and KVM_SET_IRQCHIP: -ENXIO without one, -EINVAL on a bad chip_id. KVM API 4.26, 4.27 */
+int irqchip_set_routing(struct irqchip *chip, const struct kvm_irq_routing_entry *entries,
+                        unsigned count);
+/* KVM_GET_IRQCHIP and KVM_SET_IRQCHIP: -ENXIO without one, -EINVAL on a bad chip_id. KVM
+ * API 4.26, 4.27 */
 int irqchip_get_state(struct irqchip *chip, struct kvm_irqchip *state);
 int irqchip_set_state(struct irqchip *chip, const struct kvm_irqchip *state);
 /* KVM_GET_PIT2, KVM_SET_PIT2: -ENXIO without a PIT, -EINVAL. KVM API 4.72, 4.73 */
@@ -105,7 +114,8 @@ int irqchip_set_pit1(struct irqchip *chip, const struct kvm_pit_state *state);
 /* KVM_REINJECT_CONTROL: -ENXIO without a PIT. */
 int irqchip_set_reinject(struct irqchip *chip, bool reinject);
 
-/* Ports 0x20 0x21 0xa0 0xa1 0x4d0 0x4d1, 0x40-0x43, 0x61. False: not ours, the access exits to user space. */
+/* Ports 0x20 0x21 0xa0 0xa1 0x4d0 0x4d1, 0x40-0x43, 0x61. False: not ours, the access exits to user
+ * space. */
 bool irqchip_pio_read(struct irqchip *chip, uint16_t port, unsigned size_bytes, uint32_t *value);
 bool irqchip_pio_write(struct irqchip *chip, uint16_t port, unsigned size_bytes, uint32_t value);
 
@@ -118,7 +128,8 @@ static inline bool ioapic_mmio_hit(const struct irqchip *chip, uint64_t gpa)
 void ioapic_mmio_read(struct irqchip *chip, uint32_t offset, unsigned size_bytes, uint64_t *value);
 void ioapic_mmio_write(struct irqchip *chip, uint32_t offset, unsigned size_bytes, uint64_t value);
 
-/* What the vCPU of this LAPIC would take next, were interrupts open: see lapic_maybe_pending for the fast question. */
+/* What the vCPU of this LAPIC would take next, were interrupts open: see lapic_maybe_pending for
+ * the fast question. */
 enum irq_next { IRQ_NEXT_NONE, IRQ_NEXT_VECTOR, IRQ_NEXT_EXTINT };
 enum irq_next irqchip_next(struct irqchip *chip, struct lapic *lapic);
 /* Acknowledges it (INTA, or IRR to ISR): the vector, or -1 if there is none any more. */
@@ -127,9 +138,10 @@ int irqchip_take(struct irqchip *chip, struct lapic *lapic);
 bool pic_pending(struct irqchip *chip);
 uint8_t pic_ack(struct irqchip *chip);
 
-/* KVM_HC_SEND_IPI: number of vCPUs reached, -EINVAL. Bit n of the 128-bit (op64) or 64-bit map is APIC id min + n. */
-int irqchip_pv_send_ipi(struct irqchip *chip, uint64_t map_low, uint64_t map_high, uint32_t min, uint64_t icr,
-                        bool op64);
+/* KVM_HC_SEND_IPI: number of vCPUs reached, -EINVAL. Bit n of the 128-bit (op64) or 64-bit map is
+ * APIC id min + n. */
+int irqchip_pv_send_ipi(struct irqchip *chip, uint64_t map_low, uint64_t map_high, uint32_t min,
+                        uint64_t icr, bool op64);
 /* The LAPIC with this id, as physical delivery would find it, or NULL. */
 struct lapic *irqchip_find_lapic(struct irqchip *chip, uint32_t apic_id);
 

@@ -1,4 +1,4 @@
-/* The life of a LAPIC: creation, reset, IA32_APICBASE with its modes, and KVM's state image (SDM 11.4, 11.12.5). */
+/* The life of a LAPIC: creation, reset, IA32_APICBASE, KVM's state image (SDM 11.4, 11.12.5). */
 #include "lapic.h"
 
 #include <errno.h>
@@ -39,8 +39,9 @@ static void set_id(struct lapic *lapic)
 
 static void reset_locked(struct lapic *lapic, bool init)
 {
-    static const enum apic_reg lvts[] = {APIC_LVT_TIMER, APIC_LVT_THERMAL, APIC_LVT_PMC, APIC_LVT_LINT0,
-                                         APIC_LVT_LINT1, APIC_LVT_ERROR,   APIC_LVT_CMCI};
+    static const enum apic_reg lvts[] = {APIC_LVT_TIMER, APIC_LVT_THERMAL, APIC_LVT_PMC,
+                                         APIC_LVT_LINT0, APIC_LVT_LINT1,   APIC_LVT_ERROR,
+                                         APIC_LVT_CMCI};
     uint32_t id = lapic_reg(lapic, APIC_ID);
 
     if (!init) {
@@ -58,7 +59,8 @@ static void reset_locked(struct lapic *lapic, bool init)
     lapic_reg_set(lapic, APIC_SPIV, SPIV_RESET);
     for (unsigned i = 0; i < lapic->lvt_entries; i++)
         lapic_reg_set(lapic, lvts[i], LVT_MASKED);
-    if (lapic->bsp) /* the virtual wire is there before firmware asks (KVM_X86_QUIRK_LINT0_REENABLED) */
+    if (lapic->bsp) /* the virtual wire is there before firmware asks
+                       (KVM_X86_QUIRK_LINT0_REENABLED) */
         lapic_reg_set(lapic, APIC_LVT_LINT0, LVT_EXTINT);
     lapic->esr_pending = 0;
     lapic_timer_reset(lapic);
@@ -187,8 +189,9 @@ int lapic_base_set(struct lapic *lapic, uint64_t value, bool host_initiated)
 }
 
 /*
- * KVM's page is the registers as the guest sees them, but for two things in x2APIC mode: the id stands in the top
- * byte unless KVM_CAP_X2APIC_API asked for 32-bit ids, and ICR2 holds the upper half of the ICR. KVM API 4.57
+ * KVM's page is the registers as the guest sees them, but for two things in x2APIC mode: the id
+ * stands in the top byte unless KVM_CAP_X2APIC_API asked for 32-bit ids, and ICR2 holds the upper
+ * half of the ICR. KVM API 4.57
  */
 int lapic_get_state(struct lapic *lapic, struct kvm_lapic_state *state)
 {

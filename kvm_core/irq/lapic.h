@@ -1,4 +1,4 @@
-/* The local APIC of one vCPU: xAPIC page, x2APIC MSRs, local vector table and timer (SDM vol. 3 ch. 11). */
+/* The local APIC of one vCPU: xAPIC page, x2APIC MSRs, LVT and timer (SDM vol. 3 ch. 11). */
 #ifndef KVMISH_IRQ_LAPIC_H
 #define KVMISH_IRQ_LAPIC_H
 
@@ -57,8 +57,9 @@ struct lapic {
     uint32_t vcpu_id; /* also the x2APIC id */
     bool bsp;
 
-    _Atomic uint32_t events; /* enum lapic_event: what irqchip_next would find; kept true at each change */
-    _Atomic uint64_t base;   /* IA32_APICBASE */
+    _Atomic uint32_t
+        events; /* enum lapic_event: what irqchip_next would find; kept true at each change */
+    _Atomic uint64_t base; /* IA32_APICBASE */
     uint32_t reg[KVM_APIC_REG_SIZE / 4];
 
     /* from CPUID, lapic_set_cpuid */
@@ -66,17 +67,17 @@ struct lapic {
     uint8_t maxphyaddr;
     uint8_t lvt_entries; /* 6, or 7 with CMCI */
 
-    uint32_t esr_pending;     /* errors since the last write of ESR */
-    int16_t user_extint;      /* split: vector of KVM_INTERRUPT, or -1 */
-    bool rtc_pending_eoi;     /* holds the RTC's vector */
-    bool lint0_nmi;           /* counted in chip->lapics_lint0_nmi */
+    uint32_t esr_pending; /* errors since the last write of ESR */
+    int16_t user_extint;  /* split: vector of KVM_INTERRUPT, or -1 */
+    bool rtc_pending_eoi; /* holds the RTC's vector */
+    bool lint0_nmi;       /* counted in chip->lapics_lint0_nmi */
     uint8_t rtc_vector;
 
     struct timer timer;
-    uint32_t divide;            /* 1..128 */
-    uint64_t timer_period_ns;   /* of the initial count; 0 when stopped */
+    uint32_t divide;          /* 1..128 */
+    uint64_t timer_period_ns; /* of the initial count; 0 when stopped */
     uint64_t timer_expires_ns;
-    uint64_t tsc_deadline;      /* IA32_TSC_DEADLINE, 0 disarmed */
+    uint64_t tsc_deadline; /* IA32_TSC_DEADLINE, 0 disarmed */
 };
 
 /* Registers the LAPIC with chip and resets it. -ENOMEM, -EEXIST if the id is taken. */
@@ -93,7 +94,8 @@ static inline bool lapic_maybe_pending(const struct lapic *lapic)
 {
     return atomic_load_explicit(&lapic->events, memory_order_acquire) != 0;
 }
-/* Highest vector above PPR, or -1; its acknowledgement (IRR to ISR). irqchip_take does both and the PIC. */
+/* Highest vector above PPR, or -1; its acknowledgement (IRR to ISR). irqchip_take does both and the
+ * PIC. */
 int lapic_pending(struct lapic *lapic);
 void lapic_ack(struct lapic *lapic, uint8_t vector);
 /* Would an ExtINT be taken: LINT0 in ExtINT mode and unmasked, or the APIC off? */
@@ -105,11 +107,13 @@ int lapic_user_extint(struct lapic *lapic, uint8_t vector);
 void lapic_set_tpr(struct lapic *lapic, uint8_t cr8);
 uint8_t lapic_get_tpr(struct lapic *lapic);
 
-/* IA32_APICBASE. -EINVAL (#GP for the guest): reserved bits, or, from the guest, a forbidden transition. SDM 11.12.5 */
+/* IA32_APICBASE. -EINVAL (#GP for the guest): reserved bits, or, from the guest, a forbidden
+ * transition. SDM 11.12.5 */
 uint64_t lapic_base_get(const struct lapic *lapic);
 int lapic_base_set(struct lapic *lapic, uint64_t value, bool host_initiated);
 
-/* Does the xAPIC page claim this access? Also true in x2APIC mode or when disabled: KVM leaves a hole of 0xff there. */
+/* Does the xAPIC page claim this access? Also true in x2APIC mode or when disabled: KVM leaves a
+ * hole of 0xff there. */
 static inline bool lapic_mmio_hit(const struct lapic *lapic, uint64_t gpa)
 {
     uint64_t base = atomic_load_explicit(&lapic->base, memory_order_relaxed) & ~(uint64_t)0xfff;
@@ -130,7 +134,8 @@ void lapic_tsc_changed(struct lapic *lapic);
 /* EOI, also for PV EOI; and whether the vector in service may be ended by PV EOI. */
 void lapic_eoi(struct lapic *lapic);
 bool lapic_pv_eoi_eligible(struct lapic *lapic);
-/* A local interrupt source: APIC_LVT_PMC, APIC_LVT_CMCI, APIC_LVT_THERMAL. Returns whether it was accepted. */
+/* A local interrupt source: APIC_LVT_PMC, APIC_LVT_CMCI, APIC_LVT_THERMAL. Returns whether it was
+ * accepted. */
 bool lapic_deliver_local(struct lapic *lapic, enum apic_reg lvt);
 
 /* KVM_GET_LAPIC, KVM_SET_LAPIC. -EINVAL: an id that contradicts x2APIC mode. KVM API 4.57, 4.58 */

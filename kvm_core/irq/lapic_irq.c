@@ -1,4 +1,4 @@
-/* The LAPIC's acceptance and priority of interrupts: IRR, ISR, TMR, PPR, EOI and the local sources (SDM 11.8). */
+/* How a LAPIC accepts and ranks interrupts: IRR, ISR, TMR, PPR, EOI, local sources (SDM 11.8). */
 #include <errno.h>
 
 #include "internal.h"
@@ -143,8 +143,9 @@ bool lapic_deliver_local_locked(struct lapic *lapic, enum apic_reg lvt)
     uint32_t entry = lapic_reg(lapic, lvt);
     struct irq_message message = {
         .vector = (uint8_t)entry,
-        .mode = lvt == APIC_LVT_TIMER || lvt == APIC_LVT_ERROR ? DELIVER_FIXED
-                                                               : (enum delivery_mode)((entry >> 8) & 7),
+        .mode = lvt == APIC_LVT_TIMER || lvt == APIC_LVT_ERROR
+                    ? DELIVER_FIXED
+                    : (enum delivery_mode)((entry >> 8) & 7),
         .level_triggered = entry & LVT_LEVEL,
         .assert = true,
     };

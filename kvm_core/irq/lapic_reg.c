@@ -92,8 +92,9 @@ static void write_icr(struct lapic *lapic, uint32_t icr, uint32_t dest)
 
 static void write_spiv(struct lapic *lapic, uint32_t value)
 {
-    static const enum apic_reg lvts[] = {APIC_LVT_TIMER, APIC_LVT_THERMAL, APIC_LVT_PMC, APIC_LVT_LINT0,
-                                         APIC_LVT_LINT1, APIC_LVT_ERROR,   APIC_LVT_CMCI};
+    static const enum apic_reg lvts[] = {APIC_LVT_TIMER, APIC_LVT_THERMAL, APIC_LVT_PMC,
+                                         APIC_LVT_LINT0, APIC_LVT_LINT1,   APIC_LVT_ERROR,
+                                         APIC_LVT_CMCI};
     uint32_t writable = 0x3ff;
 
     if (lapic_reg(lapic, APIC_VERSION) & VERSION_DIRECTED_EOI)
@@ -226,7 +227,8 @@ static void access_error(struct lapic *lapic, uint32_t offset)
         lapic_error(lapic, ESR_ILLEGAL_REGISTER);
 }
 
-/* Off, or in x2APIC mode, the page reads as all ones and ignores writes (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). */
+/* Off, or in x2APIC mode, the page reads as all ones and ignores writes
+ * (KVM_X86_QUIRK_LAPIC_MMIO_HOLE). */
 static bool page_is_hole(const struct lapic *lapic)
 {
     return !lapic_hw_enabled(lapic) || lapic_x2apic(lapic);
@@ -265,7 +267,8 @@ int lapic_msr_read(struct lapic *lapic, uint32_t msr, uint64_t *value)
     bool ok;
 
     irqchip_lock(lapic->chip);
-    ok = lapic_x2apic(lapic) && offset < KVM_APIC_REG_SIZE && lapic_reg_read_locked(lapic, offset, &data);
+    ok = lapic_x2apic(lapic) && offset < KVM_APIC_REG_SIZE &&
+         lapic_reg_read_locked(lapic, offset, &data);
     *value = data;
     if (ok && offset == APIC_ICR)
         *value |= (uint64_t)lapic_reg(lapic, APIC_ICR2) << 32;

@@ -1,4 +1,4 @@
-/* The LAPIC timer: one-shot and periodic counts at 1 GHz / divide, and the TSC deadline (SDM 11.5.4). */
+/* The LAPIC timer: one-shot and periodic at 1 GHz / divide, and TSC deadline (SDM 11.5.4). */
 #include <errno.h>
 
 #include "internal.h"
@@ -85,7 +85,8 @@ static void start_count(struct lapic *lapic, uint64_t delay_ns)
 
 static void set_period(struct lapic *lapic)
 {
-    uint64_t period_ns = (uint64_t)lapic_reg(lapic, APIC_TIMER_INITIAL) * BUS_CYCLE_NS * lapic->divide;
+    uint64_t period_ns =
+        (uint64_t)lapic_reg(lapic, APIC_TIMER_INITIAL) * BUS_CYCLE_NS * lapic->divide;
 
     if (period_ns && period_ns < MIN_PERIOD_NS && timer_mode(lapic) == PERIODIC)
         period_ns = MIN_PERIOD_NS;
@@ -106,7 +107,8 @@ static void expired(struct timer *timer, void *arg)
     case PERIODIC:
         if (period_ns) {
             /* ticks missed meanwhile fall together in IRR, as on hardware */
-            lapic->timer_expires_ns += (1 + (now - lapic->timer_expires_ns) / period_ns) * period_ns;
+            lapic->timer_expires_ns +=
+                (1 + (now - lapic->timer_expires_ns) / period_ns) * period_ns;
             timer_arm(timers_of(lapic), &lapic->timer, lapic->timer_expires_ns, 0);
         }
         break;
@@ -117,7 +119,8 @@ static void expired(struct timer *timer, void *arg)
     lapic_deliver_local_locked(lapic, APIC_LVT_TIMER);
 }
 
-/* An expiry that the timer thread has not come to yet happens now, so that count, mode and IRR agree. */
+/* An expiry that the timer thread has not come to yet happens now, so that count, mode and IRR
+ * agree. */
 static void settle(struct lapic *lapic)
 {
     struct timer *timer = &lapic->timer;
@@ -141,7 +144,8 @@ void lapic_timer_reset(struct lapic *lapic)
     lapic->divide = divide_of(lapic_reg(lapic, APIC_TIMER_DIVIDE));
 }
 
-/* Into and out of deadline mode the timer is disarmed; between the others it runs on. SDM 11.5.4.1 */
+/* Into and out of deadline mode the timer is disarmed; between the others it runs on. SDM 11.5.4.1
+ */
 void lapic_timer_lvt_write(struct lapic *lapic, uint32_t value)
 {
     bool was_deadline = timer_mode(lapic) == TSC_DEADLINE;

@@ -1,4 +1,4 @@
-/* Two cascaded 8259As: requests, priorities, and the command words (Intel 8259A data sheet, order 231468). */
+/* Two cascaded 8259As: requests, priorities, command words (Intel data sheet, order 231468). */
 #include "pic.h"
 
 #include <string.h>
@@ -7,7 +7,8 @@
 
 enum { MASTER = 0, SLAVE = 1, CASCADE_PIN = 2, SPURIOUS_PIN = 7, NO_PRIORITY = 8 };
 
-/* Inputs that the PIIX allows to be level triggered: not timer, keyboard, cascade; not RTC, FPU. 82371SB 4.3 */
+/* Inputs that the PIIX allows to be level triggered: not timer, keyboard, cascade; not RTC, FPU.
+ * 82371SB 4.3 */
 #define ELCR_MASK_MASTER 0xf8
 #define ELCR_MASK_SLAVE 0xde
 
@@ -99,9 +100,9 @@ int pic_set_line(struct irqchip *chip, unsigned pin, unsigned source_id, bool le
 /* The end of an interrupt is also its acknowledgement to whoever resamples the line. */
 static void clear_in_service(struct irqchip *chip, struct kvm_pic_state *s, unsigned pin)
 {
-    s->isr &= (uint8_t)~(1u << pin);
-    irqchip_pin_acked(chip, s == &chip->pic.chip[MASTER] ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
-                      pin);
+    s->isr &= (uint8_t) ~(1u << pin);
+    irqchip_pin_acked(
+        chip, s == &chip->pic.chip[MASTER] ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, pin);
 }
 
 static void chip_acknowledge(struct irqchip *chip, struct kvm_pic_state *s, unsigned pin)
@@ -257,7 +258,7 @@ static uint8_t poll_read(struct irqchip *chip, struct kvm_pic_state *s)
     if (pin < 0)
         return SPURIOUS_PIN;
     if (s == &chip->pic.chip[SLAVE])
-        chip->pic.chip[MASTER].irr &= (uint8_t)~(1u << CASCADE_PIN);
+        chip->pic.chip[MASTER].irr &= (uint8_t) ~(1u << CASCADE_PIN);
     chip_acknowledge(chip, s, (unsigned)pin);
     pic_update(chip);
     return (uint8_t)(0x80 | pin);

@@ -1,4 +1,4 @@
-/* The pair of 8259A interrupt controllers with the PIIX edge/level registers (Intel 8259A data sheet, 82371 ELCR). */
+/* The pair of 8259As with the PIIX edge/level registers (Intel 8259A data sheet, 82371 ELCR). */
 #ifndef KVMISH_IRQ_PIC_H
 #define KVMISH_IRQ_PIC_H
 
@@ -8,7 +8,8 @@
 
 struct irqchip;
 
-/* chip[0] is the master, chip[1] the slave on its IR2. The registers are kept in KVM's own layout. */
+/* chip[0] is the master, chip[1] the slave on its IR2. The registers are kept in KVM's own layout.
+ */
 struct pic {
     struct kvm_pic_state chip[2];
     bool output;              /* INTR of the master */

@@ -1,4 +1,4 @@
-/* The 8254: three counters computed from the clock, one timer for channel 0 (Intel 8254 data sheet, order 231164). */
+/* The 8254: counters computed from the clock, a timer for channel 0 (data sheet, order 231164). */
 #include "pit.h"
 
 #include <string.h>
@@ -38,12 +38,14 @@ static uint64_t elapsed_ticks(const struct irqchip *chip, const struct pit_chann
 
 static uint16_t to_bcd(uint32_t value)
 {
-    return (uint16_t)(value / 1000 % 10 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 | value % 10);
+    return (uint16_t)(value / 1000 % 10 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 |
+                      value % 10);
 }
 
 static uint32_t from_bcd(uint16_t value)
 {
-    return (value >> 12) * 1000u + (value >> 8 & 15) * 100u + (value >> 4 & 15) * 10u + (value & 15);
+    return (value >> 12) * 1000u + (value >> 8 & 15) * 100u + (value >> 4 & 15) * 10u +
+           (value & 15);
 }
 
 static uint16_t current_count(const struct irqchip *chip, const struct pit_channel *c)
@@ -218,7 +220,8 @@ static void latch_status(const struct irqchip *chip, struct pit_channel *c)
 {
     if (c->status_latched)
         return;
-    c->status = (uint8_t)((output(chip, c) ? 0x80 : 0) | (c->rw_mode & 3) << 4 | (c->mode & 7) << 1 | c->bcd);
+    c->status = (uint8_t)((output(chip, c) ? 0x80 : 0) | (c->rw_mode & 3) << 4 |
+                          (c->mode & 7) << 1 | c->bcd);
     c->status_latched = true;
 }
 
@@ -304,7 +307,8 @@ static uint8_t read_counter(const struct irqchip *chip, struct pit_channel *c)
     return (uint8_t)count;
 }
 
-/* Port 0x61: speaker gate and data, channel 2's output, and a bit that toggles with the memory refresh. */
+/* Port 0x61: speaker gate and data, channel 2's output, and a bit that toggles with the memory
+ * refresh. */
 static uint8_t read_speaker(const struct irqchip *chip)
 {
     const struct pit_channel *c = &chip->pit.channel[2];

@@ -1,4 +1,4 @@
-/* The 8254 interval timer and its port 0x61 (Intel 8254 data sheet), channel 0 on GSI 0 with KVM's reinjection. */
+/* The 8254 interval timer with port 0x61; channel 0 drives GSI 0 with KVM's reinjection. */
 #ifndef KVMISH_IRQ_PIT_H
 #define KVMISH_IRQ_PIT_H
 
@@ -18,7 +18,8 @@ struct pit_channel {
     uint8_t count_latched; /* 0 none, else the read state of the bytes still to be read */
     bool status_latched;
     uint8_t status;
-    uint8_t read_state, write_state; /* 1 LSB, 2 MSB, 3 word: low byte next, 4 word: high byte next */
+    uint8_t read_state,
+        write_state; /* 1 LSB, 2 MSB, 3 word: low byte next, 4 word: high byte next */
     uint8_t write_latch;
     uint8_t rw_mode;
     uint8_t mode; /* 0..5, or 0xff before the first control word */

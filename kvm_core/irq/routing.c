@@ -1,4 +1,4 @@
-/* The GSI routing table, sorted by GSI so that a line finds its routes by bisection (KVM API 4.52). */
+/* The GSI routing table, sorted so that a line finds its routes by bisection (KVM API 4.52). */
 #include "routing.h"
 
 #include <errno.h>
@@ -28,14 +28,15 @@ static int check_entry(const struct irqchip *chip, const struct kvm_irq_routing_
     case KVM_IRQ_ROUTING_MSI:
         if (entry->flags & ~KVM_MSI_VALID_DEVID)
             return -EINVAL;
-        return irq_message_from_msi(chip, entry->u.msi.address_lo, entry->u.msi.address_hi, entry->u.msi.data,
-                                    &message);
+        return irq_message_from_msi(chip, entry->u.msi.address_lo, entry->u.msi.address_hi,
+                                    entry->u.msi.data, &message);
     }
     return -EINVAL;
 }
 
 /* One GSI may reach several controllers, each once; an MSI route stands alone. */
-static bool may_share_gsi(const struct kvm_irq_routing_entry *a, const struct kvm_irq_routing_entry *b)
+static bool may_share_gsi(const struct kvm_irq_routing_entry *a,
+                          const struct kvm_irq_routing_entry *b)
 {
     return a->type == KVM_IRQ_ROUTING_IRQCHIP && b->type == KVM_IRQ_ROUTING_IRQCHIP &&
            a->u.irqchip.irqchip != b->u.irqchip.irqchip;
@@ -55,7 +56,8 @@ static void map_pins(struct routing *routing)
         const struct kvm_irq_routing_entry *entry = &routing->entries[i];
 
         if (entry->type == KVM_IRQ_ROUTING_IRQCHIP)
-            routing->gsi_of_pin[entry->u.irqchip.irqchip][entry->u.irqchip.pin] = (int16_t)entry->gsi;
+            routing->gsi_of_pin[entry->u.irqchip.irqchip][entry->u.irqchip.pin] =
+                (int16_t)entry->gsi;
     }
 }
 

@@ -9,7 +9,8 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-#define TIMER_SLACK_NS 1000ul /* the default of 50 us would add to each deadline; prctl(2) PR_SET_TIMERSLACK */
+#define TIMER_SLACK_NS                                                                             \
+    1000ul /* the default of 50 us would add to each deadline; prctl(2) PR_SET_TIMERSLACK */
 
 uint64_t clock_now_ns(const struct clock *clock)
 {
@@ -103,7 +104,8 @@ static void fire_first(struct timers *timers, uint64_t now_ns)
 
 static struct timespec to_timespec(uint64_t ns)
 {
-    struct timespec at = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
+    struct timespec at = {.tv_sec = (time_t)(ns / 1000000000u),
+                          .tv_nsec = (long)(ns % 1000000000u)};
 
     return at;
 }
@@ -231,7 +233,8 @@ int timer_after_ns(struct timers *timers, struct timer *timer, uint64_t delay_ns
 {
     uint64_t now_ns = timers_now_ns(timers);
 
-    return timer_arm(timers, timer, delay_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + delay_ns, 0);
+    return timer_arm(timers, timer, delay_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + delay_ns,
+                     0);
 }
 
 void timer_cancel(struct timers *timers, struct timer *timer)

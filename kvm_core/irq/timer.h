@@ -1,4 +1,4 @@
-/* One clock and one ordered set of deadlines per VM, so that every device timer can be driven by hand in a test. */
+/* One clock and one ordered set of deadlines per VM: a test drives every device timer by hand. */
 #ifndef KVMISH_IRQ_TIMER_H
 #define KVMISH_IRQ_TIMER_H
 
@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Where time comes from. A zero-filled clock is CLOCK_MONOTONIC; a fake one stands still until advanced. */
+/* Where time comes from. A zero-filled clock is CLOCK_MONOTONIC; a fake one stands still until
+ * advanced. */
 struct clock {
     bool fake;
     uint64_t fake_now_ns;
@@ -28,9 +29,10 @@ struct timer {
 };
 
 /*
- * The deadlines of one VM. They are guarded by the lock given at init (the irqchip lock): every function below except
- * timers_init, timers_advance and timers_destroy is called with it held, and callbacks run with it held. Therefore no
- * callback can be running when timer_cancel is called or has returned.
+ * The deadlines of one VM. They are guarded by the lock given at init (the irqchip lock): every
+ * function below except timers_init, timers_advance and timers_destroy is called with it held, and
+ * callbacks run with it held. Therefore no callback can be running when timer_cancel is called or
+ * has returned.
  */
 struct timers {
     pthread_mutex_t *lock;
@@ -57,8 +59,9 @@ int timers_reserve(struct timers *timers, size_t count);
 uint64_t timers_now_ns(const struct timers *timers);
 
 /*
- * Fires at the absolute time when_ns, then every period_ns if that is not 0; missed periods collapse into one call.
- * Arming again moves the deadline. Starts the thread on first use. 0, -ENOMEM or -EAGAIN (no thread to be had).
+ * Fires at the absolute time when_ns, then every period_ns if that is not 0; missed periods
+ * collapse into one call. Arming again moves the deadline. Starts the thread on first use. 0,
+ * -ENOMEM or -EAGAIN (no thread to be had).
  */
 int timer_arm(struct timers *timers, struct timer *timer, uint64_t when_ns, uint64_t period_ns);
 int timer_after_ns(struct timers *timers, struct timer *timer, uint64_t delay_ns);
@@ -68,7 +71,8 @@ static inline bool timer_armed(const struct timer *timer)
     return timer->slot != 0;
 }
 
-/* Fake clock only: moves time forward, firing what falls due in order, each at its own time. Takes the lock. */
+/* Fake clock only: moves time forward, firing what falls due in order, each at its own time. Takes
+ * the lock. */
 void timers_advance(struct timers *timers, uint64_t delta_ns);
 
 #endif
