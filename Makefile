@@ -76,11 +76,11 @@ bench: packages-test
 	@$(MAKE) --no-print-directory build assets
 	@$(VENV)/bin/kvmish bench $(BENCH_ARGS)
 
-## lint       ruff, mypy --strict, and that generated files are current
+## lint       ruff, mypy --strict, the arrows of the architecture, generated files
 lint: $(VENV)/ready
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
-	@if [ -f kvm_core/isa/generate.py ]; then $(PYTHON) kvm_core/isa/generate.py --check; fi
+	@$(PY) -m pytest -q tests/unit/test_layout.py
 
 ## clean      removes everything that was built; keeps .venv and the downloaded assets
 clean:

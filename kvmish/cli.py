@@ -72,7 +72,10 @@ def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
 @cli.command(context_settings=PASS_ON, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> int:
-    """Time boots beside QEMU TCG; further arguments go to pytest."""
+    """Time boots beside QEMU TCG and write docs/performance.md.
+
+    Further arguments go to pytest; a run of a part writes no page.
+    """
     if not (ROOT / "tests" / "bench").is_dir():
         return _refuse(f"no tests/bench under {ROOT}: bench runs from a source tree")
     results = ROOT / "build" / "bench"
@@ -81,7 +84,7 @@ def bench(arguments: tuple[str, ...]) -> int:
     command = [sys.executable, "-m", "pytest", "tests/bench", "--benchmark-enable"]
     command += ["--benchmark-only", f"--benchmark-json={json_file}", *arguments]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if status == 0:
+    if status == 0 and not arguments:
         render = [sys.executable, "-m", "tools.performance", str(json_file)]
         status = subprocess.run(render, cwd=ROOT, check=False).returncode
     return status

@@ -15,10 +15,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tools import cpio, initramfs
+from tools import initramfs
 from vmmuser.assets import ASSETS, FLAVOURS, Flavour
 
-SOURCES = (Path(__file__), Path(initramfs.__file__), Path(cpio.__file__), initramfs.INIT)
+TOOLS = Path(__file__).parent
+SOURCES = (
+    TOOLS / "assets.py",
+    TOOLS / "initramfs.py",
+    TOOLS / "cpio.py",
+    initramfs.INIT,
+    initramfs.WORKLOADS,
+)
 
 
 class AssetError(Exception):
