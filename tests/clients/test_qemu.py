@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from tests import console, qemu
-from vmmuser.assets import FLAVOURS, SELFCHECK_MARK, USERLAND_MARK
+from vmmuser.assets import FLAVOURS, ROOT, SELFCHECK_MARK, USERLAND_MARK
 
 TCG_SECONDS = 40
 BOOT_SECONDS = 120
@@ -80,12 +82,14 @@ def _qemu_is_here(need: Callable[[object, str], None]) -> None:
     need(shutil.which("qemu-system-x86_64"), "qemu-system-x86")
 
 
+@pytest.mark.timeout(2 * BOOT_SECONDS)
 @pytest.mark.parametrize("machine", QUICK, ids=_id)
 def test_boots_as_under_tcg(machine: qemu.Machine) -> None:
     _boot_and_compare(machine)
 
 
 @pytest.mark.full
+@pytest.mark.timeout(2 * BOOT_SECONDS)
 @pytest.mark.parametrize("machine", LONG, ids=_id)
 def test_more_machines_boot_as_under_tcg(machine: qemu.Machine) -> None:
     _boot_and_compare(machine)
@@ -102,6 +106,26 @@ def test_guest_clock_keeps_the_hosts_time() -> None:
     assert len(stamps) == len(values) == 2, transcript.tail()
     host, guest = stamps[1] - stamps[0], values[1] - values[0]
     assert guest == pytest.approx(host, rel=0.005, abs=0.02)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(10 * BOOT_SECONDS + 60)
+def test_boots_under_the_sanitizers() -> None:
+    """One boot with the core built by `make asan`; a report of ASan or UBSan fails it."""
+    runtime = subprocess.run(
+        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    environment = {
+        "LD_PRELOAD": f"{Path(runtime).resolve()}:{ROOT}/build/asan/libkvmish-preload.so",
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
+    machine = qemu.Machine().with_accel("kvmish")
+    command = machine.command()[3:]  # without "kvmish exec --": the preload is ours
+    transcript = console.run(command, 10 * BOOT_SECONDS, environment=environment)
+    assert "ERROR: AddressSanitizer" not in transcript.errors
+    assert "runtime error" not in transcript.errors
+    assert transcript.has(SELFCHECK_MARK), transcript.tail()
 
 
 def test_power_button() -> None:
