@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ["cpuid", "msr", "creg", "sysinsn"]
+PROGRAMS = ["cpuid", "msr", "creg", "sysinsn", "segments"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
