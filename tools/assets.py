@@ -107,7 +107,7 @@ def _busybox() -> Path:
     if not path.is_file():
         with tempfile.TemporaryDirectory(dir=ASSETS) as scratch:
             tree, _ = _unpack("busybox-static", Path(scratch))
-            binary = next(path for path in tree.rglob("busybox") if path.is_file())
+            binary = next(path for path in tree.glob("**/bin/busybox") if path.is_file())
             _write(path, binary.read_bytes())
         path.chmod(0o755)
     return path
