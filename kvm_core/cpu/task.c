@@ -143,6 +143,19 @@ static void load_code(struct vcpu *v, uint16_t sel, uint32_t ext)
     segment_from_desc(&v->seg[CS], sel, desc);
 }
 
+/* A good SS is in place before CS is looked at: the handler of CS's fault needs a stack. */
+static void preload_stack(struct vcpu *v, uint16_t sel)
+{
+    uint64_t desc;
+
+    if (sel_null(sel) || !segment_read_desc(v, sel, &desc))
+        return;
+    if (sel_rpl(sel) != v->cpl || !desc_writable_data(desc) || desc_dpl(desc) != v->cpl || !desc_present(desc))
+        return;
+    segment_from_desc(&v->seg[SS], sel, desc);
+    cpu_update_mode(v);
+}
+
 /* Segment registers in the order of SDM vol. 3, table 8-1. */
 static void load_segments(struct vcpu *v, const struct task *t, uint32_t ext)
 {
@@ -161,6 +174,7 @@ static void load_segments(struct vcpu *v, const struct task *t, uint32_t ext)
         cpu_update_mode(v);
         return;
     }
+    preload_stack(v, t->seg[SS]);
     load_code(v, t->seg[CS], ext);
     cpu_update_mode(v);
     segment_from_desc(&v->seg[SS], t->seg[SS], segment_need_stack(v, t->seg[SS], v->cpl, VEC_TS, ext));

@@ -1,0 +1,212 @@
+/* The 32-bit image's frame: tables, traps, output. See metal32.h. */
+#include "metal32.h"
+
+struct frame last;
+uint32_t last_ss, last_sp;
+uint64_t gdt[32], idt[128], ldt[4];
+struct tss tss, tss2, tss_df;
+uint8_t user_stack[4096] __attribute__((aligned(16))), inner_stack[4][4096] __attribute__((aligned(16)));
+extern const char entries[];
+void enter(struct entry *e);
+void resume(void);
+int main(void);
+void *memcpy(void *to, const void *from, unsigned n);
+void *memset(void *to, int c, unsigned n);
+void trap(uint32_t ss, struct frame *f);
+static uint32_t checksum;
+
+void *memcpy(void *to, const void *from, unsigned n)
+{
+    void *d = to;
+
+    __asm__ volatile("rep movsb" : "+D"(d), "+S"(from), "+c"(n) : : "memory");
+    return to;
+}
+
+void *memset(void *to, int c, unsigned n)
+{
+    void *d = to;
+
+    __asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(c) : "memory");
+    return to;
+}
+
+/* ---- output --------------------------------------------------------------------------------- */
+
+void put_char(char c) { __asm__ volatile("outb %0, $0xe9" : : "a"(c)); }
+
+void put(const char *s)
+{
+    while (*s)
+        put_char(*s++);
+}
+
+void put_hex(uint32_t value, unsigned digits)
+{
+    while (digits--)
+        put_char("0123456789abcdef"[value >> (4 * digits) & 15]);
+}
+
+void sum(uint32_t value) { checksum = (checksum << 5 | checksum >> 27) * 31 + value; }
+
+void sum_stack(unsigned words)
+{
+    for (unsigned n = 0; n < words; n++)
+        sum(((uint32_t *)last_sp)[n]);
+}
+
+void line_end(void)
+{
+    put_char(' ');
+    put_hex(checksum, 8);
+    put_char('\n');
+    checksum = 0;
+}
+
+char outcome(void)
+{
+    static const char letters[] = "0DNBO5UM8cTNSGP";
+
+    sum(last.error);
+    sum(last.eip);
+    sum(last.cs);
+    sum(last.eflags & 0x3e7700); /* without the arithmetic flags, and RF, which QEMU TCG never saves */
+    if (last.vector == DONE)
+        return '.';
+    return last.vector <= 14 ? letters[last.vector] : '?';
+}
+
+void report(const char *name)
+{
+    put(name);
+    put(" vec ");
+    put_hex(last.vector, 2);
+    put(" err ");
+    put_hex(last.error, 4);
+    put(" at ");
+    put_hex(last.cs, 4);
+    put_char(':');
+    put_hex(last.eip, 8);
+    put(" fl ");
+    put_hex(last.eflags & ~0x10000u, 6);
+    put(" sp ");
+    put_hex(last_ss, 4);
+    put_char(':');
+    put_hex(last_sp, 8);
+    put(" ax ");
+    put_hex(last.eax, 8);
+    put(" ds ");
+    put_hex(last.ds, 4);
+    put(" es ");
+    put_hex(last.es, 4);
+    put(" fs ");
+    put_hex(last.fs, 4);
+    put(" gs ");
+    put_hex(last.gs, 4);
+    put_char('\n');
+}
+
+/* ---- tables ------------------------------------------------------------------------------------ */
+
+uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar)
+{
+    uint32_t low = (limit & 0xffff) | base << 16;
+    uint32_t high = (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
+    return (uint64_t)high << 32 | low;
+}
+
+uint64_t gate_to(uint32_t sel, uint32_t off, uint32_t access)
+{
+    uint32_t low = (off & 0xffff) | sel << 16, high = (access & 8 ? off & 0xffff0000 : 0) | access << 8;
+    return (uint64_t)high << 32 | low;
+}
+
+void gdt_put(unsigned sel, uint64_t d) { gdt[sel >> 3] = d; }
+
+static void load_tables(void)
+{
+    struct __attribute__((packed)) {
+        uint16_t limit;
+        void *base;
+    } g = {sizeof(gdt) - 1, gdt}, i = {sizeof(idt) - 1, idt};
+
+    __asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i));
+    __asm__ volatile("ljmp %0, $1f; 1: mov %1, %%ds; mov %1, %%es; mov %1, %%ss" : : "i"(KCODE), "r"(KDATA));
+    __asm__ volatile("lldt %w0; ltr %w1" : : "r"(0), "r"(S_TSS));
+}
+
+void tables_reset(void)
+{
+    memset(gdt, 0, sizeof(gdt));
+    gdt_put(KCODE, descriptor(0, 0xfffff, F32 | 0x9b));
+    gdt_put(KDATA, descriptor(0, 0xfffff, F32 | 0x93));
+    for (unsigned n = 0; n < 4; n++) {
+        gdt_put(CODE_DPL + 8 * n, descriptor(0, 0xfffff, F32 | 0x9b | n << 5));
+        gdt_put(DATA_DPL + 8 * n, descriptor(0, 0xfffff, F32 | 0x93 | n << 5));
+    }
+    gdt_put(S_TSS, descriptor((uint32_t)&tss, sizeof(tss) - 1, 0x89));
+    gdt_put(S_TSS2, descriptor((uint32_t)&tss2, sizeof(tss2) - 1, 0x89));
+    gdt_put(S_DF, descriptor((uint32_t)&tss_df, 0x67, 0x89));
+    gdt_put(S_LDT, descriptor((uint32_t)ldt, sizeof(ldt) - 1, 0x82));
+    for (unsigned n = 0; n < 128; n++)
+        idt[n] = gate_to(KCODE, (uint32_t)entries + 16 * n, n >= DONE ? 0xee : 0x8e);
+    memset(&tss, 0, sizeof(tss));
+    tss.esp0 = (uint32_t)(inner_stack[0] + 2048);
+    tss.ss0 = KDATA;
+    tss.esp1 = (uint32_t)(inner_stack[1] + 2048);
+    tss.ss1 = DATA_DPL + 8 + 1;
+    tss.esp2 = (uint32_t)(inner_stack[2] + 2048);
+    tss.ss2 = DATA_DPL + 16 + 2;
+    tss.trap_iomap = (uint32_t)(tss.iomap - (uint8_t *)&tss) << 16;
+    memset(tss.iomap, 0xff, sizeof(tss.iomap));
+    load_tables();
+}
+
+/* ---- running -------------------------------------------------------------------------------------- */
+
+struct entry at(const void *code, unsigned cpl)
+{
+    uint32_t data = (cpl == 3 ? DATA_DPL + 24 : DATA_DPL + 8 * cpl) | cpl;
+    return (struct entry){
+        .eip = (uint32_t)code, .cs = (CODE_DPL + 8 * cpl) | cpl, .eflags = 2, .ss = data, .ds = data, .es = data,
+        .esp = (uint32_t)(cpl ? user_stack + 2048 : inner_stack[3] + 2048)};
+}
+
+void run(struct entry *e)
+{
+    memset(&last, 0, sizeof(last));
+    memset(user_stack, 0, sizeof(user_stack));
+    memset(inner_stack, 0, sizeof(inner_stack));
+    enter(e);
+}
+
+/* Called by the entries; does not return to the code that trapped. */
+void trap(uint32_t ss, struct frame *f)
+{
+    uint32_t bytes = f->eflags & FL_VM ? sizeof(*f) : sizeof(*f) - 16;
+
+    last_ss = ss & 0xffff;
+    if (!(f->eflags & FL_VM) && (f->cs & 3) == (last_ss & 3))
+        bytes -= 8; /* same level: no SS:ESP */
+    memcpy(&last, f, bytes);
+    last.gs &= 0xffff;
+    last.fs &= 0xffff;
+    last.es &= 0xffff;
+    last.ds &= 0xffff;
+    last.cs &= 0xffff;
+    last_sp = (uint32_t)f + bytes;
+}
+
+int main(void)
+{
+    tables_reset();
+    test_loads();
+    test_transfers();
+    test_returns();
+    test_gates();
+    test_flags();
+    test_tasks();
+    test_vm86();
+    put("end\n");
+    return 0;
+}
