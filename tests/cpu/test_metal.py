@@ -1,0 +1,158 @@
+"""Privileged semantics: bare-metal images dump what they see, here and under QEMU TCG.
+
+Each difference is explained by a manual's section, or is a failure. A matrix line is a letter for
+each case ('.' done, else the exception) and a checksum of the frames.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+METAL = Path(__file__).parent / "metal"
+MACHINE = "-M pc -m 16 -nodefaults -display none -no-reboot -accel tcg"
+COMMON = (
+    "-O1 -ffreestanding -fno-builtin -fno-pic -fno-pie -no-pie -static -nostdlib "
+    "-fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables "
+    "-mgeneral-regs-only -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noexecstack"
+)
+IMAGES = {
+    "metal32": (
+        "-m32 -march=i686",
+        "boot32.S metal32.c loads32.c transfers32.c returns32.c gates32.c flags32.c tasks32.c "
+        "vm86_32.c",
+    ),
+    "metal64": ("-m64 -mno-red-zone", "boot64.S metal64.c tests64.c"),
+}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A difference from TCG: where, why, which letters (tcg, ours; "==" for the sum alone)."""
+
+    where: str
+    why: str
+    letters: frozenset[str] = field(default_factory=frozenset)
+
+
+def _letters(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NO_LIMITS = "TCG checks no segment limits; SDM vol. 3, 5.3"
+EXPLAINED = {
+    "metal32": [
+        Explained(r"expand-down|gate stack edges|returns to null|task field 08", NO_LIMITS),
+        Explained(r"ltr null", "#GP(0); SDM vol. 2, LTR"),
+        Explained(r"jmp gate target", "an absent target is #NP; SDM vol. 2, JMP", _letters("GN")),
+        Explained(r"call gate target", "CS.RPL becomes the CPL; SDM vol. 2, CALL", _letters("==")),
+        Explained(
+            r"(gate|int) stack", "an absent inner stack is #SS; SDM vol. 3, 6.15", _letters("TS .S")
+        ),
+        Explained(r"[li]ret stack", "an absent stack is #SS; SDM vol. 2, RET", _letters("NS")),
+        Explained(r"int1", "TCG 7.2 has no INT1; SDM vol. 2, INT n"),
+        Explained(r"nested", "EXT is set for a fault while delivering a fault; SDM vol. 3, 6.13"),
+        Explained(r"(cli|sti) ", "IRET loads VIF and VIP, PVI; SDM vol. 3, 21.4"),
+        Explained(
+            r"task field", "a fault after the switch is the new task's, T bit; SDM vol. 3, 8.3"
+        ),
+        Explained(r"vm86 0[2367abef]", "TCG has no VME; SDM vol. 3, 21.3"),
+    ],
+    "metal64": [
+        Explained(r"\d null ss", "only with RPL = CPL < 3; SDM vol. 2, MOV"),
+        Explained(r"ltr|lldt", "types and upper half are checked; SDM vol. 3, 8.2.3"),
+        Explained(
+            r"far (jmp|call) .2", "L and D are reserved; SDM vol. 3, 5.2.1", _letters("NG .G")
+        ),
+        Explained(r"jmp gate", "an absent target is #NP; SDM vol. 2, JMP", _letters("GN ==")),
+        Explained(r"call gate", "CS.RPL, canonical offset; SDM vol. 2, CALL", _letters("==")),
+        Explained(
+            r"iret|lret", "L and D, null SS with RPL = CPL, absent SS: #SS", _letters("NG .G NS ==")
+        ),
+        Explained(r"int gate", "error code vector * 8 + 2; SDM vol. 3, 6.13", _letters("==")),
+        Explained(r"int target .[123]", "L and D come before P; SDM vol. 2, INT n", _letters("NG")),
+        Explained(
+            r"int to nowhere|jump|sys(ret|exit) nowhere", "checked before the transfer; SDM vol. 2"
+        ),
+        Explained(r"syscall compat", "Intel: #UD outside 64-bit mode; SDM vol. 2, SYSCALL"),
+        Explained(r"sysenter compat", "AMD: #UD in long mode; APM vol. 3, SYSENTER"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compile each image to a 64 KiB ROM."""
+    out = tmp_path_factory.mktemp("metal")
+    for name, (flags, sources) in IMAGES.items():
+        elf = out / f"{name}.elf"
+        link = [f"-Wl,-T,{METAL / 'metal.ld'}", "-o", str(elf)]
+        inputs = [str(METAL / source) for source in sources.split()]
+        subprocess.run(
+            ["gcc", *COMMON.split(), *flags.split(), *link, *inputs], check=True, timeout=60
+        )
+        sections = ["-j", ".text", "-j", ".reset", "--gap-fill", "0xcc"]
+        rom = elf.with_suffix(".bin")
+        subprocess.run(["objcopy", "-O", "binary", *sections, str(elf), str(rom)], check=True)
+        assert rom.stat().st_size == 65536
+    return {name: out / f"{name}.bin" for name in IMAGES}
+
+
+def tcg(image: Path, model: str) -> list[str]:
+    """Return the dump under QEMU TCG."""
+    log = image.with_suffix(f".{model}.txt")
+    doors = ["-debugcon", f"file:{log}", "-device", "isa-debug-exit,iobase=0xf4"]
+    command = ["qemu-system-x86_64", *MACHINE.split(), "-cpu", model, "-bios", str(image), *doors]
+    done = subprocess.run(command, check=False, timeout=120)
+    assert done.returncode == 1, "the image ends through the debug exit"
+    return log.read_text().splitlines()
+
+
+def section_of(line: str, current: str) -> str:
+    """Return what a line is about: its own words, or those of the last line that had some."""
+    return current if re.match(r"\s*([.\w?]{2,256})?( [0-9a-f]{8})$", line) else line[:60]
+
+
+def unexplained(theirs: list[str], ours: list[str], rules: list[Explained]) -> list[str]:
+    """Return the differing lines that no rule covers."""
+    bad = []
+    section = area = ""
+    for line, (a, b) in enumerate(zip(theirs, ours, strict=False), 1):
+        section = section_of(a, section)
+        area = a if re.fullmatch(r"vm86 \w\w", a) else area
+        if a == b:
+            continue
+        matrix = re.search(r"[.A-Z?]{64}", a) is not None
+        pairs = {x + y for x, y in zip(a[:-9], b[:-9], strict=False) if x != y} or {"=="}
+        for rule in rules:
+            if not re.match(rule.where, section) and not (area and re.match(rule.where, area)):
+                continue
+            if not matrix or not rule.letters or pairs <= rule.letters | {"=="}:
+                break
+        else:
+            bad.append(f"{line}: {section}\n  tcg  {a[:300]}\n  ours {b[:300]}")
+    return bad
+
+
+@pytest.mark.parametrize(
+    ("name", "vendor", "model"),
+    [("metal32", "intel", "qemu64"), ("metal64", "intel", "Nehalem"), ("metal64", "amd", "qemu64")],
+)
+def test_same_state_as_tcg(
+    images: dict[str, Path], c_program: Callable[..., Path], name: str, vendor: str, model: str
+) -> None:
+    runner = c_program("cpu/metal/runner.c")
+    done = subprocess.run(
+        [runner, images[name], vendor], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    theirs, ours = tcg(images[name], model), done.stdout.splitlines()
+    assert len(theirs) == len(ours) > 200
+    assert ours[-1] == theirs[-1] == "end"
+    bad = unexplained(theirs, ours, EXPLAINED[name])
+    assert not bad, "\n".join(bad)
