@@ -4,7 +4,7 @@
 #include "cpu/access.h"
 #include "cpu/far.h"
 
-/* ---- the event --------------------------------------------------------------------------------- */
+/* ---- the event ---------------- */
 
 static bool is_soft(const struct event *e)
 {
@@ -16,8 +16,8 @@ static uint64_t return_rip(const struct vcpu *v, const struct event *e)
     return is_soft(e) ? (v->rip + e->insn_len) & v->ip_mask : v->rip;
 }
 
-/* EFLAGS as pushed. Faults set RF so that an instruction breakpoint does not hit again, unless they are one;
- * an instruction that completes clears it. SDM vol. 3, 18.3.1.1 */
+/* EFLAGS as pushed. Faults set RF so that an instruction breakpoint does not hit again, unless they
+ * are one; an instruction that completes clears it. SDM vol. 3, 18.3.1.1 */
 static uint64_t saved_flags(const struct vcpu *v, const struct event *e)
 {
     uint64_t flags = cpu_get_eflags(v);
@@ -50,7 +50,7 @@ static void delivered(struct vcpu *v)
     v->stat_interrupts++;
 }
 
-/* ---- real mode ---------------------------------------------------------------------------------- */
+/* ---- real mode ---------------- */
 
 /* Pushes FLAGS, CS, IP as an 8086 does, through the vector at `entry`. Commits all but flags. */
 static void deliver_8086(struct vcpu *v, uint64_t entry, uint64_t flags, uint64_t rip)
@@ -78,17 +78,18 @@ static void deliver_real(struct vcpu *v, const struct event *e)
     cpu_set_eflags(v, cpu_get_eflags(v) & ~(uint64_t)(FL_IF | FL_TF | FL_AC | FL_RF));
 }
 
-/* ---- protected and long mode ------------------------------------------------------------------------ */
+/* ---- protected and long mode
+ * ------------------------------------------------------------------------ */
 
 struct idt_gate {
     uint64_t low;
     uint64_t offset;
     uint16_t sel;
     unsigned type, ist;
-    unsigned size;  /* of what is pushed: 2, 4, 8 */
-    uint64_t desc;  /* of the code segment */
+    unsigned size; /* of what is pushed: 2, 4, 8 */
+    uint64_t desc; /* of the code segment */
     struct segment cs;
-    unsigned cpl;   /* of the handler */
+    unsigned cpl; /* of the handler */
 };
 
 static void read_gate(struct vcpu *v, const struct event *e, struct idt_gate *g)
@@ -165,7 +166,8 @@ static void gate_stack(struct vcpu *v, const struct idt_gate *g, uint32_t ext, s
     st->sp &= ~0xfull;
 }
 
-static void push_frame(struct vcpu *v, struct far_stack *st, const struct idt_gate *g, const struct event *e)
+static void push_frame(struct vcpu *v, struct far_stack *st, const struct idt_gate *g,
+                       const struct event *e)
 {
     static const enum segreg data[] = {GS, FS, DS, ES};
 
@@ -219,7 +221,8 @@ static void deliver_protected(struct vcpu *v, const struct event *e)
 
     read_gate(v, e, &g);
     if (g.type == SYS_TASK) {
-        task_switch_from(v, g.sel, TASK_INT, return_rip(v, e), saved_flags(v, e), e->has_error, e->error);
+        task_switch_from(v, g.sel, TASK_INT, return_rip(v, e), saved_flags(v, e), e->has_error,
+                         e->error);
         return;
     }
     deliver_gate(v, e, &g);
@@ -241,7 +244,8 @@ void exception_deliver(struct vcpu *v)
     delivered(v);
 }
 
-/* ---- a fault while delivering ------------------------------------------------------------------------- */
+/* ---- a fault while delivering
+ * ------------------------------------------------------------------------- */
 
 enum fault_class { BENIGN, CONTRIBUTORY, PAGE, DOUBLE };
 
@@ -250,7 +254,11 @@ static enum fault_class classify(uint8_t type, uint8_t vector)
     if (type != EVENT_FAULT)
         return BENIGN; /* interrupts and traps, whatever their vector */
     switch (vector) {
-    case VEC_DE: case VEC_TS: case VEC_NP: case VEC_SS: case VEC_GP: return CONTRIBUTORY;
+    case VEC_DE:
+    case VEC_TS:
+    case VEC_NP:
+    case VEC_SS:
+    case VEC_GP: return CONTRIBUTORY;
     case VEC_PF: return PAGE;
     case VEC_DF: return DOUBLE;
     default: return BENIGN;
@@ -274,7 +282,8 @@ bool exception_merge(struct vcpu *v)
     return first == DOUBLE;
 }
 
-/* ---- INT n, INT1, INT3, INTO -------------------------------------------------------------------------------- */
+/* ---- INT n, INT1, INT3, INTO
+ * -------------------------------------------------------------------------------- */
 
 /* Virtual-8086 mode with VME: does the redirection bitmap send this vector to the 8086 handler?
  * The 32 bytes below the I/O bitmap; SDM vol. 3, 21.3.3 */
@@ -293,7 +302,8 @@ static bool vme_redirected(struct vcpu *v, unsigned vector)
     return !(sys_load(v, (uint32_t)(tr->base + off), 1) >> (vector % 8) & 1);
 }
 
-/* Methods 5 and 6 of SDM vol. 3, table 21-2: the handler runs in virtual-8086 mode, on VIF below IOPL 3. */
+/* Methods 5 and 6 of SDM vol. 3, table 21-2: the handler runs in virtual-8086 mode, on VIF below
+ * IOPL 3. */
 static void int_8086(struct vcpu *v, unsigned vector, uint64_t next)
 {
     uint64_t flags = cpu_get_eflags(v) & ~(uint64_t)FL_RF, pushed = flags;

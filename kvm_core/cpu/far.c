@@ -3,12 +3,17 @@
 
 #include "cpu/access.h"
 
-/* ---- stacks ----------------------------------------------------------------------------------- */
+/* ---- stacks ---------------- */
 
 void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error)
 {
-    *st = (struct far_stack){.ss = v->seg[SS], .sp = v->gpr[RSP], .mask = stack_mask(v), .error = error,
-                             .flat = v->mode == MODE_LONG, .user = v->cpl == 3, .current = true};
+    *st = (struct far_stack){.ss = v->seg[SS],
+                             .sp = v->gpr[RSP],
+                             .mask = stack_mask(v),
+                             .error = error,
+                             .flat = v->mode == MODE_LONG,
+                             .user = v->cpl == 3,
+                             .current = true};
 }
 
 static void tss_check(struct vcpu *v, uint64_t last, uint32_t ext)
@@ -89,7 +94,7 @@ uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size)
     return st->current ? mem_load(v, linear, size) : mem_load_as(v, st->user, linear, size);
 }
 
-/* ---- targets ------------------------------------------------------------------------------------ */
+/* ---- targets ---------------- */
 
 void far_check_ip(struct vcpu *v, const struct segment *cs, uint64_t ip, uint32_t error)
 {
@@ -97,7 +102,8 @@ void far_check_ip(struct vcpu *v, const struct segment *cs, uint64_t ip, uint32_
         cpu_gp(v, error);
 }
 
-void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *ss, unsigned cpl, uint64_t rip)
+void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *ss, unsigned cpl,
+                uint64_t rip)
 {
     v->seg[CS] = *cs;
     v->seg[CS].sel = (uint16_t)((cs->sel & ~3u) | cpl);
@@ -115,7 +121,8 @@ static bool bad_long_code(const struct vcpu *v, uint64_t desc)
 }
 
 /* Checks a direct target of JMP and CALL, which keep the CPL. */
-static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t off, struct segment *cs)
+static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t off,
+                        struct segment *cs)
 {
     unsigned dpl = desc_dpl(desc);
 
@@ -131,7 +138,8 @@ static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t of
     cs->ar |= AR_ACCESSED;
 }
 
-/* ---- real and virtual-8086 mode ------------------------------------------------------------------- */
+/* ---- real and virtual-8086 mode
+ * ------------------------------------------------------------------- */
 
 static void real_transfer(struct vcpu *v, uint16_t sel, uint64_t rip)
 {
@@ -139,13 +147,14 @@ static void real_transfer(struct vcpu *v, uint16_t sel, uint64_t rip)
     v->rip = rip;
 }
 
-/* ---- gates ------------------------------------------------------------------------------------------ */
+/* ---- gates
+ * ------------------------------------------------------------------------------------------ */
 
 struct call_gate {
-    uint16_t sel;      /* of the code segment */
-    uint64_t desc;     /* its descriptor */
+    uint16_t sel;  /* of the code segment */
+    uint64_t desc; /* its descriptor */
     uint64_t offset;
-    unsigned size;     /* of what is pushed: 2, 4, 8 */
+    unsigned size; /* of what is pushed: 2, 4, 8 */
     unsigned params;
     struct segment cs;
 };
@@ -246,7 +255,8 @@ static void call_call_gate(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t
 }
 
 /* Task gate or TSS as a target. */
-static void jmp_task(struct vcpu *v, uint16_t sel, uint64_t desc, enum task_switch how, uint64_t next)
+static void jmp_task(struct vcpu *v, uint16_t sel, uint64_t desc, enum task_switch how,
+                     uint64_t next)
 {
     gate_privilege(v, sel, desc);
     if (desc_type(desc) == SYS_TASK)
@@ -265,7 +275,8 @@ static bool is_call_gate(const struct vcpu *v, uint64_t desc)
     return desc_type(desc) == SYS_CALL32 || (desc_type(desc) == SYS_CALL16 && !cpu_lma(v));
 }
 
-/* ---- the instructions ---------------------------------------------------------------------------------- */
+/* ---- the instructions
+ * ---------------------------------------------------------------------------------- */
 
 void insn_jmp_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t off, unsigned opsize)
 {
@@ -293,8 +304,8 @@ void insn_jmp_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t o
     }
 }
 
-static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, uint64_t off, uint64_t next,
-                        unsigned opsize)
+static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, uint64_t off,
+                        uint64_t next, unsigned opsize)
 {
     struct far_stack st;
 
@@ -308,7 +319,8 @@ static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, 
         real_transfer(v, sel, off);
 }
 
-void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t off, unsigned opsize)
+void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t off,
+                   unsigned opsize)
 {
     uint64_t next = cpu_next_rip(v, i), desc;
     struct segment cs;
@@ -334,7 +346,8 @@ void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t 
     }
 }
 
-/* ---- returns -------------------------------------------------------------------------------------------- */
+/* ---- returns
+ * -------------------------------------------------------------------------------------------- */
 
 void far_return_code(struct vcpu *v, uint16_t sel, struct segment *cs)
 {

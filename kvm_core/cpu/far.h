@@ -1,4 +1,5 @@
-/* What control transfers between segments and privilege levels share: stacks not yet current, targets, returns.
+/* What control transfers between segments and privilege levels share: stacks not yet current,
+ * targets, returns.
  *
  * Nothing here changes *v until far_commit(): all that can fault comes first.
  */
@@ -10,7 +11,7 @@
 /* A stack being filled or emptied, perhaps not the current one. */
 struct far_stack {
     struct segment ss;
-    uint64_t sp;    /* the whole register; only `mask` of it moves */
+    uint64_t sp; /* the whole register; only `mask` of it moves */
     uint64_t mask;
     uint32_t error; /* code of the #SS that a lack of room raises */
     bool flat;      /* 64-bit: no segment */
@@ -19,7 +20,8 @@ struct far_stack {
 };
 
 void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error);
-/* SS:ESP of privilege `dpl` from the TSS, checked (#TS); long mode: RSPn, null SS. SDM vol. 3, 7.2 */
+/* SS:ESP of privilege `dpl` from the TSS, checked (#TS); long mode: RSPn, null SS. SDM vol. 3, 7.2
+ */
 void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_t ext);
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value);
 uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size);
@@ -33,18 +35,20 @@ void far_return_stack(struct vcpu *v, uint16_t sel, const struct segment *cs, st
 /* After a return to an outer level: data segments of an inner one become null. SDM vol. 3, 5.8.6 */
 void far_null_data(struct vcpu *v);
 /* Makes cs (with RPL = cpl), ss (unless NULL) and rip current. */
-void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *ss, unsigned cpl, uint64_t rip);
+void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *ss, unsigned cpl,
+                uint64_t rip);
 
 /* Task gate in the GDT, LDT or IDT -> task switch. `error` is the code for faults of the gate's TSS
  * selector's checks; saved_flags goes into the outgoing TSS. */
 void task_switch_from(struct vcpu *v, uint16_t sel, enum task_switch how, uint64_t next_rip,
                       uint64_t saved_flags, bool has_error, uint32_t error);
 
-/* EXT of an error code: the fault comes up while delivering something that the program did not ask for.
- * SDM vol. 3, 6.13 */
+/* EXT of an error code: the fault comes up while delivering something that the program did not ask
+ * for. SDM vol. 3, 6.13 */
 static inline uint32_t exception_ext(const struct vcpu *v)
 {
-    return v->delivering != EVENT_NONE && v->delivering != EVENT_SOFTINT && v->delivering != EVENT_SOFTEXC;
+    return v->delivering != EVENT_NONE && v->delivering != EVENT_SOFTINT &&
+           v->delivering != EVENT_SOFTEXC;
 }
 
 /* Operand size in bytes of a far transfer, whatever its memory operand's size. */

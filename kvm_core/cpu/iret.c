@@ -1,5 +1,5 @@
-/* IRET in every mode: to the same, an outer or the virtual-8086 level, and back to the previous task.
- * SDM vol. 2, IRET/IRETD/IRETQ; vol. 3, 6.12 and 21.2.
+/* IRET in every mode: to the same, an outer or the virtual-8086 level, and back to the previous
+ * task. SDM vol. 2, IRET/IRETD/IRETQ; vol. 3, 6.12 and 21.2.
  */
 #include "cpu/access.h"
 #include "cpu/far.h"
@@ -79,7 +79,8 @@ static void iret_vm86(struct vcpu *v, unsigned opsize)
     v->rip = rip;
 }
 
-static void iret_to_vm86(struct vcpu *v, struct far_stack *st, uint64_t rip, uint16_t cs, uint64_t flags)
+static void iret_to_vm86(struct vcpu *v, struct far_stack *st, uint64_t rip, uint16_t cs,
+                         uint64_t flags)
 {
     static const enum segreg order[] = {SS, ES, DS, FS, GS};
     uint16_t sel[5];

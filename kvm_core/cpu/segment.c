@@ -4,10 +4,11 @@
 #include "cpu/access.h"
 #include "cpu/cpuid.h"
 
-/* ---- descriptor tables ------------------------------------------------------------------------ */
+/* ---- descriptor tables ---------------- */
 
 /* Linear address of [off, off + size) of the selector's table; false when beyond the limit. */
-static bool table_linear(const struct vcpu *v, uint16_t sel, unsigned off, unsigned size, uint64_t *linear)
+static bool table_linear(const struct vcpu *v, uint16_t sel, unsigned off, unsigned size,
+                         uint64_t *linear)
 {
     uint64_t base = v->gdt.base, limit = v->gdt.limit;
     uint32_t first = (sel & 0xfff8u) + off;
@@ -84,9 +85,10 @@ void segment_from_desc(struct segment *out, uint16_t sel, uint64_t desc)
         .base = desc_base(desc), .limit = desc_limit(desc), .ar = desc_ar(desc), .sel = sel};
 }
 
-/* ---- checks ------------------------------------------------------------------------------------- */
+/* ---- checks ---------------- */
 
-uint64_t segment_need_stack(struct vcpu *v, uint16_t sel, unsigned cpl, unsigned vector, uint32_t ext)
+uint64_t segment_need_stack(struct vcpu *v, uint16_t sel, unsigned cpl, unsigned vector,
+                            uint32_t ext)
 {
     uint64_t desc = segment_need_desc(v, sel, vector, ext);
 
@@ -104,7 +106,8 @@ static bool data_privilege(uint64_t desc, unsigned cpl, unsigned rpl)
     return desc_conforming(desc) || (rpl <= desc_dpl(desc) && cpl <= desc_dpl(desc));
 }
 
-uint64_t segment_need_data(struct vcpu *v, uint16_t sel, unsigned cpl, unsigned vector, uint32_t ext)
+uint64_t segment_need_data(struct vcpu *v, uint16_t sel, unsigned cpl, unsigned vector,
+                           uint32_t ext)
 {
     uint64_t desc = segment_need_desc(v, sel, vector, ext);
 
@@ -116,7 +119,8 @@ uint64_t segment_need_data(struct vcpu *v, uint16_t sel, unsigned cpl, unsigned 
     return desc;
 }
 
-/* Long mode: base 63:32 from the second half, whose type field must be 0. SDM vol. 3, 3.5.1, 7.2.3 */
+/* Long mode: base 63:32 from the second half, whose type field must be 0. SDM vol. 3, 3.5.1, 7.2.3
+ */
 static void system_high(struct vcpu *v, uint16_t sel, unsigned vector, struct segment *seg)
 {
     uint64_t high;
@@ -128,8 +132,8 @@ static void system_high(struct vcpu *v, uint16_t sel, unsigned vector, struct se
         cpu_fault_error(v, vector, SEL_ERROR(sel));
 }
 
-void segment_need_ldt(struct vcpu *v, uint16_t sel, unsigned vector, unsigned absent_vector, uint32_t ext,
-                      struct segment *out)
+void segment_need_ldt(struct vcpu *v, uint16_t sel, unsigned vector, unsigned absent_vector,
+                      uint32_t ext, struct segment *out)
 {
     uint64_t desc;
 
@@ -145,7 +149,8 @@ void segment_need_ldt(struct vcpu *v, uint16_t sel, unsigned vector, unsigned ab
         system_high(v, sel, vector, out);
 }
 
-/* ---- loads ---------------------------------------------------------------------------------------- */
+/* ---- loads
+ * ---------------------------------------------------------------------------------------- */
 
 void segment_set_null(struct vcpu *v, enum segreg s, uint16_t sel)
 {
@@ -162,7 +167,9 @@ void segment_set_null(struct vcpu *v, enum segreg s, uint16_t sel)
 
 void segment_set_vm86(struct vcpu *v, enum segreg s, uint16_t sel)
 {
-    v->seg[s] = (struct segment){.base = (uint32_t)sel << 4, .limit = 0xffff, .sel = sel,
+    v->seg[s] = (struct segment){.base = (uint32_t)sel << 4,
+                                 .limit = 0xffff,
+                                 .sel = sel,
                                  .ar = AR_P | AR_DPL | AR_S | AR_WRITABLE | AR_ACCESSED};
 }
 
@@ -229,7 +236,8 @@ void segment_load_tr(struct vcpu *v, uint16_t sel)
     if (sel_ldt(sel))
         cpu_gp(v, SEL_ERROR(sel));
     desc = segment_need_desc(v, sel, VEC_GP, 0);
-    if (desc_is_segment(desc) || (desc_type(desc) != SYS_TSS32 && (cpu_lma(v) || desc_type(desc) != SYS_TSS16)))
+    if (desc_is_segment(desc) ||
+        (desc_type(desc) != SYS_TSS32 && (cpu_lma(v) || desc_type(desc) != SYS_TSS16)))
         cpu_gp(v, SEL_ERROR(sel));
     if (!desc_present(desc))
         cpu_fault_error(v, VEC_NP, SEL_ERROR(sel));
@@ -241,9 +249,11 @@ void segment_load_tr(struct vcpu *v, uint16_t sel)
     v->seg[TR] = tr;
 }
 
-/* ---- LAR, LSL, VERR, VERW -------------------------------------------------------------------------- */
+/* ---- LAR, LSL, VERR, VERW
+ * -------------------------------------------------------------------------- */
 
-/* Which system types the instruction accepts, as a bitmap by type: SDM vol. 2, tables 3-53 and 3-56. */
+/* Which system types the instruction accepts, as a bitmap by type: SDM vol. 2, tables 3-53 and
+ * 3-56. */
 static bool query(struct vcpu *v, uint16_t sel, uint32_t system_types, uint64_t *desc)
 {
     if (sel_null(sel) || !segment_read_desc(v, sel, desc))

@@ -1,5 +1,5 @@
-/* Handlers of the instructions that touch segment registers and descriptors, and of far transfers: operands in,
- * the work is segment.c's, far.c's, exception.c's, syscall.c's. SDM vol. 2
+/* Handlers of the instructions that touch segment registers and descriptors, and of far transfers:
+ * operands in, the work is segment.c's, far.c's, exception.c's, syscall.c's. SDM vol. 2
  */
 #include <linux/kvm.h>
 
@@ -10,9 +10,10 @@
 
 #define OP(name) const struct insn *op_##name(struct vcpu *v, const struct insn *i)
 
-/* ---- far transfers ------------------------------------------------------------------------------ */
+/* ---- far transfers ---------------- */
 
-/* m16:16, m16:32, m16:64: offset first. AMD has no m16:64: REX.W is ignored (APM vol. 3, CALL far, LSS). */
+/* m16:16, m16:32, m16:64: offset first. AMD has no m16:64: REX.W is ignored (APM vol. 3, CALL far,
+ * LSS). */
 static unsigned pointer_size(const struct vcpu *v, const struct insn *i)
 {
     unsigned size = far_opsize(v, i);
@@ -133,7 +134,8 @@ OP(sysexit)
     return NULL;
 }
 
-/* ---- segment registers ----------------------------------------------------------------------------- */
+/* ---- segment registers
+ * ----------------------------------------------------------------------------- */
 
 /* A register of the size of the instruction. */
 static void reg_set_any(struct vcpu *v, unsigned n, unsigned size, uint64_t value)
@@ -146,7 +148,8 @@ static void reg_set_any(struct vcpu *v, unsigned n, unsigned size, uint64_t valu
         reg_set(v, n, 8, value);
 }
 
-/* r16/m16, the selector operand of most instructions here; `reg` is the register when there is no memory. */
+/* r16/m16, the selector operand of most instructions here; `reg` is the register when there is no
+ * memory. */
 static uint16_t selector(struct vcpu *v, const struct insn *i, unsigned reg)
 {
     if (i->am == AM_NONE)
@@ -163,7 +166,8 @@ static void store_selector(struct vcpu *v, const struct insn *i, unsigned reg, u
         mem_store(v, ea(v, i, 2, true), 2, sel);
 }
 
-/* Loads of SS hold interrupts for one instruction (SDM vol. 3, 6.8.3) and may change the stack's width. */
+/* Loads of SS hold interrupts for one instruction (SDM vol. 3, 6.8.3) and may change the stack's
+ * width. */
 static const struct insn *loaded(struct vcpu *v, const struct insn *i, unsigned s, bool shadow)
 {
     if (s != SS)
@@ -240,7 +244,8 @@ OP(lfs) { return load_far_pointer(v, i, FS); }
 OP(lgs) { return load_far_pointer(v, i, GS); }
 OP(lss) { return load_far_pointer(v, i, SS); }
 
-/* ---- descriptors ---------------------------------------------------------------------------------- */
+/* ---- descriptors
+ * ---------------------------------------------------------------------------------- */
 
 static void need_protected(struct vcpu *v)
 {
@@ -326,7 +331,8 @@ OP(verw)
 
 OP(arpl)
 {
-    unsigned reg = i->am == AM_NONE ? i->src : i->dst; /* the one operand that is always a register */
+    unsigned reg =
+        i->am == AM_NONE ? i->src : i->dst; /* the one operand that is always a register */
     uint16_t dst, rpl;
     struct rmw m;
 

@@ -1,21 +1,24 @@
 /* Fast system calls: SYSCALL, SYSRET (EFER.SCE, STAR), SYSENTER, SYSEXIT (IA32_SYSENTER_*).
- * SDM vol. 2; AMD APM vol. 2, 6.1. Segments are not read from tables but fixed: flat, of the new privilege.
+ * SDM vol. 2; AMD APM vol. 2, 6.1. Segments are not read from tables but fixed: flat, of the new
+ * privilege.
  */
 #include "cpu/far.h"
 
 /* Flat code and stack of privilege dpl; `code` is AR_L (64-bit) or AR_DB (32-bit). */
 static struct segment flat_code(uint16_t sel, unsigned dpl, uint32_t code)
 {
-    return (struct segment){
-        .limit = UINT32_MAX, .sel = sel,
-        .ar = AR_G | code | AR_P | dpl << AR_DPL_SHIFT | AR_S | AR_CODE | AR_READABLE | AR_ACCESSED};
+    return (struct segment){.limit = UINT32_MAX,
+                            .sel = sel,
+                            .ar = AR_G | code | AR_P | dpl << AR_DPL_SHIFT | AR_S | AR_CODE |
+                                  AR_READABLE | AR_ACCESSED};
 }
 
 static struct segment flat_stack(uint16_t sel, unsigned dpl)
 {
-    return (struct segment){
-        .limit = UINT32_MAX, .sel = sel,
-        .ar = AR_G | AR_DB | AR_P | dpl << AR_DPL_SHIFT | AR_S | AR_WRITABLE | AR_ACCESSED};
+    return (struct segment){.limit = UINT32_MAX,
+                            .sel = sel,
+                            .ar = AR_G | AR_DB | AR_P | dpl << AR_DPL_SHIFT | AR_S | AR_WRITABLE |
+                                  AR_ACCESSED};
 }
 
 static void enter_kernel(struct vcpu *v, uint16_t sel, bool long_mode, uint64_t rip)

@@ -1,7 +1,8 @@
 /* Hardware task switches. SDM vol. 3, chapter 8 (8.2.1, 8.3, 8.4).
  *
- * Up to the commit point a fault belongs to the old task and leaves it unchanged. Afterwards the registers are the new task's and
- * v->cur is NULL: v->rip is exact, and faults (of its segment registers) are raised in the new task.
+ * Up to the commit point a fault belongs to the old task and leaves it unchanged. Afterwards the
+ * registers are the new task's and v->cur is NULL: v->rip is exact, and faults (of its segment
+ * registers) are raised in the new task.
  */
 #include <string.h>
 
@@ -14,11 +15,26 @@ struct tss_layout { /* offsets in bytes; SDM vol. 3, figures 8-2 and 8-10 */
     unsigned static_end;
 };
 
-static const struct tss_layout tss32 = {.word = 4, .min_limit = 0x67, .cr3 = 0x1c, .ip = 0x20, .flags = 0x24,
-                                        .regs = 0x28, .segs = 0x48, .seg_count = 6, .ldt = 0x60,
-                                        .trap = 0x64, .static_end = 0x68};
-static const struct tss_layout tss16 = {.word = 2, .min_limit = 0x2b, .ip = 0x0e, .flags = 0x10, .regs = 0x12,
-                                        .segs = 0x22, .seg_count = 4, .ldt = 0x2a, .static_end = 0x2c};
+static const struct tss_layout tss32 = {.word = 4,
+                                        .min_limit = 0x67,
+                                        .cr3 = 0x1c,
+                                        .ip = 0x20,
+                                        .flags = 0x24,
+                                        .regs = 0x28,
+                                        .segs = 0x48,
+                                        .seg_count = 6,
+                                        .ldt = 0x60,
+                                        .trap = 0x64,
+                                        .static_end = 0x68};
+static const struct tss_layout tss16 = {.word = 2,
+                                        .min_limit = 0x2b,
+                                        .ip = 0x0e,
+                                        .flags = 0x10,
+                                        .regs = 0x12,
+                                        .segs = 0x22,
+                                        .seg_count = 4,
+                                        .ldt = 0x2a,
+                                        .static_end = 0x2c};
 
 struct task { /* an incoming task, as read from its TSS */
     const struct tss_layout *layout;
@@ -35,9 +51,12 @@ struct task_fault { /* what a bad TSS selector raises */
 
 static const struct tss_layout *layout_of(uint32_t ar) { return ar & 8 ? &tss32 : &tss16; }
 
-static uint64_t tss_linear(const struct segment *tr, unsigned off) { return (uint32_t)(tr->base + off); }
+static uint64_t tss_linear(const struct segment *tr, unsigned off)
+{
+    return (uint32_t)(tr->base + off);
+}
 
-/* ---- before the commit point -------------------------------------------------------------------- */
+/* ---- before the commit point ---------------- */
 
 static void read_tss_desc(struct vcpu *v, uint16_t sel, enum task_switch how, struct task_fault f,
                           struct task *t)
@@ -51,7 +70,8 @@ static void read_tss_desc(struct vcpu *v, uint16_t sel, enum task_switch how, st
         cpu_fault_error(v, f.vector, f.ext);
     desc = segment_need_desc(v, sel, f.vector, f.ext);
     type = desc_type(desc);
-    if (desc_is_segment(desc) || (type & ~(unsigned)TSS_BUSY & ~8u) != SYS_TSS16 || (type & TSS_BUSY) != busy)
+    if (desc_is_segment(desc) || (type & ~(unsigned)TSS_BUSY & ~8u) != SYS_TSS16 ||
+        (type & TSS_BUSY) != busy)
         cpu_fault_error(v, f.vector, SEL_ERROR(sel) | f.ext);
     if (!desc_present(desc))
         cpu_fault_error(v, VEC_NP, SEL_ERROR(sel) | f.ext);
@@ -76,8 +96,8 @@ static void read_tss(struct vcpu *v, struct task *t)
     t->trap = l->trap && sys_load(v, tss_linear(&t->tr, l->trap), 2) & 1;
 }
 
-/* The dynamic fields of the outgoing task; the last of them is tried first, so that a missing page is noticed
- * before the first is written (a TSS spans two pages at most). */
+/* The dynamic fields of the outgoing task; the last of them is tried first, so that a missing page
+ * is noticed before the first is written (a TSS spans two pages at most). */
 static void save_tss(struct vcpu *v, uint64_t next_rip, uint64_t flags)
 {
     const struct segment *tr = &v->seg[TR];
@@ -93,9 +113,11 @@ static void save_tss(struct vcpu *v, uint64_t next_rip, uint64_t flags)
         sys_store(v, tss_linear(tr, l->segs + n * l->word), 2, v->seg[n].sel);
 }
 
-/* ---- the commit ------------------------------------------------------------------------------------ */
+/* ---- the commit
+ * ------------------------------------------------------------------------------------ */
 
-/* General registers, selectors without descriptors, flags; nothing here can fault but CR3's PDPTEs. */
+/* General registers, selectors without descriptors, flags; nothing here can fault but CR3's PDPTEs.
+ */
 static void commit(struct vcpu *v, const struct task *t, enum task_switch how, uint16_t old_tr)
 {
     bool nested = how == TASK_CALL || how == TASK_INT;
@@ -123,12 +145,14 @@ static void commit(struct vcpu *v, const struct task *t, enum task_switch how, u
     for (unsigned n = ES; n <= GS; n++)
         v->seg[n] = (struct segment){.sel = t->seg[n], .ar = AR_UNUSABLE};
     v->seg[SS].ar |= (uint32_t)v->cpl << AR_DPL_SHIFT;
-    v->seg[CS].ar = AR_P | AR_S | AR_CODE | AR_READABLE | AR_ACCESSED | (t->layout->word == 4 ? AR_DB : 0);
+    v->seg[CS].ar =
+        AR_P | AR_S | AR_CODE | AR_READABLE | AR_ACCESSED | (t->layout->word == 4 ? AR_DB : 0);
     v->shadow = SHADOW_NONE;
     cpu_update_mode(v);
 }
 
-/* ---- in the new task --------------------------------------------------------------------------------- */
+/* ---- in the new task
+ * --------------------------------------------------------------------------------- */
 
 static void load_code(struct vcpu *v, uint16_t sel, uint32_t ext)
 {
@@ -150,7 +174,8 @@ static void preload_stack(struct vcpu *v, uint16_t sel)
 
     if (sel_null(sel) || !segment_read_desc(v, sel, &desc))
         return;
-    if (sel_rpl(sel) != v->cpl || !desc_writable_data(desc) || desc_dpl(desc) != v->cpl || !desc_present(desc))
+    if (sel_rpl(sel) != v->cpl || !desc_writable_data(desc) || desc_dpl(desc) != v->cpl ||
+        !desc_present(desc))
         return;
     segment_from_desc(&v->seg[SS], sel, desc);
     cpu_update_mode(v);
@@ -177,14 +202,16 @@ static void load_segments(struct vcpu *v, const struct task *t, uint32_t ext)
     preload_stack(v, t->seg[SS]);
     load_code(v, t->seg[CS], ext);
     cpu_update_mode(v);
-    segment_from_desc(&v->seg[SS], t->seg[SS], segment_need_stack(v, t->seg[SS], v->cpl, VEC_TS, ext));
+    segment_from_desc(&v->seg[SS], t->seg[SS],
+                      segment_need_stack(v, t->seg[SS], v->cpl, VEC_TS, ext));
     cpu_update_mode(v);
     for (unsigned n = 0; n < 4; n++) {
         uint16_t sel = t->seg[data[n]];
         if (sel_null(sel))
             segment_set_null(v, data[n], sel);
         else
-            segment_from_desc(&v->seg[data[n]], sel, segment_need_data(v, sel, v->cpl, VEC_TS, ext));
+            segment_from_desc(&v->seg[data[n]], sel,
+                              segment_need_data(v, sel, v->cpl, VEC_TS, ext));
         cpu_update_flat(v, data[n]);
     }
 }
@@ -224,8 +251,9 @@ void task_switch_from(struct vcpu *v, uint16_t sel, enum task_switch how, uint64
     far_check_ip(v, &v->seg[CS], v->rip, ext);
 }
 
-void task_switch(struct vcpu *v, uint16_t tss_sel, enum task_switch how, uint64_t next_rip, bool has_error,
-                 uint32_t error)
+void task_switch(struct vcpu *v, uint16_t tss_sel, enum task_switch how, uint64_t next_rip,
+                 bool has_error, uint32_t error)
 {
-    task_switch_from(v, tss_sel, how, next_rip, cpu_get_eflags(v) & ~(uint64_t)FL_RF, has_error, error);
+    task_switch_from(v, tss_sel, how, next_rip, cpu_get_eflags(v) & ~(uint64_t)FL_RF, has_error,
+                     error);
 }

@@ -1,4 +1,5 @@
-/* POPF, IRET, CLI, STI, PUSHF: which flags change, by CPL, IOPL, operand size; virtual interrupts (PVI). */
+/* POPF, IRET, CLI, STI, PUSHF: which flags change, by CPL, IOPL, operand size; virtual interrupts
+ * (PVI). */
 #include "metal32.h"
 
 SNIPPET(popf32, "push %eax\n popf\n pushf\n pop %ebx\n push %edx\n popf");
@@ -6,10 +7,12 @@ SNIPPET(popf16, "push %ax\n popfw\n pushf\n pop %ebx\n push %edx\n popf");
 SNIPPET(do_cli, "cli\n pushf\n pop %ebx");
 SNIPPET(do_sti, "sti\n pushf\n pop %ebx");
 
-static const uint32_t images[] = {0, 0x244ed5, 0x200, 0x3000, 0x4000, 0x10000, 0x20000, 0x40000,
-                                  0x80000, 0x100000, 0x200000, 0x1a0200, 0xffff802a};
+static const uint32_t images[] = {0,        0x244ed5, 0x200,     0x3000,  0x4000,
+                                  0x10000,  0x20000,  0x40000,   0x80000, 0x100000,
+                                  0x200000, 0x1a0200, 0xffff802a};
 
-static void flags(const char *name, const void *code, uint32_t eax, uint32_t extra, unsigned cpl, unsigned iopl)
+static void flags(const char *name, const void *code, uint32_t eax, uint32_t extra, unsigned cpl,
+                  unsigned iopl)
 {
     struct entry e = at(code, cpl);
 

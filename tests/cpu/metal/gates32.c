@@ -1,4 +1,5 @@
-/* INT n through the IDT: the gate's rights, its target's, the inner stack; faults in delivery, double faults. */
+/* INT n through the IDT: the gate's rights, its target's, the inner stack; faults in delivery,
+ * double faults. */
 #include "metal32.h"
 
 SNIPPET(int41, "int $0x41");

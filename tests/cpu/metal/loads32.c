@@ -4,7 +4,8 @@
 SNIPPET(load_ds, "mov %eax, %ds\n mov %ds, %ecx\n mov %edx, %ds");
 SNIPPET(load_ss, "mov %eax, %ss\n mov %edx, %ss");
 SNIPPET(load_gs, "mov %eax, %gs");
-SNIPPET(query, "lar %eax, %ebx\n setz %dl\n lsl %eax, %ecx\n setz %dh\n verr %ax\n setz %ah\n verw %ax\n setz %al");
+SNIPPET(query, "lar %eax, %ebx\n setz %dl\n lsl %eax, %ecx\n setz %dh\n verr %ax\n setz %ah\n verw "
+               "%ax\n setz %al");
 SNIPPET(do_lldt, "lldt %ax");
 SNIPPET(do_ltr, "ltr %ax");
 SNIPPET(read_down, "mov %eax, %gs\n movb %gs:(%ebx), %cl");

@@ -5,7 +5,8 @@ struct frame last;
 uint32_t last_ss, last_sp;
 uint64_t gdt[32], idt[128], ldt[4];
 struct tss tss, tss2, tss_df;
-uint8_t user_stack[4096] __attribute__((aligned(16))), inner_stack[4][4096] __attribute__((aligned(16)));
+uint8_t user_stack[4096] __attribute__((aligned(16))),
+    inner_stack[4][4096] __attribute__((aligned(16)));
 extern const char entries[];
 void enter(struct entry *e);
 void resume(void);
@@ -70,7 +71,8 @@ char outcome(void)
     sum(last.error);
     sum(last.eip);
     sum(last.cs);
-    sum(last.eflags & 0x3e7700); /* without the arithmetic flags, and RF, which QEMU TCG never saves */
+    sum(last.eflags &
+        0x3e7700); /* without the arithmetic flags, and RF, which QEMU TCG never saves */
     if (last.vector == DONE)
         return '.';
     return last.vector <= 14 ? letters[last.vector] : '?';
@@ -106,18 +108,20 @@ void report(const char *name)
     put_char('\n');
 }
 
-/* ---- tables ------------------------------------------------------------------------------------ */
+/* ---- tables ---------------- */
 
 uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar)
 {
     uint32_t low = (limit & 0xffff) | base << 16;
-    uint32_t high = (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
+    uint32_t high =
+        (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
     return (uint64_t)high << 32 | low;
 }
 
 uint64_t gate_to(uint32_t sel, uint32_t off, uint32_t access)
 {
-    uint32_t low = (off & 0xffff) | sel << 16, high = (access & 8 ? off & 0xffff0000 : 0) | access << 8;
+    uint32_t low = (off & 0xffff) | sel << 16,
+             high = (access & 8 ? off & 0xffff0000 : 0) | access << 8;
     return (uint64_t)high << 32 | low;
 }
 
@@ -131,7 +135,9 @@ static void load_tables(void)
     } g = {sizeof(gdt) - 1, gdt}, i = {sizeof(idt) - 1, idt};
 
     __asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i));
-    __asm__ volatile("ljmp %0, $1f; 1: mov %1, %%ds; mov %1, %%es; mov %1, %%ss" : : "i"(KCODE), "r"(KDATA));
+    __asm__ volatile("ljmp %0, $1f; 1: mov %1, %%ds; mov %1, %%es; mov %1, %%ss"
+                     :
+                     : "i"(KCODE), "r"(KDATA));
     __asm__ volatile("lldt %w0; ltr %w1" : : "r"(0), "r"(S_TSS));
 }
 
@@ -162,14 +168,19 @@ void tables_reset(void)
     load_tables();
 }
 
-/* ---- running -------------------------------------------------------------------------------------- */
+/* ---- running
+ * -------------------------------------------------------------------------------------- */
 
 struct entry at(const void *code, unsigned cpl)
 {
     uint32_t data = (cpl == 3 ? DATA_DPL + 24 : DATA_DPL + 8 * cpl) | cpl;
-    return (struct entry){
-        .eip = (uint32_t)code, .cs = (CODE_DPL + 8 * cpl) | cpl, .eflags = 2, .ss = data, .ds = data, .es = data,
-        .esp = (uint32_t)(cpl ? user_stack + 2048 : inner_stack[3] + 2048)};
+    return (struct entry){.eip = (uint32_t)code,
+                          .cs = (CODE_DPL + 8 * cpl) | cpl,
+                          .eflags = 2,
+                          .ss = data,
+                          .ds = data,
+                          .es = data,
+                          .esp = (uint32_t)(cpl ? user_stack + 2048 : inner_stack[3] + 2048)};
 }
 
 void run(struct entry *e)

@@ -6,7 +6,8 @@ uint64_t last_sp;
 uint32_t last_ss;
 uint64_t gdt[32], idt[256], ldt[4];
 struct tss tss;
-uint8_t user_stack[1024] __attribute__((aligned(16))), inner_stack[4][1024] __attribute__((aligned(16)));
+uint8_t user_stack[1024] __attribute__((aligned(16))),
+    inner_stack[4][1024] __attribute__((aligned(16)));
 extern const char entries[];
 void enter(struct entry *e);
 void trap(struct frame *f, uint32_t ss);
@@ -70,7 +71,8 @@ char outcome(void)
     sum(last.rsp);
     sum(last_sp);
     sum(last_ss);
-    sum(last.rflags & 0x3e7700); /* without the arithmetic flags, and RF, which QEMU TCG never saves */
+    sum(last.rflags &
+        0x3e7700); /* without the arithmetic flags, and RF, which QEMU TCG never saves */
     if (last.vector == DONE)
         return '.';
     return last.vector <= 14 ? letters[last.vector] : '?';
@@ -107,14 +109,16 @@ void report(const char *name)
 uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar)
 {
     uint32_t low = (limit & 0xffff) | base << 16;
-    uint32_t high = (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
+    uint32_t high =
+        (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
     return (uint64_t)high << 32 | low;
 }
 
 void gdt_put(unsigned sel, uint64_t d) { gdt[sel >> 3] = d; }
 
 /* `high`: bits of the upper half beyond the offset. */
-void gate_put(uint64_t *at, uint32_t sel, uint64_t off, uint32_t access, unsigned ist, uint64_t high)
+void gate_put(uint64_t *at, uint32_t sel, uint64_t off, uint32_t access, unsigned ist,
+              uint64_t high)
 {
     at[0] = (off & 0xffff) | (uint64_t)sel << 16 | (uint64_t)ist << 32 | (uint64_t)access << 40 |
             (off >> 16 & 0xffff) << 48;
@@ -134,8 +138,10 @@ static void load_tables(void)
     } g = {sizeof(gdt) - 1, gdt}, i = {sizeof(idt) - 1, idt};
 
     __asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i));
-    __asm__ volatile("pushq %0; pushq $1f; lretq; 1: mov %1, %%ds; mov %1, %%es; mov %1, %%ss; mov %1, %%fs; mov %1, %%gs"
-                     : : "i"(KCODE), "r"(KDATA));
+    __asm__ volatile("pushq %0; pushq $1f; lretq; 1: mov %1, %%ds; mov %1, %%es; mov %1, %%ss; mov "
+                     "%1, %%fs; mov %1, %%gs"
+                     :
+                     : "i"(KCODE), "r"(KDATA));
     __asm__ volatile("lldt %w0; ltr %w1" : : "r"(0), "r"(S_TSS));
 }
 
@@ -164,8 +170,15 @@ void tables_reset(void)
 
 struct entry at(const void *code, unsigned cpl)
 {
-    return (struct entry){.rip = (uint64_t)code, .cs = cpl == 3 ? UCODE : cpl ? CODE1 : KCODE, .rflags = 2,
-                          .rsp = (uint64_t)(user_stack + 512), .ss = cpl == 3 ? UDATA : cpl ? DATA1 : KDATA};
+    return (struct entry){.rip = (uint64_t)code,
+                          .cs = cpl == 3 ? UCODE
+                                : cpl    ? CODE1
+                                         : KCODE,
+                          .rflags = 2,
+                          .rsp = (uint64_t)(user_stack + 512),
+                          .ss = cpl == 3 ? UDATA
+                                : cpl    ? DATA1
+                                         : KDATA};
 }
 
 void run(struct entry *e)

@@ -5,8 +5,17 @@
 #include <stdint.h>
 
 enum { /* selectors; SYSCALL wants KCODE, KDATA in a row, SYSRET UCODE32, UDATA, UCODE */
-    KCODE = 0x08, KDATA = 0x10, UCODE32 = 0x18 + 3, UDATA = 0x20 + 3, UCODE = 0x28 + 3, KCODE32 = 0x30,
-    S_TSS = 0x38, S_TEST = 0x48, S_TEST2 = 0x58, DATA1 = 0x68 + 1, CODE1 = 0x70 + 1
+       KCODE = 0x08,
+       KDATA = 0x10,
+       UCODE32 = 0x18 + 3,
+       UDATA = 0x20 + 3,
+       UCODE = 0x28 + 3,
+       KCODE32 = 0x30,
+       S_TSS = 0x38,
+       S_TEST = 0x48,
+       S_TEST2 = 0x58,
+       DATA1 = 0x68 + 1,
+       CODE1 = 0x70 + 1
 };
 enum { AR_L = 0xa000, AR_D = 0xc000, AR_LD = 0xe000, DONE = 0x40 };
 enum { STAR = 0xc0000081, LSTAR, CSTAR, FMASK, SYSENTER_CS = 0x174, SYSENTER_ESP, SYSENTER_EIP };
@@ -34,7 +43,8 @@ void *memcpy(void *to, const void *from, unsigned long n);
 void *memset(void *to, int c, unsigned long n);
 uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar);
 void gdt_put(unsigned sel, uint64_t d);
-void gate_put(uint64_t *at, uint32_t sel, uint64_t off, uint32_t access, unsigned ist, uint64_t high);
+void gate_put(uint64_t *at, uint32_t sel, uint64_t off, uint32_t access, unsigned ist,
+              uint64_t high);
 void tables_reset(void);
 void write_msr(uint32_t index, uint64_t value);
 struct entry at(const void *code, unsigned cpl);
@@ -53,8 +63,8 @@ void test_returns(void);
 void test_gates(void);
 void test_syscalls(void);
 
-#define SNIPPET(name, code) \
-    extern const char name[]; \
+#define SNIPPET(name, code)                                                                        \
+    extern const char name[];                                                                      \
     __asm__(".text\n.balign 16\n" #name ":\n" code "\nint $0x40\n")
 
 #endif

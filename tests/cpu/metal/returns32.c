@@ -1,4 +1,5 @@
-/* Far RET and IRET to the same and outer levels: code and stack segments by access rights and RPL. */
+/* Far RET and IRET to the same and outer levels: code and stack segments by access rights and RPL.
+ */
 #include "metal32.h"
 
 SNIPPET(do_lret, "lret");
@@ -17,8 +18,10 @@ static void push(struct entry *e, uint32_t value, unsigned size)
         *(uint32_t *)e->esp = value;
 }
 
-/* Runs a return at privilege cpl with the given frame. run() clears the stacks: a stack of its own. */
-static void back_to(const void *code, unsigned cpl, uint32_t cs, uint32_t ss, uint32_t flags, unsigned size)
+/* Runs a return at privilege cpl with the given frame. run() clears the stacks: a stack of its own.
+ */
+static void back_to(const void *code, unsigned cpl, uint32_t cs, uint32_t ss, uint32_t flags,
+                    unsigned size)
 {
     static uint8_t stack[256] __attribute__((aligned(16)));
     struct entry e = at(code, cpl);
@@ -67,7 +70,8 @@ static void stack_matrix(const char *name, const void *code)
     for (unsigned rpl = 1; rpl < 4; rpl++) {
         for (unsigned ar = 0; ar < 256; ar++) {
             gdt_put(S_TEST, descriptor(0, 0xfffff, F32 | ar));
-            back_to(code, 0, (CODE_DPL + 8 * rpl) | rpl, S_TEST | (ar & 1 ? rpl : ar >> 1 & 3), 2, 4);
+            back_to(code, 0, (CODE_DPL + 8 * rpl) | rpl, S_TEST | (ar & 1 ? rpl : ar >> 1 & 3), 2,
+                    4);
         }
         line_end();
     }

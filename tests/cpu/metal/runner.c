@@ -1,5 +1,6 @@
-/* Runs a ROM image on the interpreter alone: RAM, the ROM, the debug port 0xe9 on stdout, exit by port 0xf4.
- * runner IMAGE [amd|intel]; exit status 0 after the image's own exit, 1 after a shutdown or anything unexpected.
+/* Runs a ROM image on the interpreter alone: RAM, the ROM, the debug port 0xe9 on stdout, exit by
+ * port 0xf4. runner IMAGE [amd|intel]; exit status 0 after the image's own exit, 1 after a shutdown
+ * or anything unexpected.
  */
 #include "tests/cpu/fixture.h"
 
@@ -32,8 +33,12 @@ int main(int argc, char **argv)
 {
     static struct memobj rom_object;
     static uint8_t rom_flags[ROM_BYTES / 4096];
-    static struct memslot rom_slot = {.id = 1, .gpa = 0xffff0000, .size_bytes = ROM_BYTES, .obj = &rom_object,
-                                      .page_flags = rom_flags, .readonly = true};
+    static struct memslot rom_slot = {.id = 1,
+                                      .gpa = 0xffff0000,
+                                      .size_bytes = ROM_BYTES,
+                                      .obj = &rom_object,
+                                      .page_flags = rom_flags,
+                                      .readonly = true};
     uint8_t *rom = aligned_alloc(4096, ROM_BYTES);
     struct phys_map *map = calloc(1, sizeof(*map) + 2 * sizeof(map->slot[0]));
     struct vcpu *v = new_vcpu();

@@ -1,4 +1,5 @@
-/* Hardware tasks: JMP, CALL, INT and IRET between TSSs, what is saved and loaded, and every bad field. */
+/* Hardware tasks: JMP, CALL, INT and IRET between TSSs, what is saved and loaded, and every bad
+ * field. */
 #include "metal32.h"
 
 SNIPPET(task_jmp, "ljmp *(%esi)");
@@ -126,7 +127,8 @@ static void bad_targets(void)
     line_end();
 }
 
-/* The new task may have no stack: its faults go to a task of their own, whose frame has no return address. */
+/* The new task may have no stack: its faults go to a task of their own, whose frame has no return
+ * address. */
 static void handlers_as_tasks(void)
 {
     static struct tss handler[4];
@@ -147,11 +149,31 @@ static void bad_fields(void)
         uint8_t word; /* index of a 32-bit word of the TSS */
         uint32_t value;
     } t[] = {
-        {19, 0},             {19, KDATA},        {19, 0x100},        {19, CODE_DPL + 24 + 3}, {19, CODE_DPL + 8},
-        {20, 0},             {20, KCODE},        {20, 0x100},        {20, DATA_DPL + 24 + 3}, {20, DATA_DPL + 8},
-        {18, S_TSS},         {18, 0x100},        {18, 0},            {21, CODE_DPL},          {22, S_LDT},
-        {23, DATA_DPL + 3},  {24, KDATA},        {24, 0x100},        {24, 4},                 {24, 0},
-        {8, 0xffffffff},     {9, 0x4002},        {9, 0x3202},        {25, 1},                 {18, 0x0c},
+        {19, 0},
+        {19, KDATA},
+        {19, 0x100},
+        {19, CODE_DPL + 24 + 3},
+        {19, CODE_DPL + 8},
+        {20, 0},
+        {20, KCODE},
+        {20, 0x100},
+        {20, DATA_DPL + 24 + 3},
+        {20, DATA_DPL + 8},
+        {18, S_TSS},
+        {18, 0x100},
+        {18, 0},
+        {21, CODE_DPL},
+        {22, S_LDT},
+        {23, DATA_DPL + 3},
+        {24, KDATA},
+        {24, 0x100},
+        {24, 4},
+        {24, 0},
+        {8, 0xffffffff},
+        {9, 0x4002},
+        {9, 0x3202},
+        {25, 1},
+        {18, 0x0c},
     };
     for (unsigned n = 0; n < sizeof(t) / sizeof(t[0]); n++) {
         for (unsigned user = 0; user < 2; user++) {

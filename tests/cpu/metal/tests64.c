@@ -258,7 +258,8 @@ void test_gates(void)
     }
 }
 
-static void call(const char *name, const void *code, uint64_t cs, uint64_t rcx, uint64_t rdx, uint64_t r11)
+static void call(const char *name, const void *code, uint64_t cs, uint64_t rcx, uint64_t rdx,
+                 uint64_t r11)
 {
     unsigned cpl = cs & 3;
     struct entry e = at(code, cpl ? 3 : 0);

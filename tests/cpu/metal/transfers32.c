@@ -1,4 +1,5 @@
-/* Far JMP and CALL to segments and through call gates: every access-rights byte, privilege and presence. */
+/* Far JMP and CALL to segments and through call gates: every access-rights byte, privilege and
+ * presence. */
 #include "metal32.h"
 
 SNIPPET(far_jmp, "ljmp *(%esi)");

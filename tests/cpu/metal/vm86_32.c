@@ -1,8 +1,8 @@
 /* Virtual-8086 mode: sensitive instructions by IOPL, VME and the redirection bitmap. */
 #include "metal32.h"
 
-#define CODE16(name, code) \
-    extern const char name[], name##_end[]; \
+#define CODE16(name, code)                                                                         \
+    extern const char name[], name##_end[];                                                        \
     __asm__(".text\n.code16\n" #name ":\n" code "\nint $0x3f\n" #name "_end:\n.code32\n")
 
 CODE16(v_int, "int $0x21");
@@ -36,8 +36,16 @@ static void install(const char *code, const char *end)
 
 static void go(const char *name, const char *code, const char *end, uint32_t eax, uint32_t flags)
 {
-    struct entry e = {.eip = 0, .cs = SEG, .eflags = flags | FL_VM | 2, .esp = 0x1000, .ss = SEG, .ds = 0x3001,
-                      .es = 0x3002, .fs = 0x3003, .gs = 0x3004, .eax = eax};
+    struct entry e = {.eip = 0,
+                      .cs = SEG,
+                      .eflags = flags | FL_VM | 2,
+                      .esp = 0x1000,
+                      .ss = SEG,
+                      .ds = 0x3001,
+                      .es = 0x3002,
+                      .fs = 0x3003,
+                      .gs = 0x3004,
+                      .eax = eax};
     install(code, end);
     run(&e);
     put(name);
