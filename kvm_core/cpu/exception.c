@@ -78,8 +78,7 @@ static void deliver_real(struct vcpu *v, const struct event *e)
     cpu_set_eflags(v, cpu_get_eflags(v) & ~(uint64_t)(FL_IF | FL_TF | FL_AC | FL_RF));
 }
 
-/* ---- protected and long mode
- * ------------------------------------------------------------------------ */
+/* ---- protected and long mode ---------------- */
 
 struct idt_gate {
     uint64_t low;
@@ -244,8 +243,7 @@ void exception_deliver(struct vcpu *v)
     delivered(v);
 }
 
-/* ---- a fault while delivering
- * ------------------------------------------------------------------------- */
+/* ---- a fault while delivering ---------------- */
 
 enum fault_class { BENIGN, CONTRIBUTORY, PAGE, DOUBLE };
 
@@ -282,8 +280,7 @@ bool exception_merge(struct vcpu *v)
     return first == DOUBLE;
 }
 
-/* ---- INT n, INT1, INT3, INTO
- * -------------------------------------------------------------------------------- */
+/* ---- INT n, INT1, INT3, INTO ---------------- */
 
 /* Virtual-8086 mode with VME: does the redirection bitmap send this vector to the 8086 handler?
  * The 32 bytes below the I/O bitmap; SDM vol. 3, 21.3.3 */

@@ -138,8 +138,7 @@ static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t of
     cs->ar |= AR_ACCESSED;
 }
 
-/* ---- real and virtual-8086 mode
- * ------------------------------------------------------------------- */
+/* ---- real and virtual-8086 mode ---------------- */
 
 static void real_transfer(struct vcpu *v, uint16_t sel, uint64_t rip)
 {
@@ -147,8 +146,7 @@ static void real_transfer(struct vcpu *v, uint16_t sel, uint64_t rip)
     v->rip = rip;
 }
 
-/* ---- gates
- * ------------------------------------------------------------------------------------------ */
+/* ---- gates ---------------- */
 
 struct call_gate {
     uint16_t sel;  /* of the code segment */
@@ -275,8 +273,7 @@ static bool is_call_gate(const struct vcpu *v, uint64_t desc)
     return desc_type(desc) == SYS_CALL32 || (desc_type(desc) == SYS_CALL16 && !cpu_lma(v));
 }
 
-/* ---- the instructions
- * ---------------------------------------------------------------------------------- */
+/* ---- the instructions ---------------- */
 
 void insn_jmp_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t off, unsigned opsize)
 {
@@ -346,8 +343,7 @@ void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t 
     }
 }
 
-/* ---- returns
- * -------------------------------------------------------------------------------------------- */
+/* ---- returns ---------------- */
 
 void far_return_code(struct vcpu *v, uint16_t sel, struct segment *cs)
 {

@@ -149,8 +149,7 @@ void segment_need_ldt(struct vcpu *v, uint16_t sel, unsigned vector, unsigned ab
         system_high(v, sel, vector, out);
 }
 
-/* ---- loads
- * ---------------------------------------------------------------------------------------- */
+/* ---- loads ---------------- */
 
 void segment_set_null(struct vcpu *v, enum segreg s, uint16_t sel)
 {
@@ -249,8 +248,7 @@ void segment_load_tr(struct vcpu *v, uint16_t sel)
     v->seg[TR] = tr;
 }
 
-/* ---- LAR, LSL, VERR, VERW
- * -------------------------------------------------------------------------- */
+/* ---- LAR, LSL, VERR, VERW ---------------- */
 
 /* Which system types the instruction accepts, as a bitmap by type: SDM vol. 2, tables 3-53 and
  * 3-56. */

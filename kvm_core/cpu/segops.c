@@ -134,8 +134,7 @@ OP(sysexit)
     return NULL;
 }
 
-/* ---- segment registers
- * ----------------------------------------------------------------------------- */
+/* ---- segment registers ---------------- */
 
 /* A register of the size of the instruction. */
 static void reg_set_any(struct vcpu *v, unsigned n, unsigned size, uint64_t value)
@@ -244,8 +243,7 @@ OP(lfs) { return load_far_pointer(v, i, FS); }
 OP(lgs) { return load_far_pointer(v, i, GS); }
 OP(lss) { return load_far_pointer(v, i, SS); }
 
-/* ---- descriptors
- * ---------------------------------------------------------------------------------- */
+/* ---- descriptors ---------------- */
 
 static void need_protected(struct vcpu *v)
 {

@@ -113,8 +113,7 @@ static void save_tss(struct vcpu *v, uint64_t next_rip, uint64_t flags)
         sys_store(v, tss_linear(tr, l->segs + n * l->word), 2, v->seg[n].sel);
 }
 
-/* ---- the commit
- * ------------------------------------------------------------------------------------ */
+/* ---- the commit ---------------- */
 
 /* General registers, selectors without descriptors, flags; nothing here can fault but CR3's PDPTEs.
  */
@@ -151,8 +150,7 @@ static void commit(struct vcpu *v, const struct task *t, enum task_switch how, u
     cpu_update_mode(v);
 }
 
-/* ---- in the new task
- * --------------------------------------------------------------------------------- */
+/* ---- in the new task ---------------- */
 
 static void load_code(struct vcpu *v, uint16_t sel, uint32_t ext)
 {

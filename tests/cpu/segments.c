@@ -123,8 +123,7 @@ static void long_mode(struct vcpu *v, unsigned cpl)
 
 static const struct insn insn2 = {.off = 0x10, .len = 2, .am = AM_NONE};
 
-/* ---- loads
- * ---------------------------------------------------------------------------------------- */
+/* ---- loads ---------------- */
 
 /* SDM vol. 2, MOV: what loading a data segment register or SS must do. */
 static int expected_load(bool stack, unsigned cpl, unsigned rpl, unsigned ar)
@@ -226,8 +225,7 @@ static void test_system_registers(struct vcpu *v)
           "not canonical");
 }
 
-/* ---- interrupts
- * -------------------------------------------------------------------------------------- */
+/* ---- interrupts ---------------- */
 
 static int deliver(struct vcpu *v, enum event_type type, unsigned vector, bool has_error,
                    uint32_t error)
@@ -396,8 +394,7 @@ static void test_merge(struct vcpu *v)
     v->pending.type = EVENT_NONE;
 }
 
-/* ---- virtual-8086 mode
- * ----------------------------------------------------------------------------------- */
+/* ---- virtual-8086 mode ---------------- */
 
 static void vm86_mode(struct vcpu *v, unsigned iopl)
 {
@@ -465,8 +462,7 @@ static void test_vm86_int(struct vcpu *v)
     }
 }
 
-/* ---- far transfers
- * ------------------------------------------------------------------------------------------ */
+/* ---- far transfers ---------------- */
 
 static void test_call_gate(struct vcpu *v)
 {
@@ -533,9 +529,7 @@ static void test_direct_far(struct vcpu *v)
     CHECK(v->gpr[RSP] == STACK0 - 8, "a fault changes nothing");
 }
 
-/* ---- tasks
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- tasks ---------------- */
 
 static void fill_tss2(void)
 {
@@ -612,9 +606,7 @@ static void test_task_faults(struct vcpu *v)
           get(TSS + 0x24, 4) & FL_RF);
 }
 
-/* ---- system calls
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- system calls ---------------- */
 
 static void test_syscall(struct vcpu *v)
 {

@@ -168,8 +168,7 @@ void tables_reset(void)
     load_tables();
 }
 
-/* ---- running
- * -------------------------------------------------------------------------------------- */
+/* ---- running ---------------- */
 
 struct entry at(const void *code, unsigned cpl)
 {
