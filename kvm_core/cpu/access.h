@@ -88,6 +88,8 @@ struct rmw {
 };
 void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m);
 void mem_rmw_end(struct vcpu *v, unsigned size, struct rmw *m, uint64_t value);
+/* Instead of mem_rmw_end() where the caller has stored at m->host itself (atomically). */
+void mem_rmw_stored(struct vcpu *v, unsigned size, struct rmw *m);
 
 /* Supervisor accesses that the processor makes on its own (GDT, LDT, IDT, TSS), whatever the CPL. */
 uint64_t sys_load(struct vcpu *v, uint64_t linear, unsigned size);

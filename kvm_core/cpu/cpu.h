@@ -89,6 +89,10 @@ void insn_sysexit(struct vcpu *v, const struct insn *i, unsigned opsize);
 /* After each of insn_* and task_switch above v->rip is the next instruction's and the handler
  * returns NULL (end of block). */
 
+/* answer.c: the client's answer to v->exit (PIO, MMIO, RDMSR, WRMSR) is recorded, so that the instruction, executed again,
+ * finds it. `data`: little-endian; reads: what the device said (for string I/O count * size bytes); writes: NULL. */
+void cpu_answer(struct vcpu *v, const void *data);
+
 /* ---- creg.c, msr.c, cpuid.c, debug.c ------------------------------------------------------ */
 
 void cpu_write_cr0(struct vcpu *v, uint64_t value); /* checks, #GP; flushes; cpu_update_mode() */

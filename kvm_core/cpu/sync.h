@@ -17,10 +17,13 @@ enum mailbox_request {
     REQ_TLB_FLUSH = 1 << 0,     /* TLB and fetch look-aside, global entries too */
     REQ_PHYS_CHANGED = 1 << 1,  /* the machine has a new phys_map: the KVM layer sets v->phys, then all is flushed */
     REQ_WRITE_PROTECT = 1 << 2, /* forget all write tags: dirty log cleared, a page became code */
-    REQ_CODE_DROP = 1 << 3      /* code pages were written by others: drop all decoded pages whose bytes changed */
+    REQ_CODE_DROP = 1 << 3      /* code pages were written by others: see cpu_code_drop() */
 };
 
-/* Does what `requests` ask of the processor (clears TLBs, revalidates code pages against memory). */
+/* Lists the page at gpa for `target` to drop; the caller then sets REQ_CODE_DROP and kicks. Any thread. */
+void cpu_code_drop(struct vcpu *target, uint64_t gpa);
+
+/* Does what `requests` ask of the processor (clears TLBs, drops decoded pages). By the thread inside. */
 void cpu_serve(struct vcpu *v, uint32_t requests);
 
 #endif

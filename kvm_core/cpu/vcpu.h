@@ -130,8 +130,8 @@ struct cpu_exit {
     uint32_t reason; /* enum cpu_exit_reason */
     union {
         struct { uint64_t gpa; uint64_t data; uint8_t size; bool write; } mmio;
-        /* count > 1: `data` holds count * size bytes for OUTS; INS wants as many */
-        struct { uint16_t port; uint8_t size; bool write; uint32_t count; } io;
+        /* OUT, OUTS: vcpu.pio_data holds count * size bytes. IN, INS: as many are wanted. `string`: INS, OUTS */
+        struct { uint16_t port; uint8_t size; bool write, string; uint32_t count; } io;
         struct { uint32_t index; uint64_t data; uint32_t reason; } msr; /* KVM_MSR_EXIT_REASON_* */
         struct { uint32_t vector; uint64_t pc, dr6, dr7; } debug;
         struct { uint8_t bytes[15]; uint8_t size; uint64_t rip; } internal;
@@ -153,7 +153,8 @@ struct machine_ops {
     int (*pio_in)(struct vcpu *v, uint16_t port, unsigned size, uint32_t *data);
     int (*pio_out)(struct vcpu *v, uint16_t port, unsigned size, uint32_t data);
     /* MSRs outside of the processor proper (APIC, kvmclock, x2APIC ...): 0 done, 1 needs an exit,
-     * -1 raise #GP. Called for every index that cpu/msr.c does not own. */
+     * -1 raise #GP. Called for every index that cpu/msr.c does not own (exit.msr.reason is
+     * KVM_MSR_EXIT_REASON_UNKNOWN), and where an access is refused already (INVAL, FILTER): then only to choose 1 or -1. */
     int (*rdmsr)(struct vcpu *v, uint32_t index, uint64_t *value);
     int (*wrmsr)(struct vcpu *v, uint32_t index, uint64_t value);
     /* KVM_X86_SET_MSR_FILTER: true when the access is allowed; asked before any other step */
@@ -163,11 +164,13 @@ struct machine_ops {
     bool (*hypercall)(struct vcpu *v); /* VMCALL/VMMCALL; false: #UD */
     /* MSR_IA32_APICBASE bit 11, for CPUID leaf 1 */
     bool (*apic_enabled)(struct vcpu *v);
-    /* This vCPU is about to decode from a page not yet flagged PAGE_CODE: sets the flag and returns once every
-     * other vCPU has given up its direct right to write it (cpu/sync.h). */
+    /* This vCPU is about to decode from a page that it has not flagged yet (mmu/phys.h: page_flags): the
+     * flag is set; returns once every other vCPU has given up its direct right to write the page (REQ_WRITE_PROTECT).
+     * NULL: there is no other vCPU. */
     void (*code_page)(struct vcpu *v, struct memslot *slot, uint64_t page);
-    /* This vCPU has written [gpa, gpa + size) of a code page: the others drop what they decoded. */
-    void (*code_written)(struct vcpu *v, uint64_t gpa, unsigned size);
+    /* This vCPU has written [gpa, gpa + size), a page that others hold decoded (bits `holders`): cpu_code_drop() and
+     * REQ_CODE_DROP to each of them; returns once they have acknowledged. NULL: no other vCPU. */
+    void (*code_written)(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders);
 };
 
 struct insn;
@@ -212,9 +215,10 @@ struct vcpu {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, misc_enable, spec_ctrl, xss, debugctl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
-    uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32 * 4];
+    uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32 * 4], mc_ctl2[32];
     uint64_t smi_count, feature_control, tsc_adjust, pkrs, u_cet, s_cet;
     uint64_t amd_syscfg, amd_hwcr, amd_de_cfg, amd_ls_cfg, ucode_rev, virt_ssbd;
+    uint64_t arch_capabilities, platform_info, misc_features, power_ctl, osvw_length, osvw_status;
     uint64_t tsc_offset;      /* guest TSC = host TSC + offset (the same rate) */
     uint32_t tsc_khz;
 
@@ -233,10 +237,11 @@ struct vcpu {
     bool in_smm;
     uint32_t guest_debug;     /* KVM_GUESTDBG_* */
     uint64_t guest_debug_dr[8]; /* hardware breakpoints set by the client */
+    uint32_t rf_saved;        /* EFLAGS.RF before the instruction in execution: it faults with it */
     uint64_t db_pending;      /* DR6 bits of a trap (#DB) that is due after this instruction */
 
     /* leaving an instruction in its middle */
-    jmp_buf out;              /* set by the engine; cpu_fault() and exits jump here */
+    jmp_buf out;              /* set by the engine; cpu_fault*() jump here with LEFT_FAULT, cpu_leave() with LEFT_EXIT */
     struct event fault;       /* what cpu_fault() raised */
     struct cpu_exit exit;
     struct {                  /* device accesses of the current instruction, in order */
@@ -247,7 +252,7 @@ struct vcpu {
         struct access_fragment f[ACCESS_MAX];
     } log;
     uint8_t pio_data[PIO_DATA_BYTES]; /* INS/OUTS batches: the exchange with the client */
-    uint32_t pio_count;       /* INS: units in pio_data that the client has answered; 0 none */
+    uint32_t pio_count;       /* INS, OUTS: units of pio_data that the client has dealt with; 0 none */
 
     /* memory and code */
     const struct phys_map *phys;
@@ -255,14 +260,20 @@ struct vcpu {
     struct itlb_entry *itlb;
     struct codecache *code;
     struct native_cache *native;
+    uint64_t large_lo[2], large_hi[2]; /* linear ranges with large pages in the TLB: low, high half */
     uint8_t maxphyaddr;
     uint64_t phys_reserved;   /* bits of a page-table entry that must be 0, from maxphyaddr */
 
     /* mailbox: others set bits (atomically) and kick; drained by the thread inside (cpu/sync.h) */
     uint32_t requests;        /* REQ_* */
+    struct {                  /* code pages that others have written: cpu_code_drop() */
+        uint32_t lock, count; /* count > 16: everything */
+        uint64_t gpa[16];
+    } code_drop;
     uint32_t in_guest;        /* 1 while a thread is inside engine->enter() */
 
     /* identity */
+    uint16_t index;           /* among the machine's vCPUs, set by the KVM layer before cpu_create() */
     bool amd;                 /* vendor by CPUID: AMD (or Hygon) behaviour where it differs */
     uint64_t features[4];     /* bitmap of enum cpu_feature (cpu/cpuid.h), from SET_CPUID2 */
     struct cpuid_model *cpuid;
@@ -274,6 +285,7 @@ struct vcpu {
     uint64_t stat_faults, stat_interrupts, stat_tlb_miss, stat_decoded, stat_tlb_flush;
 };
 
+enum { LEFT_FAULT = 1, LEFT_EXIT = 2 };
 enum { SHADOW_NONE = 0, SHADOW_STI = 1, SHADOW_MOV_SS = 2 };
 enum { /* reasons for the instruction-by-instruction path */
     SLOW_TF = 1, SLOW_BREAKPOINT = 2, SLOW_GUEST_DEBUG = 4, SLOW_SINGLE = 8 /* lockstep */

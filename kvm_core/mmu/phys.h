@@ -26,7 +26,9 @@ struct memslot {
     unsigned long *dirty; /* bitmap, or NULL without KVM_MEM_LOG_DIRTY_PAGES */
 };
 
-enum { PAGE_CODE = 1 }; /* some vCPU holds decoded instructions of this page */
+/* page_flags: bit (vcpu.index % 8) set while that vCPU holds decoded instructions of the page. Any bit takes
+ * away everyone's direct write access. */
+enum { PAGE_CODE_ANY = 0xff };
 
 struct phys_map { /* sorted by gpa, no overlap */
     uint64_t generation;

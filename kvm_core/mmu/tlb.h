@@ -16,6 +16,7 @@ enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
     TLB_SUPER_SMAP, /* CPL 0-2 with SMAP in force; the processor's own accesses */
     TLB_USER,       /* CPL 3 */
+    TLB_USER_AC,    /* CPL 3 with alignment checks on: never filled, so that every access takes the slow path */
     TLB_SET_COUNT
 };
 
@@ -33,9 +34,18 @@ struct tlb_set {
 
 struct codepage;
 struct itlb_entry {
-    uint64_t tag; /* linear page | kind of set, or TLB_NONE */
+    uint64_t tag; /* linear page | itlb_key(), or TLB_NONE */
     struct codepage *page;
+    bool global;
 };
+/* What besides the address decides whether and how a page may be executed: privilege and code size. */
+static inline uint64_t itlb_key(const struct vcpu *v)
+{
+    return (uint64_t)(v->cpl == 3) << 1 | (uint64_t)(v->code_bits >> 5) << 2; /* bit 0 clear: never TLB_NONE */
+}
+
+int mmu_create(struct vcpu *v);
+void mmu_destroy(struct vcpu *v);
 
 void tlb_flush_all(struct vcpu *v);        /* globals too */
 void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
@@ -53,9 +63,12 @@ struct walk {
     uint64_t gpa;       /* page-aligned guest physical address */
     bool writable;      /* a write would be allowed now and D is set */
     bool global;
+    bool user;          /* the page's U/S bits allow CPL 3 */
     uint8_t page_shift; /* 12, 21, 22, 30 */
 };
 uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int access, struct walk *out);
+/* The walk for a fetch at the current privilege; raises #PF. */
+void mmu_walk_fetch(struct vcpu *v, uint64_t linear, struct walk *out);
 /* KVM_TRANSLATE: no A/D, no rights; false when not mapped. */
 bool mmu_translate(struct vcpu *v, uint64_t linear, uint64_t *gpa, bool *writable, bool *user);
 

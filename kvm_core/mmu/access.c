@@ -1,0 +1,466 @@
+/* The slow path of every guest memory access: translation, TLB fill, devices, page crossing, code pages. */
+#include "cpu/access.h"
+
+#include "isa/codecache.h"
+#include "mmu/phys.h"
+
+/* ---- devices: the access log -------------------------------------------------------------- */
+
+/* The log belongs to one execution of one instruction; a new owner starts with an empty one. */
+static void log_claim(struct vcpu *v)
+{
+    if (v->log.replay || (v->log.cur == v->cur && v->log.budget == v->budget))
+        return;
+    v->log.cur = v->cur;
+    v->log.budget = v->budget;
+    v->log.count = v->log.next = 0;
+}
+
+static struct access_fragment *log_next(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size, bool write)
+{
+    struct access_fragment *f;
+
+    log_claim(v);
+    if (v->log.next >= v->log.count)
+        return NULL;
+    f = &v->log.f[v->log.next];
+    if (f->kind != kind || f->addr != addr || f->size != size || f->write != write) {
+        v->log.count = v->log.next; /* the guest changed the instruction under us: ask again */
+        return NULL;
+    }
+    v->log.next++;
+    return f;
+}
+
+static void log_append(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size, bool write, uint64_t data)
+{
+    if (v->log.count == ACCESS_MAX)
+        cpu_leave(v, EXIT_INTERNAL);
+    v->log.f[v->log.count++] = (struct access_fragment){
+        .addr = addr, .data = data, .size = (uint8_t)size, .write = write, .kind = kind};
+    v->log.next = v->log.count;
+}
+
+static uint64_t mmio_read(struct vcpu *v, uint64_t gpa, unsigned size)
+{
+    struct access_fragment *f = log_next(v, EXIT_MMIO, gpa, size, false);
+    uint64_t data = 0;
+
+    if (f)
+        return f->data;
+    if (v->ops->mmio_read(v, gpa, size, &data)) {
+        v->exit.mmio.gpa = gpa;
+        v->exit.mmio.size = (uint8_t)size;
+        v->exit.mmio.write = false;
+        cpu_leave(v, EXIT_MMIO);
+    }
+    log_append(v, EXIT_MMIO, gpa, size, false, data);
+    return data;
+}
+
+static void mmio_write(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t data)
+{
+    if (log_next(v, EXIT_MMIO, gpa, size, true))
+        return;
+    if (v->ops->mmio_write(v, gpa, size, data)) {
+        v->exit.mmio.gpa = gpa;
+        v->exit.mmio.size = (uint8_t)size;
+        v->exit.mmio.write = true;
+        v->exit.mmio.data = data;
+        cpu_leave(v, EXIT_MMIO);
+    }
+    log_append(v, EXIT_MMIO, gpa, size, true, data);
+}
+
+/* ---- one page -------------------------------------------------------------------------------- */
+
+struct page { /* a translated page */
+    uint64_t gpa;   /* of the page */
+    uint8_t *host;  /* NULL: a device (or, for writes, ROM) */
+    struct memslot *slot;
+    uint64_t index; /* page within the slot */
+};
+
+static void check_canonical(struct vcpu *v, uint64_t linear)
+{
+    if (cpu_lma(v) && !cpu_canonical(v, linear)) {
+        if (v->cur && v->cur->am != AM_NONE && v->cur->seg == SS)
+            cpu_fault_error(v, VEC_SS, 0);
+        cpu_gp(v, 0);
+    }
+}
+
+static void note_large(struct vcpu *v, uint64_t linear, const struct walk *w)
+{
+    unsigned half = linear >> 63;
+    uint64_t mask = (1ull << w->page_shift) - 1;
+
+    if (w->page_shift == 12)
+        return;
+    if ((linear & ~mask) < v->large_lo[half])
+        v->large_lo[half] = linear & ~mask;
+    if ((linear | mask) > v->large_hi[half])
+        v->large_hi[half] = linear | mask;
+}
+
+/* Translates the page of `linear` with the rights of `kind` and enters it into that TLB set. */
+static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, int access, struct page *out)
+{
+    struct page_ref ref;
+    struct walk w;
+    uint32_t error;
+    uint64_t page = linear & ~0xfffull;
+
+    check_canonical(v, linear);
+    v->stat_tlb_miss++;
+    error = mmu_walk(v, linear, kind, access, &w);
+    if (error)
+        cpu_page_fault(v, linear, error & ~WALK_FAULT);
+    *out = (struct page){.gpa = w.gpa};
+    if (!phys_lookup(v->phys, w.gpa, &ref))
+        return;
+    out->slot = ref.slot;
+    out->index = ref.page;
+    if (access == ACC_WRITE && ref.slot->readonly)
+        return; /* KVM_MEM_READONLY: a write is MMIO. KVM API 4.35 */
+    out->host = ref.host;
+    if (access == ACC_WRITE)
+        phys_mark_dirty(ref.slot, ref.page);
+    if (kind == TLB_USER_AC || ((v->slow & SLOW_BREAKPOINT) && debug_page_watched(v, linear)))
+        return;
+    struct tlb_set *set = &v->tlb_sets[kind];
+    struct tlb_entry *e = &set->e[page >> 12 & (TLB_ENTRIES - 1)];
+    bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !ref.slot->dirty) &&
+                  !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
+    e->read_tag = page;
+    e->write_tag = direct ? page : TLB_NONE;
+    e->host = (uint64_t)ref.host - page;
+    e->flags = w.global ? TLBE_GLOBAL : 0;
+    set->dirty = true;
+    note_large(v, linear, &w);
+}
+
+/* A store to a page that may hold decoded instructions has been made. */
+static void after_store(struct vcpu *v, const struct page *p, uint64_t gpa, unsigned size)
+{
+    uint8_t holders = __atomic_load_n(&p->slot->page_flags[p->index], __ATOMIC_SEQ_CST);
+    uint8_t own = (uint8_t)(1 << v->index % 8);
+
+    if (!holders)
+        return;
+    if (holders & own)
+        codecache_written(v, gpa, size);
+    if (v->ops->code_written && (holders & ~own || v->index >= 8))
+        v->ops->code_written(v, gpa, size, (uint8_t)(holders & ~own));
+}
+
+static uint64_t host_load(const uint8_t *p, unsigned size)
+{
+    uint64_t value = 0;
+
+    switch (size) {
+    case 1: return *p;
+    case 2: return *(const uint16_t *)p;
+    case 4: return *(const uint32_t *)p;
+    case 8: return *(const uint64_t *)p;
+    }
+    memcpy(&value, p, size);
+    return value;
+}
+
+static void host_store(uint8_t *p, unsigned size, uint64_t value)
+{
+    switch (size) {
+    case 1: *p = (uint8_t)value; return;
+    case 2: *(uint16_t *)p = (uint16_t)value; return;
+    case 4: *(uint32_t *)p = (uint32_t)value; return;
+    case 8: *(uint64_t *)p = value; return;
+    }
+    memcpy(p, &value, size);
+}
+
+/* Loads `size` (1 to 8) bytes within a translated page; a device gets naturally sized pieces. */
+static uint64_t page_load(struct vcpu *v, const struct page *p, uint64_t linear, unsigned size)
+{
+    unsigned off = linear & 0xfff;
+    uint64_t value = 0;
+
+    if (p->host)
+        return host_load(p->host + off, size);
+    for (unsigned done = 0; done < size;) {
+        unsigned part = size - done >= 8 ? 8 : size - done >= 4 ? 4 : size - done >= 2 ? 2 : 1;
+        value |= mmio_read(v, p->gpa + off + done, part) << (8 * done);
+        done += part;
+    }
+    return value;
+}
+
+static void page_store(struct vcpu *v, const struct page *p, uint64_t linear, unsigned size, uint64_t value)
+{
+    unsigned off = linear & 0xfff;
+
+    if (p->host) {
+        host_store(p->host + off, size, value);
+        after_store(v, p, p->gpa + off, size);
+        return;
+    }
+    for (unsigned done = 0; done < size;) {
+        unsigned part = size - done >= 8 ? 8 : size - done >= 4 ? 4 : size - done >= 2 ? 2 : 1;
+        uint64_t piece = value >> (8 * done);
+        mmio_write(v, p->gpa + off + done, part, part == 8 ? piece : piece & ((1ull << 8 * part) - 1));
+        done += part;
+    }
+}
+
+static uint64_t wrap_linear(const struct vcpu *v, uint64_t linear)
+{
+    return cpu_lma(v) ? linear : (uint32_t)linear;
+}
+
+static enum tlb_set_kind current_kind(const struct vcpu *v)
+{
+    return (enum tlb_set_kind)(v->tlb - v->tlb_sets);
+}
+
+static void check_aligned(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
+{
+    if (kind == TLB_USER_AC && linear & (size - 1) && !(size & (size - 1)))
+        cpu_fault_error(v, VEC_AC, 0);
+}
+
+static uint64_t load_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
+{
+    unsigned first = 4096 - (linear & 0xfff);
+    struct page a, b;
+
+    linear = wrap_linear(v, linear);
+    check_aligned(v, kind, linear, size);
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_data_access(v, linear, size, false);
+    translate(v, kind, linear, ACC_READ, &a);
+    if (first >= size)
+        return page_load(v, &a, linear, size);
+    uint64_t next = wrap_linear(v, linear + first);
+    translate(v, kind, next, ACC_READ, &b);
+    return page_load(v, &a, linear, first) | page_load(v, &b, next, size - first) << (8 * first);
+}
+
+static void store_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size, uint64_t value)
+{
+    unsigned first = 4096 - (linear & 0xfff);
+    struct page a, b;
+
+    linear = wrap_linear(v, linear);
+    check_aligned(v, kind, linear, size);
+    translate(v, kind, linear, ACC_WRITE, &a);
+    if (first >= size) {
+        page_store(v, &a, linear, size, value);
+    } else {
+        uint64_t next = wrap_linear(v, linear + first);
+        translate(v, kind, next, ACC_WRITE, &b);
+        page_store(v, &a, linear, first, value & ((1ull << 8 * first) - 1));
+        page_store(v, &b, next, size - first, value >> (8 * first));
+    }
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_data_access(v, linear, size, true);
+}
+
+uint64_t mem_load_slow(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    return load_kind(v, current_kind(v), linear, size);
+}
+
+void mem_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value)
+{
+    store_kind(v, current_kind(v), linear, size, value);
+}
+
+static enum tlb_set_kind system_kind(const struct vcpu *v)
+{
+    return v->cr4 & CR4_SMAP ? TLB_SUPER_SMAP : TLB_SUPER;
+}
+
+uint64_t sys_load(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    return load_kind(v, system_kind(v), linear, size);
+}
+
+void sys_store(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value)
+{
+    store_kind(v, system_kind(v), linear, size, value);
+}
+
+static enum tlb_set_kind privilege_kind(const struct vcpu *v, bool user)
+{
+    if (user)
+        return TLB_USER;
+    return v->cr4 & CR4_SMAP && !(v->eflags & FL_AC) ? TLB_SUPER_SMAP : TLB_SUPER;
+}
+
+uint64_t mem_load_as(struct vcpu *v, bool user, uint64_t linear, unsigned size)
+{
+    return load_kind(v, privilege_kind(v, user), linear, size);
+}
+
+void mem_store_as(struct vcpu *v, bool user, uint64_t linear, unsigned size, uint64_t value)
+{
+    store_kind(v, privilege_kind(v, user), linear, size, value);
+}
+
+/* ---- longer operands ------------------------------------------------------------------------- */
+
+static void bytes_load(struct vcpu *v, const struct page *p, uint64_t linear, uint8_t *to, size_t n)
+{
+    if (p->host) {
+        memcpy(to, p->host + (linear & 0xfff), n);
+        return;
+    }
+    for (size_t done = 0; done < n;) {
+        unsigned part = n - done >= 8 ? 8 : (unsigned)(n - done);
+        uint64_t value = page_load(v, p, linear + done, part);
+        memcpy(to + done, &value, part);
+        done += part;
+    }
+}
+
+void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n)
+{
+    size_t first = 4096 - (linear & 0xfff);
+    struct page a, b;
+
+    linear = wrap_linear(v, linear);
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_data_access(v, linear, (unsigned)n, false);
+    translate(v, current_kind(v), linear, ACC_READ, &a);
+    if (first >= n) {
+        bytes_load(v, &a, linear, buf, n);
+        return;
+    }
+    uint64_t next = wrap_linear(v, linear + first);
+    translate(v, current_kind(v), next, ACC_READ, &b);
+    bytes_load(v, &a, linear, buf, first);
+    bytes_load(v, &b, next, (uint8_t *)buf + first, n - first);
+}
+
+static void bytes_store(struct vcpu *v, const struct page *p, uint64_t linear, const uint8_t *from, size_t n)
+{
+    if (p->host) {
+        memcpy(p->host + (linear & 0xfff), from, n);
+        after_store(v, p, p->gpa + (linear & 0xfff), (unsigned)n);
+        return;
+    }
+    for (size_t done = 0; done < n;) {
+        unsigned part = n - done >= 8 ? 8 : (unsigned)(n - done);
+        uint64_t value = 0;
+        memcpy(&value, from + done, part);
+        page_store(v, p, linear + done, part, value);
+        done += part;
+    }
+}
+
+void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
+{
+    size_t first = 4096 - (linear & 0xfff);
+    struct page a, b;
+
+    linear = wrap_linear(v, linear);
+    translate(v, current_kind(v), linear, ACC_WRITE, &a);
+    if (first >= n) {
+        bytes_store(v, &a, linear, buf, n);
+    } else {
+        uint64_t next = wrap_linear(v, linear + first);
+        translate(v, current_kind(v), next, ACC_WRITE, &b);
+        bytes_store(v, &a, linear, buf, first);
+        bytes_store(v, &b, next, (const uint8_t *)buf + first, n - first);
+    }
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_data_access(v, linear, (unsigned)n, true);
+}
+
+void mem_check_write(struct vcpu *v, uint64_t linear, size_t n)
+{
+    struct page p;
+
+    if (!n)
+        return;
+    linear = wrap_linear(v, linear);
+    if (mem_probe_write(v, linear, 1) && mem_probe_write(v, linear + n - 1, 1))
+        return;
+    translate(v, current_kind(v), linear, ACC_WRITE, &p);
+    if ((linear & 0xfff) + n > 4096)
+        translate(v, current_kind(v), wrap_linear(v, (linear + n - 1) & ~0xfffull), ACC_WRITE, &p);
+}
+
+/* ---- read-modify-write ------------------------------------------------------------------------ */
+
+void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m)
+{
+    unsigned first = 4096 - (linear & 0xfff);
+    struct page a, b;
+
+    linear = wrap_linear(v, linear);
+    check_aligned(v, current_kind(v), linear, size);
+    m->linear = linear;
+    m->host = NULL;
+    translate(v, current_kind(v), linear, ACC_WRITE, &a);
+    if (first >= size) {
+        if (a.host)
+            m->host = a.host + (linear & 0xfff);
+        /* ROM: read from it, although a write to it is MMIO */
+        else if (a.slot)
+            a.host = a.slot->obj->host + a.slot->obj_offset + (a.index << 12);
+        m->value = page_load(v, &a, linear, size);
+        m->frame[0] = a.gpa;
+        return;
+    }
+    uint64_t next = wrap_linear(v, linear + first);
+    translate(v, current_kind(v), next, ACC_WRITE, &b);
+    m->frame[0] = a.gpa;
+    m->frame[1] = b.gpa;
+    m->value = page_load(v, &a, linear, first) | page_load(v, &b, next, size - first) << (8 * first);
+}
+
+static void page_of_gpa(struct vcpu *v, uint64_t gpa, struct page *p)
+{
+    struct page_ref ref;
+
+    *p = (struct page){.gpa = gpa};
+    if (phys_lookup(v->phys, gpa, &ref)) {
+        p->slot = ref.slot;
+        p->index = ref.page;
+        p->host = ref.slot->readonly ? NULL : ref.host;
+    }
+}
+
+void mem_rmw_end(struct vcpu *v, unsigned size, struct rmw *m, uint64_t value)
+{
+    unsigned first = 4096 - (m->linear & 0xfff);
+    struct page p;
+
+    page_of_gpa(v, m->frame[0], &p);
+    if (first >= size) {
+        page_store(v, &p, m->linear, size, value);
+    } else {
+        page_store(v, &p, m->linear, first, value & ((1ull << 8 * first) - 1));
+        page_of_gpa(v, m->frame[1], &p);
+        page_store(v, &p, wrap_linear(v, m->linear + first), size - first, value >> (8 * first));
+    }
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_data_access(v, m->linear, size, true);
+}
+
+void mem_rmw_stored(struct vcpu *v, unsigned size, struct rmw *m)
+{
+    struct page p;
+
+    page_of_gpa(v, m->frame[0], &p);
+    if (p.slot)
+        after_store(v, &p, m->frame[0] + (m->linear & 0xfff), size);
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_data_access(v, m->linear, size, true);
+}
+
+bool phys_load64(struct vcpu *v, uint64_t gpa, uint64_t *value)
+{
+    return phys_read(v->phys, gpa, value, sizeof(*value)) == 0;
+}

@@ -1,0 +1,65 @@
+/* Lookup of guest physical pages, and copies to and from guest memory outside of instructions. */
+#include "mmu/phys.h"
+
+#include <errno.h>
+#include <string.h>
+
+bool phys_lookup(const struct phys_map *map, uint64_t gpa, struct page_ref *out)
+{
+    unsigned low = 0, high = map ? map->count : 0;
+
+    while (low < high) {
+        unsigned mid = (low + high) / 2;
+        struct memslot *slot = map->slot[mid];
+        if (gpa < slot->gpa) {
+            high = mid;
+        } else if (gpa - slot->gpa >= slot->size_bytes) {
+            low = mid + 1;
+        } else {
+            out->slot = slot;
+            out->page = (gpa - slot->gpa) >> 12;
+            out->host = slot->obj->host + slot->obj_offset + (out->page << 12);
+            return true;
+        }
+    }
+    return false;
+}
+
+int phys_read(const struct phys_map *map, uint64_t gpa, void *buf, size_t n)
+{
+    uint8_t *to = buf;
+
+    while (n) {
+        struct page_ref ref;
+        size_t part = 4096 - (gpa & 0xfff);
+        if (part > n)
+            part = n;
+        if (!phys_lookup(map, gpa, &ref))
+            return -EFAULT;
+        memcpy(to, ref.host + (gpa & 0xfff), part);
+        to += part;
+        gpa += part;
+        n -= part;
+    }
+    return 0;
+}
+
+int phys_write(const struct phys_map *map, uint64_t gpa, const void *buf, size_t n)
+{
+    const uint8_t *from = buf;
+
+    while (n) {
+        struct page_ref ref;
+        size_t part = 4096 - (gpa & 0xfff);
+        if (part > n)
+            part = n;
+        if (!phys_lookup(map, gpa, &ref) || ref.slot->readonly)
+            return -EFAULT;
+        memcpy(ref.host + (gpa & 0xfff), from, part);
+        phys_mark_dirty(ref.slot, ref.page);
+        from += part;
+        gpa += part;
+        n -= part;
+    }
+    return 0;
+}

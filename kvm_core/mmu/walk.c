@@ -1,0 +1,277 @@
+/* The page-table walk: linear to guest physical, in every paging mode. SDM vol. 3, chapter 4. */
+#include "mmu/tlb.h"
+
+#include "cpu/cpu.h"
+#include "cpu/cpuid.h"
+#include "mmu/phys.h"
+
+enum { /* page-table entry bits, SDM vol. 3, table 4-20 */
+    PTE_P = 1 << 0, PTE_W = 1 << 1, PTE_U = 1 << 2, PTE_A = 1 << 5, PTE_D = 1 << 6, PTE_PS = 1 << 7,
+    PTE_G = 1 << 8, PTE_PAT_LARGE = 1 << 12
+};
+#define PTE_NX (1ull << 63)
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32 }; /* error code, 4.7 */
+
+/* An entry read during a walk, and where it is. */
+struct entry {
+    uint64_t value;
+    uint64_t *at64; /* one of both: the entry in host memory */
+    uint32_t *at32;
+    struct page_ref ref;
+};
+
+static bool entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct entry *e)
+{
+    uint8_t *host;
+
+    if (!phys_lookup(v->phys, gpa, &e->ref))
+        return false;
+    host = e->ref.host + (gpa & 0xfff);
+    if (size == 8) {
+        e->at64 = (uint64_t *)host;
+        e->at32 = NULL;
+        e->value = __atomic_load_n(e->at64, __ATOMIC_RELAXED);
+    } else {
+        e->at32 = (uint32_t *)host;
+        e->at64 = NULL;
+        e->value = __atomic_load_n(e->at32, __ATOMIC_RELAXED);
+    }
+    return true;
+}
+
+/* Sets A (and D) in an entry; false when the entry has changed meanwhile and the walk must restart. */
+static bool entry_set(struct entry *e, uint64_t bits)
+{
+    if ((e->value & bits) == bits || e->ref.slot->readonly)
+        return true;
+    if (e->at64) {
+        uint64_t old = e->value;
+        if (!__atomic_compare_exchange_n(e->at64, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+            return false;
+    } else {
+        uint32_t old = (uint32_t)e->value;
+        if (!__atomic_compare_exchange_n(e->at32, &old, old | (uint32_t)bits, false, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_RELAXED))
+            return false;
+    }
+    e->value |= bits;
+    phys_mark_dirty(e->ref.slot, e->ref.page);
+    return true;
+}
+
+/* The levels of a paging mode, from the root; `rights` are the entries' U, W and NX combined. */
+struct path {
+    struct entry level[5];
+    int count;
+    uint64_t rights; /* PTE_W | PTE_U as and-ed, PTE_NX as or-ed */
+    uint64_t gpa;
+    uint8_t shift;
+    bool global;
+};
+
+enum step { STEP_OK, STEP_ABSENT, STEP_RESERVED };
+
+static uint64_t reserved_long(const struct vcpu *v, uint64_t pte, int shift, bool large)
+{
+    uint64_t bits = v->phys_reserved & 0x000ffffffffff000ull;
+
+    if (!(v->efer & EFER_NXE))
+        bits |= PTE_NX;
+    if (shift == 48 || shift == 39) /* PML5E, PML4E have no PS (4.5.2) */
+        bits |= PTE_PS;
+    if (shift == 30 && large && !cpu_has(v, FEAT_PDPE1GB))
+        bits |= PTE_PS;
+    if (large)
+        bits |= ((1ull << shift) - 1) & ~0x1fffull; /* below the frame, PAT bit excepted */
+    return pte & bits;
+}
+
+static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
+{
+    int shift = v->cr4 & CR4_LA57 ? 48 : 39;
+    uint64_t table = v->cr3 & 0x000ffffffffff000ull;
+
+    p->rights = PTE_W | PTE_U;
+    for (p->count = 0;; shift -= 9) {
+        struct entry *e = &p->level[p->count];
+        if (!entry_read(v, table + (linear >> shift & 511) * 8, 8, e) || !(e->value & PTE_P))
+            return STEP_ABSENT;
+        p->count++;
+        bool large = shift > 12 && e->value & PTE_PS;
+        if (reserved_long(v, e->value, shift, large && shift <= 30))
+            return STEP_RESERVED;
+        p->rights = (p->rights & (e->value | PTE_NX)) | (e->value & PTE_NX);
+        if (large || shift == 12) {
+            uint64_t mask = (1ull << shift) - 1;
+            p->gpa = (e->value & 0x000ffffffffff000ull & ~mask) | (linear & mask & ~0xfffull);
+            p->shift = (uint8_t)shift;
+            p->global = e->value & PTE_G;
+            return STEP_OK;
+        }
+        table = e->value & 0x000ffffffffff000ull;
+    }
+}
+
+static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
+{
+    uint64_t pdpte = v->pdpte[linear >> 30 & 3];
+    uint64_t table = pdpte & 0x000ffffffffff000ull;
+
+    p->rights = PTE_W | PTE_U;
+    p->count = 0;
+    if (!(pdpte & PTE_P))
+        return STEP_ABSENT;
+    for (int shift = 21;; shift -= 9) {
+        struct entry *e = &p->level[p->count];
+        if (!entry_read(v, table + (linear >> shift & 511) * 8, 8, e) || !(e->value & PTE_P))
+            return STEP_ABSENT;
+        p->count++;
+        bool large = shift == 21 && e->value & PTE_PS;
+        if (reserved_long(v, e->value, shift, large) || e->value & 0x7ff0000000000000ull)
+            return STEP_RESERVED; /* bits 62:52 are reserved in PAE (4.4.2) */
+        p->rights = (p->rights & (e->value | PTE_NX)) | (e->value & PTE_NX);
+        if (large || shift == 12) {
+            uint64_t mask = (1ull << shift) - 1;
+            p->gpa = (e->value & 0x000ffffffffff000ull & ~mask) | (linear & mask & ~0xfffull);
+            p->shift = (uint8_t)shift;
+            p->global = e->value & PTE_G;
+            return STEP_OK;
+        }
+        table = e->value & 0x000ffffffffff000ull;
+    }
+}
+
+static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)
+{
+    struct entry *e = &p->level[0];
+
+    p->count = 0;
+    p->rights = PTE_W | PTE_U;
+    if (!entry_read(v, (v->cr3 & 0xfffff000u) + (linear >> 22 & 1023) * 4, 4, e) || !(e->value & PTE_P))
+        return STEP_ABSENT;
+    p->count = 1;
+    p->rights &= e->value;
+    if (e->value & PTE_PS && v->cr4 & CR4_PSE) { /* 4 MiB, with PSE-36: bits 20:13 are 39:32 (4.3) */
+        uint64_t high = e->value >> 13 & 0xff;
+        if (e->value & 1 << 21 || (high << 32 & v->phys_reserved))
+            return STEP_RESERVED;
+        p->gpa = (high << 32) | (e->value & 0xffc00000u) | (linear & 0x3ff000);
+        p->shift = 22;
+        p->global = e->value & PTE_G;
+        return STEP_OK;
+    }
+    e = &p->level[1];
+    if (!entry_read(v, (p->level[0].value & 0xfffff000u) + (linear >> 12 & 1023) * 4, 4, e) ||
+        !(e->value & PTE_P))
+        return STEP_ABSENT;
+    p->count = 2;
+    p->rights &= e->value;
+    p->gpa = e->value & 0xfffff000u;
+    p->shift = 12;
+    p->global = e->value & PTE_G;
+    return STEP_OK;
+}
+
+static enum step path_find(struct vcpu *v, uint64_t linear, struct path *p)
+{
+    if (cpu_lma(v))
+        return path_long(v, linear, p);
+    if (v->cr4 & CR4_PAE)
+        return path_pae(v, (uint32_t)linear, p);
+    return path_32(v, (uint32_t)linear, p);
+}
+
+/* Access rights, SDM vol. 3, 4.6: true when allowed. *pk is set when only the protection key denies. */
+static bool rights_allow(const struct vcpu *v, uint64_t rights, uint64_t leaf, bool user, bool smap, int access,
+                         bool *pk)
+{
+    bool user_page = rights & PTE_U;
+
+    *pk = false;
+    if (access == ACC_FETCH) {
+        if (rights & PTE_NX)
+            return false;
+        if (user)
+            return user_page;
+        return !(user_page && v->cr4 & CR4_SMEP);
+    }
+    if (user && !user_page)
+        return false;
+    if (!user && user_page && smap)
+        return false;
+    if (access == ACC_WRITE && !(rights & PTE_W) && (user || v->cr0 & CR0_WP))
+        return false;
+    if (v->cr4 & CR4_PKE && user_page && cpu_lma(v)) {
+        unsigned key = leaf >> 59 & 15;
+        bool ad = v->pkru >> (2 * key) & 1, wd = v->pkru >> (2 * key + 1) & 1;
+        if (ad || (wd && access == ACC_WRITE && (user || v->cr0 & CR0_WP))) {
+            *pk = true;
+            return false;
+        }
+    }
+    return true;
+}
+
+uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int access, struct walk *out)
+{
+    bool user = kind == TLB_USER || kind == TLB_USER_AC, smap = kind == TLB_SUPER_SMAP, pk;
+    bool nx = v->efer & EFER_NXE && (v->cr4 & CR4_PAE || cpu_lma(v));
+    uint32_t error = (access == ACC_WRITE ? PF_W : 0) | (user ? PF_U : 0) |
+                     (access == ACC_FETCH && (nx || v->cr4 & CR4_SMEP) ? PF_I : 0);
+    struct path p;
+
+    if (!(v->cr0 & CR0_PG)) {
+        *out = (struct walk){.gpa = linear & 0xfffff000ull, .writable = true, .user = true, .page_shift = 12};
+        return 0;
+    }
+    for (;;) {
+        enum step step = path_find(v, linear, &p);
+        if (step == STEP_ABSENT)
+            return WALK_FAULT | error;
+        if (step == STEP_RESERVED)
+            return WALK_FAULT | error | PF_P | PF_RSVD;
+        struct entry *leaf = &p.level[p.count - 1];
+        if (!rights_allow(v, p.rights, leaf->value, user, smap, access, &pk))
+            return WALK_FAULT | error | PF_P | (pk ? PF_PK : 0);
+        bool restart = false;
+        for (int n = 0; n < p.count - 1 && !restart; n++)
+            restart = !entry_set(&p.level[n], PTE_A);
+        if (!restart && entry_set(leaf, PTE_A | (access == ACC_WRITE ? PTE_D : 0))) {
+            bool may_write = rights_allow(v, p.rights, leaf->value, user, smap, ACC_WRITE, &pk);
+            *out = (struct walk){.gpa = p.gpa,
+                                 .writable = may_write && leaf->value & PTE_D,
+                                 .global = p.global && v->cr4 & CR4_PGE,
+                                 .user = p.rights & PTE_U,
+                                 .page_shift = p.shift};
+            return 0;
+        }
+    }
+}
+
+void mmu_walk_fetch(struct vcpu *v, uint64_t linear, struct walk *out)
+{
+    uint32_t error;
+
+    if (cpu_lma(v) && !cpu_canonical(v, linear))
+        cpu_gp(v, 0);
+    error = mmu_walk(v, linear, v->cpl == 3 ? TLB_USER : TLB_SUPER, ACC_FETCH, out);
+    if (error)
+        cpu_page_fault(v, linear, error & ~WALK_FAULT);
+}
+
+bool mmu_translate(struct vcpu *v, uint64_t linear, uint64_t *gpa, bool *writable, bool *user)
+{
+    struct path p;
+
+    if (!(v->cr0 & CR0_PG)) {
+        *gpa = linear;
+        *writable = *user = true;
+        return true;
+    }
+    if (path_find(v, linear, &p) != STEP_OK)
+        return false;
+    *gpa = p.gpa | (linear & 0xfff);
+    *writable = p.rights & PTE_W;
+    *user = p.rights & PTE_U;
+    return true;
+}
