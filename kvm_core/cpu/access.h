@@ -102,6 +102,12 @@ void mem_store_as(struct vcpu *v, bool user, uint64_t linear, unsigned size, uin
  * Returns the linear address. #SS(0) for SS, else #GP(0). */
 uint64_t seg_linear(struct vcpu *v, enum segreg s, uint64_t off, unsigned size, bool write);
 
+/* The device accesses of the instruction in execution (vcpu.log): the answer that is already there, or NULL; recording one. */
+struct access_fragment *access_log_next(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size,
+                                        bool write);
+void access_log_append(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size, bool write,
+                       uint64_t data);
+
 /* Physical memory, for page tables and tests; false where there is no RAM. */
 bool phys_load64(struct vcpu *v, uint64_t gpa, uint64_t *value);
 

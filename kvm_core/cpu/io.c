@@ -32,11 +32,10 @@ uint32_t io_in(struct vcpu *v, uint16_t port, unsigned size)
 {
     uint32_t data = 0;
 
-    if (v->log.replay && v->log.count) {
-        struct access_fragment *f = &v->log.f[0];
-        if (f->kind == EXIT_PIO && !f->write && f->addr == port && f->size == size)
-            return (uint32_t)f->data;
-    }
+    struct access_fragment *f = access_log_next(v, EXIT_PIO, port, size, false);
+
+    if (f)
+        return (uint32_t)f->data;
     if (v->ops->pio_in(v, port, size, &data)) {
         v->exit.io.port = port;
         v->exit.io.size = (uint8_t)size;
@@ -50,11 +49,8 @@ uint32_t io_in(struct vcpu *v, uint16_t port, unsigned size)
 
 void io_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t value)
 {
-    if (v->log.replay && v->log.count) {
-        struct access_fragment *f = &v->log.f[0];
-        if (f->kind == EXIT_PIO && f->write && f->addr == port && f->size == size)
-            return;
-    }
+    if (access_log_next(v, EXIT_PIO, port, size, true))
+        return;
     if (v->ops->pio_out(v, port, size, value)) {
         v->exit.io.port = port;
         v->exit.io.size = (uint8_t)size;

@@ -16,7 +16,8 @@ static void log_claim(struct vcpu *v)
     v->log.count = v->log.next = 0;
 }
 
-static struct access_fragment *log_next(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size, bool write)
+struct access_fragment *access_log_next(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size,
+                                        bool write)
 {
     struct access_fragment *f;
 
@@ -32,7 +33,8 @@ static struct access_fragment *log_next(struct vcpu *v, uint8_t kind, uint64_t a
     return f;
 }
 
-static void log_append(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size, bool write, uint64_t data)
+void access_log_append(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned size, bool write,
+                       uint64_t data)
 {
     if (v->log.count == ACCESS_MAX)
         cpu_leave(v, EXIT_INTERNAL);
@@ -43,7 +45,7 @@ static void log_append(struct vcpu *v, uint8_t kind, uint64_t addr, unsigned siz
 
 static uint64_t mmio_read(struct vcpu *v, uint64_t gpa, unsigned size)
 {
-    struct access_fragment *f = log_next(v, EXIT_MMIO, gpa, size, false);
+    struct access_fragment *f = access_log_next(v, EXIT_MMIO, gpa, size, false);
     uint64_t data = 0;
 
     if (f)
@@ -54,13 +56,13 @@ static uint64_t mmio_read(struct vcpu *v, uint64_t gpa, unsigned size)
         v->exit.mmio.write = false;
         cpu_leave(v, EXIT_MMIO);
     }
-    log_append(v, EXIT_MMIO, gpa, size, false, data);
+    access_log_append(v, EXIT_MMIO, gpa, size, false, data);
     return data;
 }
 
 static void mmio_write(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t data)
 {
-    if (log_next(v, EXIT_MMIO, gpa, size, true))
+    if (access_log_next(v, EXIT_MMIO, gpa, size, true))
         return;
     if (v->ops->mmio_write(v, gpa, size, data)) {
         v->exit.mmio.gpa = gpa;
@@ -69,7 +71,7 @@ static void mmio_write(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t dat
         v->exit.mmio.data = data;
         cpu_leave(v, EXIT_MMIO);
     }
-    log_append(v, EXIT_MMIO, gpa, size, true, data);
+    access_log_append(v, EXIT_MMIO, gpa, size, true, data);
 }
 
 /* ---- one page -------------------------------------------------------------------------------- */
