@@ -476,8 +476,8 @@ enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_
     d.explicit_count = z.operand_count_visible;
     for (unsigned k = 0; k < z.operand_count; k++) {
         operand(&op[k], &d.op[k]);
-        if (!mem && op[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
-            mem = &op[k];
+        if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && (!mem || gpr_number(op[k].mem.base) == RSI))
+            mem = &op[k]; /* MOVS, OUTS: the source, whose segment can be chosen */
     }
     bool stack_only = mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
                       ZydisRegisterGetId(mem->mem.segment) == SS; /* PUSH, CALL ...: not an operand of ours */
