@@ -2,7 +2,7 @@
  * port 0xf4. runner IMAGE [amd|intel]; exit status 0 after the image's own exit, 1 after a shutdown
  * or anything unexpected.
  */
-#include "tests/cpu/fixture.h"
+#include "../fixture.h"
 
 #include <fcntl.h>
 #include <unistd.h>
