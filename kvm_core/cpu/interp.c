@@ -59,8 +59,8 @@ static void step(struct vcpu *v)
     v->rf_saved = 0;
     if (next == i) /* a repeated string instruction that goes on */
         v->rip = cpu_this_rip(v, i);
-    else if (next)
-        v->rip = cpu_next_rip(v, i);
+    else if (next) /* what follows, or a direct branch's linked target */
+        v->rip = (v->gpr[REG_PAGE] + next->off) & v->ip_mask;
     v->budget--;
     v->blk_start = NULL;
     v->cur = NULL;

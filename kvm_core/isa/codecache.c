@@ -554,8 +554,6 @@ const struct insn *codecache_single(struct vcpu *v)
         }
     }
     c->scratch[0] = *i;
-    if (i->len && i->am == AM_NONE && i->disp) /* a direct branch: unlinked */
-        c->scratch[0].target = i->imm ? c->scratch[0].target : NULL;
     c->scratch[1] = (struct insn){.fn = op_leave_row, .off = (uint16_t)(i->off + i->len), .am = AM_NONE};
     return c->scratch;
 }
