@@ -1,6 +1,6 @@
 /* CPUID: what is offered is what the host or the interpreter has; models; dynamic bits; leaves out
  * of range. */
-#include "tests/cpu/fixture.h"
+#include "fixture.h"
 
 #include <cpuid.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* Control and debug registers: every combination of the bits that depend on one another, against
  * the manual's rules. */
-#include "tests/cpu/fixture.h"
+#include "fixture.h"
 
 #include "cpu/debug.h"
 

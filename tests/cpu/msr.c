@@ -1,5 +1,5 @@
 /* MSRs: the lists agree with what can be read and written; what guests may not write is refused. */
-#include "tests/cpu/fixture.h"
+#include "fixture.h"
 
 #include <errno.h>
 #include <time.h>

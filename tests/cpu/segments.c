@@ -2,7 +2,7 @@
  * against the manual's rules written a second time, then stacks, frames, tasks and flags case by
  * case.
  */
-#include "tests/cpu/fixture.h"
+#include "fixture.h"
 
 #include "cpu/far.h"
 

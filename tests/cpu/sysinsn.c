@@ -1,6 +1,6 @@
 /* System instructions, called as the interpreter calls them: privilege, features, operands, MSR
  * exits. */
-#include "tests/cpu/fixture.h"
+#include "fixture.h"
 
 #include "cpu/msr_index.h"
 #include "gen/handlers.h"
