@@ -221,11 +221,12 @@ OP(xsetbv)
 /* The client's answer to an earlier exit of this very instruction. */
 static bool answered(struct vcpu *v, enum cpu_exit_reason kind, uint32_t index, uint64_t *value)
 {
-    if (!v->log.replay || !v->log.count || v->log.f[0].kind != kind || v->log.f[0].addr != index)
-        return false;
-    v->log.next = 1;
-    *value = v->log.f[0].data;
-    return true;
+    const struct access_fragment *f =
+        access_log_next(v, (uint8_t)kind, index, 8, kind == EXIT_WRMSR);
+
+    if (f)
+        *value = f->data;
+    return f != NULL;
 }
 
 /* Neither done here nor (result 1) by the machine: an exit, if the client wants those, or #GP(0).
