@@ -1,4 +1,4 @@
-"""Privileged semantics: bare-metal images dump what they see, here and under QEMU TCG.
+"""Privileged semantics: bare-metal images dump what they see, on our KVM, QEMU TCG and a real KVM.
 
 Each difference is explained by a manual's section, or is a failure. A matrix line is a letter for
 each case ('.' done, else the exception) and a checksum of the frames.
@@ -6,6 +6,7 @@ each case ('.' done, else the exception) and a checksum of the frames.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -139,6 +140,13 @@ def unexplained(theirs: list[str], ours: list[str], rules: list[Explained]) -> l
     return bad
 
 
+def on_kvm(runner: Path, image: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Return the dump by a KVM: runner.c says which one `args` mean."""
+    return subprocess.run(
+        [runner, image, *args], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "vendor", "model"),
     [("metal32", "intel", "qemu64"), ("metal64", "intel", "Nehalem"), ("metal64", "amd", "qemu64")],
@@ -146,13 +154,30 @@ def unexplained(theirs: list[str], ours: list[str], rules: list[Explained]) -> l
 def test_same_state_as_tcg(
     images: dict[str, Path], c_program: Callable[..., Path], name: str, vendor: str, model: str
 ) -> None:
-    runner = c_program("cpu/metal/runner.c")
-    done = subprocess.run(
-        [runner, images[name], vendor], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = on_kvm(c_program("cpu/metal/runner.c"), images[name], vendor)
     assert done.returncode == 0, done.stderr
     theirs, ours = tcg(images[name], model), done.stdout.splitlines()
     assert len(theirs) == len(ours) > 200
     assert ours[-1] == theirs[-1] == "end"
     bad = unexplained(theirs, ours, EXPLAINED[name])
     assert not bad, "\n".join(bad)
+
+
+@pytest.mark.host_kvm
+@pytest.mark.parametrize("name", IMAGES)
+def test_same_state_as_a_real_kvm(
+    images: dict[str, Path],
+    c_program: Callable[..., Path],
+    need: Callable[[object, str], None],
+    name: str,
+) -> None:
+    need(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm")
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    if not re.search(r"^flags.* (vmx|svm) ", cpuinfo, re.M):
+        pytest.skip("this /dev/kvm is not the processor's own: it refuses these guests")
+    runner = c_program("cpu/metal/runner.c")
+    vendor = "amd" if "AuthenticAMD" in cpuinfo else "intel"
+    theirs = on_kvm(runner, images[name], vendor, "/dev/kvm")
+    assert theirs.returncode == 0, theirs.stderr
+    ours = on_kvm(runner, images[name], vendor)
+    assert ours.stdout.splitlines() == theirs.stdout.splitlines()

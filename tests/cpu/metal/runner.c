@@ -1,68 +1,134 @@
-/* Runs a ROM image on the interpreter alone: RAM, the ROM, the debug port 0xe9 on stdout, exit by
- * port 0xf4. runner IMAGE [amd|intel]; exit status 0 after the image's own exit, 1 after a shutdown
- * or anything unexpected.
+/* Runs a ROM image on a KVM: RAM, the ROM, the debug port 0xe9 on stdout, exit by port 0xf4.
+ *
+ * runner IMAGE [amd|intel] [/dev/kvm]: without a path the KVM is ours, in this process. The vendor is the guest's CPUID's.
+ * Exit status 0 after the image's own exit, 3 after a shutdown (triple fault), 1 after anything unexpected.
  */
-#include "../fixture.h"
-
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-enum { ROM_BYTES = 65536, POLLS_MAX = 2000 };
+#include "kvm/door.h"
 
-static bool finished;
+enum { ROM_BYTES = 65536, RAM_BYTES = 16 << 20, CPUID_MAX = 256 };
+#define ROM_GPA (0x100000000ull - ROM_BYTES)
 
-static int pio_in(struct vcpu *v, uint16_t port, unsigned size, uint32_t *data)
+static bool real; /* the host's */
+
+static int kvm(int fd, unsigned long request, const char *name, void *arg)
 {
-    (void)v, (void)port, (void)size;
-    *data = UINT32_MAX;
-    return 0;
+    int r = real ? ioctl(fd, request, arg) : kvmish_ioctl(fd, request, (uintptr_t)arg);
+
+    if (r < 0) {
+        fprintf(stderr, "%s: %s\n", name, strerror(real ? errno : -r));
+        exit(1);
+    }
+    return r;
+}
+#define KVM(fd, request, arg) kvm(fd, request, #request, (void *)(arg))
+
+static void set_cpuid(int sys, int vcpu, const char *vendor)
+{
+    static const struct {
+        const char *name, *text;
+    } vendors[] = {{"amd", "AuthenticAMD"}, {"intel", "GenuineIntel"}};
+    struct kvm_cpuid2 *id = calloc(1, sizeof(*id) + CPUID_MAX * sizeof(id->entries[0]));
+
+    id->nent = CPUID_MAX;
+    KVM(sys, KVM_GET_SUPPORTED_CPUID, id);
+    for (unsigned n = 0; n < id->nent; n++) {
+        struct kvm_cpuid_entry2 *e = &id->entries[n];
+        if (e->function != 0 && e->function != 0x80000000)
+            continue;
+        for (unsigned k = 0; k < 2 && vendor; k++) {
+            if (strcmp(vendor, vendors[k].name))
+                continue;
+            memcpy(&e->ebx, vendors[k].text, 4);
+            memcpy(&e->edx, vendors[k].text + 4, 4);
+            memcpy(&e->ecx, vendors[k].text + 8, 4);
+        }
+    }
+    KVM(vcpu, KVM_SET_CPUID2, id);
+    free(id);
 }
 
-static int pio_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t data)
+static void add_memory(int vm, unsigned slot, uint64_t gpa, size_t bytes, void *host, unsigned flags)
 {
-    (void)v, (void)size;
-    if (port == 0xe9)
-        putchar((int)(data & 0xff));
-    finished |= port == 0xf4;
-    if (finished)
-        __atomic_store_n(&v->kick, 1, __ATOMIC_SEQ_CST);
-    return 0;
+    struct kvm_userspace_memory_region region = {
+        .slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = bytes, .userspace_addr = (uintptr_t)host};
+
+    KVM(vm, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+static void *pages(size_t bytes)
+{
+    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
+static int serve(int vcpu, struct kvm_run *run)
+{
+    for (;;) {
+        KVM(vcpu, KVM_RUN, 0);
+        switch (run->exit_reason) {
+        case KVM_EXIT_IO: {
+            uint8_t *data = (uint8_t *)run + run->io.data_offset;
+            if (run->io.direction == KVM_EXIT_IO_IN) {
+                memset(data, 0xff, (size_t)run->io.size * run->io.count);
+            } else if (run->io.port == 0xe9) {
+                fwrite(data, run->io.size, run->io.count, stdout);
+            } else if (run->io.port == 0xf4) {
+                fflush(stdout);
+                return 0;
+            }
+            break;
+        }
+        case KVM_EXIT_MMIO:
+            if (!run->mmio.is_write)
+                memset(run->mmio.data, 0, sizeof(run->mmio.data)); /* as QEMU answers for nobody */
+            break;
+        case KVM_EXIT_SHUTDOWN: fflush(stdout); return 3;
+        default: {
+            struct kvm_regs regs = {0};
+            struct kvm_sregs sregs = {0};
+            fflush(stdout);
+            KVM(vcpu, KVM_GET_REGS, &regs);
+            KVM(vcpu, KVM_GET_SREGS, &sregs);
+            fprintf(stderr, "exit %u (%u) at %x:%llx\n", run->exit_reason, run->internal.suberror, sregs.cs.selector,
+                    regs.rip);
+            return 1;
+        }
+        }
+    }
 }
 
 int main(int argc, char **argv)
 {
-    static struct memobj rom_object;
-    static uint8_t rom_flags[ROM_BYTES / 4096];
-    static struct memslot rom_slot = {.id = 1,
-                                      .gpa = 0xffff0000,
-                                      .size_bytes = ROM_BYTES,
-                                      .obj = &rom_object,
-                                      .page_flags = rom_flags,
-                                      .readonly = true};
-    uint8_t *rom = aligned_alloc(4096, ROM_BYTES);
-    struct phys_map *map = calloc(1, sizeof(*map) + 2 * sizeof(map->slot[0]));
-    struct vcpu *v = new_vcpu();
-    int fd = argc > 1 ? open(argv[1], O_RDONLY) : -1;
+    int image = argc > 1 ? open(argv[1], O_RDONLY) : -1, sys, vm, vcpu, run_bytes;
+    uint8_t *ram = pages(RAM_BYTES), *rom = pages(ROM_BYTES);
+    struct kvm_run *run;
 
-    if (fd < 0 || read(fd, rom, ROM_BYTES) != ROM_BYTES)
+    if (image < 0 || read(image, rom, ROM_BYTES) != ROM_BYTES)
         return 2;
-    memcpy(ram + RAM_BYTES - ROM_BYTES, rom, ROM_BYTES); /* the top of the first MiB, as on a PC */
-    rom_object = (struct memobj){.host = rom, .size_bytes = ROM_BYTES};
-    map->count = 2;
-    map->slot[0] = &slot;
-    map->slot[1] = &rom_slot;
-    v->phys = map;
-    ops.pio_in = pio_in;
-    ops.pio_out = pio_out;
-    v->amd = argc > 2 && !strcmp(argv[2], "amd");
-    tlb_flush_all(v);
-    for (unsigned n = 0; n < POLLS_MAX && !finished; n++) {
-        enum cpu_exit_reason reason = engine_emulate.enter(v, 1 << 20);
-        if (reason != EXIT_POLL) {
-            fprintf(stderr, "exit %d at %x:%" PRIx64 "\n", reason, v->seg[CS].sel, v->rip);
-            return 1;
-        }
-    }
-    fflush(stdout);
-    return !finished;
+    memcpy(ram + (1 << 20) - ROM_BYTES, rom, ROM_BYTES); /* the top of the first MiB, as on a PC */
+    real = argc > 3;
+    sys = real ? open(argv[3], O_RDWR | O_CLOEXEC) : kvmish_open();
+    if (sys < 0)
+        return 2;
+    vm = KVM(sys, KVM_CREATE_VM, 0);
+    KVM(vm, KVM_SET_TSS_ADDR, 0xfffbd000);
+    KVM(vm, KVM_CREATE_IRQCHIP, 0);
+    add_memory(vm, 0, 0, RAM_BYTES, ram, 0);
+    add_memory(vm, 1, ROM_GPA, ROM_BYTES, rom, KVM_MEM_READONLY);
+    vcpu = KVM(vm, KVM_CREATE_VCPU, 0);
+    run_bytes = KVM(sys, KVM_GET_VCPU_MMAP_SIZE, 0);
+    run = mmap(NULL, (size_t)run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+    if (run == MAP_FAILED)
+        return 2;
+    set_cpuid(sys, vcpu, argc > 2 ? argv[2] : NULL);
+    return serve(vcpu, run);
 }

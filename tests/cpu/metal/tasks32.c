@@ -169,7 +169,6 @@ static void bad_fields(void)
         {24, 0x100},
         {24, 4},
         {24, 0},
-        {8, 0xffffffff},
         {9, 0x4002},
         {9, 0x3202},
         {25, 1},
