@@ -228,6 +228,7 @@ static int run_loop(struct kvm_vcpu *kv)
         r = serve_events(kv);
         if (r <= 0)
             return r;
+        pv_eoi_check(kv); /* what has ended no longer hides what waits */
         if (!runnable(kv)) {
             block(kv);
             continue;

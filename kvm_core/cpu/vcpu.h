@@ -168,7 +168,7 @@ struct machine_ops {
      * flag is set; returns once every other vCPU has given up its direct right to write the page (REQ_WRITE_PROTECT).
      * NULL: there is no other vCPU. */
     void (*code_page)(struct vcpu *v, struct memslot *slot, uint64_t page);
-    /* This vCPU has written [gpa, gpa + size), a page that others hold decoded (bits `holders`): cpu_code_drop() and
+    /* This vCPU has written [gpa, gpa + size), a page that others (whose page_code_flag() is in `holders`) hold decoded: cpu_code_drop() and
      * REQ_CODE_DROP to each of them; returns once they have acknowledged. NULL: no other vCPU. */
     void (*code_written)(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders);
 };

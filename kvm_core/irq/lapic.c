@@ -63,6 +63,7 @@ static void reset_locked(struct lapic *lapic, bool init)
                        (KVM_X86_QUIRK_LINT0_REENABLED) */
         lapic_reg_set(lapic, APIC_LVT_LINT0, LVT_EXTINT);
     lapic->esr_pending = 0;
+    lapic->eoi_offered = false;
     lapic_timer_reset(lapic);
     lapic_rtc_forget(lapic);
     lapic_watch_lint0(lapic);

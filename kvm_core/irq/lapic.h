@@ -70,6 +70,7 @@ struct lapic {
     uint32_t esr_pending; /* errors since the last write of ESR */
     int16_t user_extint;  /* split: vector of KVM_INTERRUPT, or -1 */
     bool rtc_pending_eoi; /* holds the RTC's vector */
+    bool eoi_offered;     /* PV EOI: the vector in ISR may have been ended by the guest already */
     bool lint0_nmi;       /* counted in chip->lapics_lint0_nmi */
     uint8_t rtc_vector;
 
@@ -131,9 +132,12 @@ void lapic_deadline_set(struct lapic *lapic, uint64_t value);
 /* The guest TSC or its rate was changed: an armed deadline is computed anew. */
 void lapic_tsc_changed(struct lapic *lapic);
 
-/* EOI, also for PV EOI; and whether the vector in service may be ended by PV EOI. */
 void lapic_eoi(struct lapic *lapic);
-bool lapic_pv_eoi_eligible(struct lapic *lapic);
+/* PV EOI: may the guest end the vector in service without an exit? While the offer stands, the priority of what is in
+ * service is not known here: whatever arrives kicks the vCPU, which then closes the offer. */
+bool lapic_pv_eoi_offer(struct lapic *lapic);
+/* ended: by the guest, so that the EOI is done here; else it comes by an exit. */
+void lapic_pv_eoi_close(struct lapic *lapic, bool ended);
 /* A local interrupt source: APIC_LVT_PMC, APIC_LVT_CMCI, APIC_LVT_THERMAL. Returns whether it was
  * accepted. */
 bool lapic_deliver_local(struct lapic *lapic, enum apic_reg lvt);

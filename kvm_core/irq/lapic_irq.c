@@ -76,7 +76,7 @@ void lapic_update(struct lapic *lapic)
     uint32_t events = 0, old;
 
     lapic_reg_set(lapic, APIC_PPR, processor_priority(lapic));
-    if (deliverable(lapic) >= 0)
+    if (deliverable(lapic) >= 0 || (lapic->eoi_offered && highest(lapic, APIC_IRR) >= 0))
         events |= LAPIC_EVENT_VECTOR;
     if (extint_waits(lapic))
         events |= LAPIC_EVENT_EXTINT;
@@ -211,22 +211,32 @@ void lapic_eoi(struct lapic *lapic)
 }
 
 /* Nothing else waits, and no controller must hear of the EOI. */
-bool lapic_pv_eoi_eligible(struct lapic *lapic)
+bool lapic_pv_eoi_offer(struct lapic *lapic)
 {
     struct irqchip *chip = lapic->chip;
-    bool eligible = false;
     int vector;
 
     irqchip_lock(chip);
     vector = highest(lapic, APIC_ISR);
     if (vector >= 0 && highest(lapic, APIC_IRR) < 0 && !lapic->rtc_pending_eoi) {
         if (chip->mode == IRQCHIP_KERNEL)
-            eligible = !ioapic_handles_vector(chip, (uint8_t)vector);
+            lapic->eoi_offered = !ioapic_handles_vector(chip, (uint8_t)vector);
         else
-            eligible = !routing_split_eoi_wanted(chip, (uint8_t)vector);
+            lapic->eoi_offered = !routing_split_eoi_wanted(chip, (uint8_t)vector);
     }
     irqchip_unlock(chip);
-    return eligible;
+    return lapic->eoi_offered;
+}
+
+void lapic_pv_eoi_close(struct lapic *lapic, bool ended)
+{
+    irqchip_lock(lapic->chip);
+    lapic->eoi_offered = false;
+    if (ended)
+        lapic_eoi_locked(lapic);
+    else
+        lapic_update(lapic);
+    irqchip_unlock(lapic->chip);
 }
 
 static void acknowledge(struct lapic *lapic, uint8_t vector)

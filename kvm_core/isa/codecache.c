@@ -246,11 +246,6 @@ static const struct insn *op_spanning(struct vcpu *v, const struct insn *i)
 
 /* ---- pages -------------------------------------------------------------------------------------- */
 
-static uint8_t own_flag(const struct vcpu *v)
-{
-    return (uint8_t)(1 << v->index % 8);
-}
-
 /* Makes a page unreachable. Its instructions, one of which may be running, become op_stale. */
 static void retire(struct vcpu *v, struct codepage *p)
 {
@@ -277,8 +272,8 @@ static void retire(struct vcpu *v, struct codepage *p)
 
 static void flag_clear(struct vcpu *v, struct memslot *slot, uint64_t index)
 {
-    if (v->index < 8)
-        __atomic_fetch_and(&slot->page_flags[index], (uint8_t)~own_flag(v), __ATOMIC_SEQ_CST);
+    if (v->index < PAGE_CODE_OWN)
+        __atomic_fetch_and(&slot->page_flags[index], (uint8_t)~page_code_flag(v->index), __ATOMIC_SEQ_CST);
 }
 
 void codecache_flush(struct vcpu *v)
@@ -382,15 +377,17 @@ static struct codepage *page_new(struct vcpu *v, uint64_t gpa, const struct page
     return p;
 }
 
-/* From now on every write to the page is noticed. */
+/* From now on every write to the page is noticed. The flag stands first: who gives up his direct right then cannot take
+ * it again. While this vCPU waits for the others it serves them, which may drop this very page: then once more. */
 static void watch(struct vcpu *v, const struct page_ref *ref)
 {
-    if (__atomic_load_n(&ref->slot->page_flags[ref->page], __ATOMIC_SEQ_CST) & own_flag(v))
-        return;
-    tlb_protect_host_page(v, ref->host);
-    if (v->ops->code_page)
-        v->ops->code_page(v, ref->slot, ref->page);
-    __atomic_fetch_or(&ref->slot->page_flags[ref->page], own_flag(v), __ATOMIC_SEQ_CST);
+    uint8_t *flags = &ref->slot->page_flags[ref->page], own = page_code_flag(v->index);
+
+    while (!(__atomic_fetch_or(flags, own, __ATOMIC_SEQ_CST) & own)) {
+        tlb_protect_host_page(v, ref->host);
+        if (v->ops->code_page)
+            v->ops->code_page(v, ref->slot, ref->page);
+    }
 }
 
 static struct codepage *page_at(struct vcpu *v, uint64_t linear)
@@ -408,6 +405,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
         v->exit.internal.rip = v->rip;
         cpu_leave(v, EXIT_INTERNAL);
     }
+    watch(v, &ref);
     for (p = c->bucket[bucket_of(w.gpa)]; p; p = p->next)
         if (p->gpa == w.gpa && p->code_bits == v->code_bits)
             break;
@@ -415,7 +413,6 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
         retire(v, p);
         p = NULL;
     }
-    watch(v, &ref);
     if (!p && !(p = page_new(v, w.gpa, &ref)))
         cpu_leave(v, EXIT_INTERNAL);
     e->tag = page | itlb_key(v);

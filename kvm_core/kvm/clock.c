@@ -236,8 +236,8 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
             return 1;
         if (value & 2)
             return -1;
+        pv_eoi_check(kv);
         kv->msr_pv_eoi = value;
-        kv->pv_eoi_set = false;
         return 0;
     case MSR_KVM_POLL_CONTROL:
         if (value & ~1ull)
@@ -280,24 +280,24 @@ void pv_eoi_check(struct kvm_vcpu *kv)
         return;
     kv->pv_eoi_set = false;
     if (word & 1) { /* not ended yet: take the offer back, another interrupt may be about to nest */
-        word &= 0xfe;
-        vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &word, 1);
-        return;
+        uint8_t without = word & 0xfe;
+        vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &without, 1);
     }
-    lapic_eoi(&kv->lapic);
+    lapic_pv_eoi_close(&kv->lapic, !(word & 1));
 }
 
 void pv_eoi_offer(struct kvm_vcpu *kv)
 {
     uint8_t word;
 
-    if (!(kv->msr_pv_eoi & 1) || !lapic_pv_eoi_eligible(&kv->lapic))
+    if (!(kv->msr_pv_eoi & 1) || !lapic_pv_eoi_offer(&kv->lapic))
         return;
-    if (vcpu_guest_read(kv, kv->msr_pv_eoi & ~3ull, &word, 1))
-        return;
-    word |= 1;
-    if (!vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &word, 1))
-        kv->pv_eoi_set = true;
+    if (!vcpu_guest_read(kv, kv->msr_pv_eoi & ~3ull, &word, 1)) {
+        word |= 1;
+        kv->pv_eoi_set = !vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &word, 1);
+    }
+    if (!kv->pv_eoi_set)
+        lapic_pv_eoi_close(&kv->lapic, false);
 }
 
 /* ---- hypercalls ---------------------------------------------------------------------------------------------------- */

@@ -412,13 +412,13 @@ void ops_code_written(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holde
     }
     for (unsigned i = 0; i < n; i++) {
         struct kvm_vcpu *kv = self->vm->vcpu[i];
-        if (kv == self || !(holders >> i % 8 & 1))
+        if (kv == self || !(holders & page_code_flag(i)))
             continue;
         drop_page(kv, self, gpa);
         request(kv, REQ_CODE_DROP);
     }
     for (unsigned i = 0; i < n; i++)
-        if (self->vm->vcpu[i] != self && (holders >> i % 8 & 1))
+        if (self->vm->vcpu[i] != self && (holders & page_code_flag(i)))
             wait_served(self->vm->vcpu[i], REQ_CODE_DROP, self);
 }
 

@@ -67,7 +67,6 @@ int run_inject(struct kvm_vcpu *kv)
     struct vcpu *v = &kv->cpu;
     bool waits;
 
-    pv_eoi_check(kv);
     v->want_window = kv->run->request_interrupt_window && kv->vm->irq.mode != IRQCHIP_KERNEL;
     waits = irq_waits(kv);
     if (v->log.replay || v->pending.type != EVENT_NONE) {

@@ -61,10 +61,11 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     atomic_store(&kv->nmi_queued, 0);
     kv->user_irq = -1;
     kv->cpu.cr8 = 0;
+    kv->msr_pv_eoi = 0;
+    kv->pv_eoi_set = false;
     if (!init) {
-        kv->msr_system_time = kv->msr_steal = kv->msr_pv_eoi = 0;
+        kv->msr_system_time = kv->msr_steal = 0;
         kv->msr_poll_control = 1;
-        kv->pv_eoi_set = false;
     }
 }
 

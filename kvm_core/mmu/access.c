@@ -146,14 +146,14 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
 static void after_store(struct vcpu *v, const struct page *p, uint64_t gpa, unsigned size)
 {
     uint8_t holders = __atomic_load_n(&p->slot->page_flags[p->index], __ATOMIC_SEQ_CST);
-    uint8_t own = (uint8_t)(1 << v->index % 8);
+    uint8_t own = page_code_flag(v->index);
 
     if (!holders)
         return;
     if (holders & own)
         codecache_written(v, gpa, size);
-    if (v->ops->code_written && (holders & ~own || v->index >= 8))
-        v->ops->code_written(v, gpa, size, (uint8_t)(holders & ~own));
+    if (v->ops->code_written && (holders & ~own || v->index >= PAGE_CODE_OWN))
+        v->ops->code_written(v, gpa, size, holders);
 }
 
 static uint64_t host_load(const uint8_t *p, unsigned size)

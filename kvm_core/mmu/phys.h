@@ -26,9 +26,13 @@ struct memslot {
     unsigned long *dirty; /* bitmap, or NULL without KVM_MEM_LOG_DIRTY_PAGES */
 };
 
-/* page_flags: bit (vcpu.index % 8) set while that vCPU holds decoded instructions of the page. Any bit takes
- * away everyone's direct write access. */
-enum { PAGE_CODE_ANY = 0xff };
+/* page_flags: the vCPU's bit is set while it holds decoded instructions of the page; the eighth and all further ones
+ * share a bit, which therefore stays once it is set. Any bit takes the direct right to write the page away from all. */
+enum { PAGE_CODE_OWN = 7, PAGE_CODE_ANY = 0xff };
+static inline uint8_t page_code_flag(unsigned vcpu_index)
+{
+    return (uint8_t)(1 << (vcpu_index < PAGE_CODE_OWN ? vcpu_index : PAGE_CODE_OWN));
+}
 
 struct phys_map { /* sorted by gpa, no overlap */
     uint64_t generation;

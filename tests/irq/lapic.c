@@ -107,7 +107,7 @@ static void test_priorities(void)
     CHECK_EQ(take(vm, 0), 0xf0);
     wr(vm, 0, APIC_EOI, 0);
     CHECK_EQ(take(vm, 0), -1);
-    CHECK(!lapic_pv_eoi_eligible(lapic)); /* something waits */
+    CHECK(!lapic_pv_eoi_offer(lapic)); /* something waits */
     wr(vm, 0, APIC_EOI, 0);
     CHECK_EQ(lapic_pending(lapic), 0x52);
     lapic_ack(lapic, 0x52);
@@ -115,7 +115,20 @@ static void test_priorities(void)
     CHECK_EQ(take(vm, 0), -1); /* 0x41 is not above TPR 0x40 */
     lapic_set_tpr(lapic, 3);
     CHECK_EQ(take(vm, 0), 0x41);
-    CHECK(lapic_pv_eoi_eligible(lapic));
+    CHECK(lapic_pv_eoi_offer(lapic));
+    vm->cpu[0].kicks = 0;
+    ipi(vm, 0, 1 << 18 | 0x40, 0); /* not above what is in service, but that may have ended: the owner must look */
+    CHECK_EQ(vm->cpu[0].kicks, 1);
+    CHECK(lapic_maybe_pending(lapic));
+    lapic_pv_eoi_close(lapic, false); /* it has not */
+    CHECK(!lapic_maybe_pending(lapic));
+    CHECK_EQ(take(vm, 0), -1);
+    wr(vm, 0, APIC_EOI, 0);
+    CHECK_EQ(take(vm, 0), 0x40);
+    CHECK(lapic_pv_eoi_offer(lapic));
+    ipi(vm, 0, 1 << 18 | 0x41, 0);
+    lapic_pv_eoi_close(lapic, true);
+    CHECK_EQ(take(vm, 0), 0x41);
     vm_free(vm);
 }
 
