@@ -5,7 +5,6 @@
 
 #include "cpu/state.h"
 
-enum { DR6_BD = 1 << 13 };
 enum { DR7_GD = 1 << 13 };
 enum { DR6_WRITABLE = 0xe00f, DR7_FIXED = 0x400 };
 #define DR6_FIXED 0xffff0ff0ull

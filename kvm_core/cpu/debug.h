@@ -4,6 +4,11 @@
 
 #include "cpu/cpu.h"
 
+enum { /* SDM vol. 3, 18.2.3; bits 3:0: which breakpoint */
+    DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR6_BT = 1 << 15
+};
+enum { DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2 };
+
 /* DR0-DR3 and DR7 in force: the client's while it debugs with KVM_GUESTDBG_USE_HW_BP, else the
  * guest's. */
 const uint64_t *debug_registers(const struct vcpu *v);

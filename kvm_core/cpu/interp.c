@@ -5,6 +5,7 @@
 #include "cpu/cpu.h"
 #include "cpu/debug.h"
 #include "cpu/native.h"
+#include "gen/handlers.h"
 #include "isa/codecache.h"
 
 /* Counts what ran since blk_start, the current instruction included. */
@@ -34,17 +35,51 @@ static bool debugger_takes(struct vcpu *v)
     return true;
 }
 
+/* Whether TF traps after the instruction, `next_rip` being what follows it in memory. INT n, INT1, INT3 and INTO clear TF
+ * without a trap; SYSCALL and SYSRET are judged by the TF that they leave (APM vol. 2, 13.1.4), so that SFMASK can prevent
+ * the trap. DEBUGCTL.BTF: branches only. SDM vol. 3, 18.3.1.4 */
+static bool single_step_due(const struct vcpu *v, insn_fn *fn, uint32_t flags, uint64_t next_rip)
+{
+    if (fn == op_syscall || fn == op_sysret)
+        return v->eflags & FL_TF;
+    if (!(flags & FL_TF) || fn == op_int || fn == op_int1 || fn == op_int3)
+        return false;
+    if (fn == op_into)
+        return v->rip == next_rip && !(v->debugctl & DEBUGCTL_BTF);
+    return !(v->debugctl & DEBUGCTL_BTF) || v->rip != next_rip;
+}
+
+static bool loads_ss(const struct insn *i)
+{
+    return (i->fn == op_mov_to_sreg || i->fn == op_pop_sreg) && i->dst == SS;
+}
+
+/* A trap that is not due to the instruction at rip but to what led there. */
+static void debug_trap(struct vcpu *v)
+{
+    v->pending = (struct event){.type = EVENT_TRAP, .vector = VEC_DB, .payload = v->db_pending};
+    v->db_pending = 0;
+    v->slow &= (uint8_t)~SLOW_DB_DUE;
+}
+
 /* The careful path: one instruction, with everything that is due before and after it. */
 static void step(struct vcpu *v)
 {
     uint32_t flags = v->eflags;
     uint8_t shadow = v->shadow;
-    uint64_t linear = v->rip + (v->code_bits == 64 ? 0 : v->seg[CS].base), dr6;
+    uint64_t linear = v->code_bits == 64 ? v->rip : (uint32_t)(v->rip + v->seg[CS].base), next_rip, dr6;
     const struct insn *i, *next;
+    insn_fn *fn;
 
     v->cur = NULL;
-    v->db_pending = 0;
-    if ((v->slow & SLOW_BREAKPOINT) && !(flags & FL_RF) && !v->log.replay && debug_insn_breakpoint(v, linear, &dr6))
+    if (v->slow & SLOW_DB_DUE) {
+        debug_trap(v);
+        return;
+    }
+    if (shadow != SHADOW_MOV_SS) /* which holds traps of its own instruction back: SDM vol. 3, 6.8.3 */
+        v->db_pending = 0;
+    if ((v->slow & SLOW_BREAKPOINT) && !(flags & FL_RF) && !v->log.replay && shadow != SHADOW_MOV_SS &&
+        debug_insn_breakpoint(v, linear, &dr6))
         cpu_debug_fault(v, dr6);
     i = codecache_single(v);
     if (v->code_bits != 64 && v->rip + (i->len ? i->len : 1) - 1 > v->seg[CS].limit)
@@ -53,29 +88,32 @@ static void step(struct vcpu *v)
     v->cur = v->blk_start = i;
     v->rf_saved = flags & FL_RF; /* IRET, POPF, task switches set RF anew for the instruction behind them */
     v->eflags &= ~(uint32_t)FL_RF;
-    next = i->fn(v, i);
-    if (next == i)
-        v->eflags |= v->rf_saved;
+    fn = i->fn;
+    next_rip = cpu_next_rip(v, i);
+    next = fn(v, i);
     v->rf_saved = 0;
-    if (next == i) /* a repeated string instruction that goes on */
+    if (next == i) { /* a repeated string instruction that goes on: it does not meet its breakpoint again */
+        v->eflags |= FL_RF;
         v->rip = cpu_this_rip(v, i);
-    else if (next) /* what follows, or a direct branch's linked target */
+    } else if (next) { /* what follows, or a direct branch's linked target */
         v->rip = (v->gpr[REG_PAGE] + next->off) & v->ip_mask;
+    }
     v->budget--;
     v->blk_start = NULL;
     v->cur = NULL;
     v->log.replay = false;
     v->log.count = 0;
     v->pio_count = 0;
-    if (v->shadow == shadow)
-        v->shadow = SHADOW_NONE; /* it held for this instruction */
-    if ((flags & FL_TF || v->guest_debug & KVM_GUESTDBG_SINGLESTEP) && v->shadow != SHADOW_MOV_SS)
-        v->db_pending |= 1 << 14; /* DR6.BS */
-    if (v->db_pending && v->shadow != SHADOW_MOV_SS) {
-        v->pending = (struct event){.type = EVENT_TRAP, .vector = VEC_DB, .payload = v->db_pending};
-        v->db_pending = 0;
-    }
+    /* It held for this instruction. Where several in a row load SS, AMD processors extend it, Intel's do not. */
+    if (v->shadow == shadow && !(v->amd && loads_ss(i)))
+        v->shadow = SHADOW_NONE;
     v->slow &= (uint8_t)~SLOW_SINGLE;
+    if (v->shadow == SHADOW_MOV_SS)
+        return;
+    if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || single_step_due(v, fn, flags, next_rip))
+        v->db_pending |= DR6_BS;
+    if (v->db_pending)
+        debug_trap(v);
 }
 
 /* Whether the next instruction needs the careful path. */
@@ -142,8 +180,7 @@ static bool left(struct vcpu *v, int how)
         v->pio_count = 0;
         v->db_pending = 0;
         v->shadow = SHADOW_NONE;
-        v->slow &= (uint8_t)~SLOW_SINGLE;
-        v->stat_faults++;
+        v->slow &= (uint8_t)~(SLOW_SINGLE | SLOW_DB_DUE);
         if (exception_merge(v)) {
             v->exit.reason = EXIT_SHUTDOWN;
             return false;

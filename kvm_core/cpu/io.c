@@ -1,5 +1,6 @@
 /* Port I/O: permission, IN and OUT, and the way to a device. SDM vol. 1, chapter 19. */
 #include "cpu/access.h"
+#include "cpu/debug.h"
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 
@@ -34,6 +35,8 @@ uint32_t io_in(struct vcpu *v, uint16_t port, unsigned size)
 
     struct access_fragment *f = access_log_next(v, EXIT_PIO, port, size, false);
 
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, size);
     if (f)
         return (uint32_t)f->data;
     if (v->ops->pio_in(v, port, size, &data)) {
@@ -49,6 +52,8 @@ uint32_t io_in(struct vcpu *v, uint16_t port, unsigned size)
 
 void io_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t value)
 {
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, size);
     if (access_log_next(v, EXIT_PIO, port, size, true))
         return;
     if (v->ops->pio_out(v, port, size, value)) {

@@ -158,5 +158,8 @@ void insn_iret(struct vcpu *v, const struct insn *i, unsigned opsize)
         iret_task(v, i);
     else
         iret_protected(v, opsize);
-    v->nmi_masked = false;
+    if (v->nmi_masked) { /* one may wait: SDM vol. 3, 6.7.1 */
+        v->nmi_masked = false;
+        __atomic_store_n(&v->kick, 1, __ATOMIC_RELAXED);
+    }
 }

@@ -38,7 +38,7 @@ void cpu_update_flat(struct vcpu *v, enum segreg s)
 
 void cpu_update_slow(struct vcpu *v)
 {
-    uint8_t slow = v->slow & SLOW_SINGLE;
+    uint8_t slow = v->slow & (SLOW_SINGLE | SLOW_DB_DUE);
     uint64_t dr7 = v->guest_debug & KVM_GUESTDBG_USE_HW_BP ? v->guest_debug_dr[7] : v->dr[7];
 
     if (v->eflags & FL_TF)
@@ -182,6 +182,7 @@ void cpu_reset(struct vcpu *v, bool init)
     v->delivering = EVENT_NONE;
     v->nmi_masked = v->in_smm = false;
     v->db_pending = 0;
+    v->slow = 0;
     v->log.count = v->log.next = 0;
     v->log.replay = false;
     v->pio_count = 0;

@@ -5,6 +5,7 @@
  */
 #include "cpu/access.h"
 #include "cpu/alu.h"
+#include "cpu/debug.h"
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 
@@ -68,6 +69,7 @@ static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t 
     v->budget -= done > 64 ? (int32_t)(done >> 3) : 8;
     if (v->budget > 0 && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !v->slow)
         return i;
+    v->eflags |= FL_RF; /* as an interrupt between iterations saves it: SDM vol. 3, 18.3.1.1 */
     v->rip = cpu_this_rip(v, i);
     v->blk_start = NULL;
     return NULL;
@@ -294,6 +296,8 @@ static const struct insn *outs(struct vcpu *v, const struct insn *i, unsigned si
             io_exit(v, port, size, true, (uint32_t)n);
         }
     }
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, size);
     advance(v, RSI, mask, (int64_t)n * step_of(v, size));
     if (!repeated(i))
         return insn_end(v, i);
@@ -325,6 +329,8 @@ static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned siz
             io_exit(v, port, size, false, (uint32_t)io_batch(v, i, to, size));
         mem_store(v, to, size, value);
     }
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, size);
     advance(v, RDI, mask, (int64_t)n * step_of(v, size));
     if (!repeated(i))
         return insn_end(v, i);

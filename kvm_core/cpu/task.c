@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cpu/access.h"
+#include "cpu/debug.h"
 #include "cpu/far.h"
 
 struct tss_layout { /* offsets in bytes; SDM vol. 3, figures 8-2 and 8-10 */
@@ -131,6 +132,7 @@ static void commit(struct vcpu *v, const struct task *t, enum task_switch how, u
         segment_mark_busy(v, t->tr.sel, true);
 
     v->cur = NULL;
+    v->rf_saved = 0; /* the old task's */
     v->seg[TR] = t->tr;
     v->seg[TR].ar |= TSS_BUSY;
     v->cr0 |= CR0_TS;
@@ -244,9 +246,11 @@ void task_switch_from(struct vcpu *v, uint16_t sel, enum task_switch how, uint64
     load_segments(v, &t, ext);
     if (has_error)
         push_error(v, &t, error, ext);
-    if (t.trap)
-        v->db_pending |= 1ull << 15; /* DR6.BT */
     far_check_ip(v, &v->seg[CS], v->rip, ext);
+    if (t.trap) {
+        v->db_pending |= DR6_BT;
+        v->slow |= SLOW_DB_DUE;
+    }
 }
 
 void task_switch(struct vcpu *v, uint16_t tss_sel, enum task_switch how, uint64_t next_rip,

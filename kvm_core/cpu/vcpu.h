@@ -238,7 +238,7 @@ struct vcpu {
     uint32_t guest_debug;     /* KVM_GUESTDBG_* */
     uint64_t guest_debug_dr[8]; /* hardware breakpoints set by the client */
     uint32_t rf_saved;        /* EFLAGS.RF before the instruction in execution: it faults with it */
-    uint64_t db_pending;      /* DR6 bits of a trap (#DB) that is due after this instruction */
+    uint64_t db_pending;      /* DR6 bits of a trap (#DB) that is due after this instruction, or the one behind MOV SS */
 
     /* leaving an instruction in its middle */
     jmp_buf out;              /* set by the engine; cpu_fault*() jump here with LEFT_FAULT, cpu_leave() with LEFT_EXIT */
@@ -288,7 +288,9 @@ struct vcpu {
 enum { LEFT_FAULT = 1, LEFT_EXIT = 2 };
 enum { SHADOW_NONE = 0, SHADOW_STI = 1, SHADOW_MOV_SS = 2 };
 enum { /* reasons for the instruction-by-instruction path */
-    SLOW_TF = 1, SLOW_BREAKPOINT = 2, SLOW_GUEST_DEBUG = 4, SLOW_SINGLE = 8 /* lockstep */
+    SLOW_TF = 1, SLOW_BREAKPOINT = 2, SLOW_GUEST_DEBUG = 4,
+    SLOW_SINGLE = 8, /* lockstep */
+    SLOW_DB_DUE = 16 /* db_pending traps before the next instruction: a task switch with the T bit */
 };
 
 #endif

@@ -87,8 +87,6 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
     kv->cpu.index = (uint16_t)kv->index;
     kv->cpu.ops = &vm_machine_ops;
     kv->cpu.machine = kv;
-    kv->cpu.tsc_khz = vm->tsc_khz;
-    kv->cpu.tsc_offset = vm->tsc_offset;
     kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
     if (map_file(kv) || cpu_create(&kv->cpu)) {
@@ -103,6 +101,8 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
         kv->has_lapic = true;
     }
     vcpu_reset(kv, false);
+    kv->cpu.tsc_khz = vm->tsc_khz; /* all processors of a machine count alike */
+    kv->cpu.tsc_offset = vm->tsc_offset;
     return kv;
 }
 

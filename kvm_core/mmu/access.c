@@ -83,13 +83,17 @@ struct page { /* a translated page */
     uint64_t index; /* page within the slot */
 };
 
+/* #SS(0) for what goes through SS, #GP(0) else. An instruction that has no memory operand, yet accesses memory, does so on
+ * its stack (PUSH, RET, LEAVE ...); one that has both (PUSH m64) is near RSP when it is there. SDM vol. 1, 3.3.7.1 */
 static void check_canonical(struct vcpu *v, uint64_t linear)
 {
-    if (cpu_lma(v) && !cpu_canonical(v, linear)) {
-        if (v->cur && v->cur->am != AM_NONE && v->cur->seg == SS)
-            cpu_fault_error(v, VEC_SS, 0);
-        cpu_gp(v, 0);
-    }
+    const struct insn *i = v->cur;
+
+    if (!cpu_lma(v) || cpu_canonical(v, linear))
+        return;
+    if (i && (i->am == AM_NONE || i->seg == SS || linear - (v->gpr[RSP] - 8) <= 8))
+        cpu_fault_error(v, VEC_SS, 0);
+    cpu_gp(v, 0);
 }
 
 static void note_large(struct vcpu *v, uint64_t linear, const struct walk *w)
@@ -224,10 +228,32 @@ static enum tlb_set_kind current_kind(const struct vcpu *v)
     return (enum tlb_set_kind)(v->tlb - v->tlb_sets);
 }
 
-static void check_aligned(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
+/* What an operand of `size` bytes must be aligned to with CR0.AM and EFLAGS.AC: its size up to 16, 8 for an m80; what is
+ * longer and no vector (FSAVE, FSTENV) 4, in 16-bit form 2. SDM vol. 3, table 6-7 */
+static unsigned alignment_of(size_t size)
 {
-    if (kind == TLB_USER_AC && linear & (size - 1) && !(size & (size - 1)))
-        cpu_fault_error(v, VEC_AC, 0);
+    switch (size) {
+    case 1:
+    case 2:
+    case 4:
+    case 8:
+    case 16: return (unsigned)size;
+    case 10: return 8;
+    case 14:
+    case 94: return 2;
+    case 28:
+    case 108: return 4;
+    case 32: return 16;
+    }
+    return 1;
+}
+
+static void check_aligned(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, size_t size)
+{
+    if (likely(kind != TLB_USER_AC) || !(linear & (alignment_of(size) - 1)))
+        return;
+    check_canonical(v, linear);
+    cpu_fault_error(v, VEC_AC, 0);
 }
 
 static uint64_t load_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
@@ -296,7 +322,8 @@ static enum tlb_set_kind privilege_kind(const struct vcpu *v, bool user)
 {
     if (user)
         return TLB_USER;
-    return v->cr4 & CR4_SMAP && !(v->eflags & FL_AC) ? TLB_SUPER_SMAP : TLB_SUPER;
+    /* CPL 3 may set AC at will: it does not open the way for what the processor does on its behalf */
+    return v->cr4 & CR4_SMAP && !(v->cpl < 3 && v->eflags & FL_AC) ? TLB_SUPER_SMAP : TLB_SUPER;
 }
 
 uint64_t mem_load_as(struct vcpu *v, bool user, uint64_t linear, unsigned size)
@@ -331,6 +358,7 @@ void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n)
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_aligned(v, current_kind(v), linear, n);
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, (unsigned)n, false);
     translate(v, current_kind(v), linear, ACC_READ, &a);
@@ -366,6 +394,7 @@ void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_aligned(v, current_kind(v), linear, n);
     translate(v, current_kind(v), linear, ACC_WRITE, &a);
     if (first >= n) {
         bytes_store(v, &a, linear, buf, n);

@@ -66,6 +66,7 @@ EXPLAINED = {
     ],
     "metal64": [
         Explained(r"\d null ss", "only with RPL = CPL < 3; SDM vol. 2, MOV"),
+        Explained(r"push vec", "a non-canonical stack is #SS; SDM vol. 1, 3.3.7.1"),
         Explained(r"ltr|lldt", "types and upper half are checked; SDM vol. 3, 8.2.3"),
         Explained(
             r"far (jmp|call) .2", "L and D are reserved; SDM vol. 3, 5.2.1", _letters("NG .G")
