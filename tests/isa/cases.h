@@ -1,37 +1,8 @@
-/* Which encodings there are (asked of Zydis, row by row of the instruction table), and random cases of each. */
+/* Random cases of an encoding: registers, memory operands, immediates, prefixes. */
 #ifndef TESTS_ISA_CASES_H
 #define TESTS_ISA_CASES_H
 
-#include <Zydis/Zydis.h>
-#include <ctype.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "state.h"
-
-struct row { /* a mnemonic of the table that takes part */
-    bool wanted;
-    unsigned templates;
-    uint64_t cases, faults, differences, undefined;
-};
-
-struct template { /* an encoding, its registers and addresses open */
-    uint16_t mnemonic;
-    bool vex, mem, fixed_rm, no_modrm;
-    uint8_t map, opcode, pfx; /* pfx: 0, 66, F2, F3, F0; 1: 66 F2 */
-    bool moffs, branch;
-    bool w, l, no_vvvv;
-    int8_t digit; /* of ModRM.reg, or -1 */
-    uint8_t rm;
-    uint8_t imm_bytes;
-};
-
-static struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-static struct template *templates;
-static unsigned template_count;
-static ZydisDecoder decoder;
-static int mode = 64; /* of the code, in bits */
+#include "encode.h"
 
 static uint64_t rng_state[2];
 static uint64_t rnd(void) /* xorshift128+ */
@@ -45,198 +16,6 @@ static uint64_t rnd(void) /* xorshift128+ */
 }
 static unsigned below(unsigned n) { return (rnd() >> 11) % n; }
 static bool chance(unsigned percent) { return below(100) < percent; }
-
-/* ---- encodings ------------------------------------------------------------------------------------ */
-
-struct fields {
-    unsigned reg, rm, index, vvvv, scale;
-    int form; /* memory: 0 [b], 1 [b+d8], 2 [b+d32], 3 [b+i*s+d8], 4 [rip+d32] */
-    int32_t disp;
-    bool rex; /* one that changes nothing, but for byte registers */
-    uint8_t imm[8];
-};
-
-static bool needs_sib(const struct fields *f) { return f->form == 3 || (f->form < 3 && (f->rm & 7) == 4); }
-
-static unsigned put_modrm(const struct template *t, const struct fields *f, uint8_t *p)
-{
-    static const uint8_t mods[] = {0x00, 0x40, 0x80, 0x40, 0x00};
-    unsigned n = 0, reg = t->digit >= 0 ? (unsigned)t->digit : f->reg;
-    uint8_t mod = mods[f->form];
-
-    if (!t->mem) {
-        p[n++] = 0xc0 | (reg & 7) << 3 | (f->rm & 7);
-        return n;
-    }
-    if (f->form == 0 && (f->rm & 7) == 5)
-        mod = 0x40;
-    p[n++] = mod | (reg & 7) << 3 | (f->form == 4 ? 5 : needs_sib(f) ? 4 : f->rm & 7);
-    if (needs_sib(f))
-        p[n++] = (f->form == 3 ? f->scale << 6 | (f->index & 7) << 3 : 0x20) | (f->rm & 7);
-    if (f->form == 4 || mod == 0x80) {
-        memcpy(p + n, &f->disp, 4);
-        n += 4;
-    } else if (mod == 0x40) {
-        p[n++] = f->disp;
-    }
-    return n;
-}
-
-static unsigned encode(const struct template *t, const struct fields *f, uint8_t bytes[15])
-{
-    unsigned n = 0, r = t->digit >= 0 ? 0 : f->reg >> 3 & 1, x = t->mem && f->form == 3 ? f->index >> 3 & 1 : 0;
-    unsigned b = t->mem && f->form == 4 ? 0 : f->rm >> 3 & 1;
-    uint8_t buf[24];
-
-    if (t->vex) {
-        unsigned pp = t->pfx == 0x66 ? 1 : t->pfx == 0xf3 ? 2 : t->pfx == 0xf2 ? 3 : 0;
-        unsigned vvvv = t->no_vvvv ? 15 : ~f->vvvv & 15;
-
-        buf[n++] = 0xc4;
-        buf[n++] = (r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | t->map;
-        buf[n++] = (t->w ? 0x80 : 0) | vvvv << 3 | (t->l ? 4 : 0) | pp;
-    } else {
-        if (t->pfx == 0x66 || t->pfx == 1)
-            buf[n++] = 0x66;
-        if (t->pfx == 1)
-            buf[n++] = 0xf2;
-        else if (t->pfx == 0xf2 || t->pfx == 0xf3 || t->pfx == 0xf0)
-            buf[n++] = t->pfx;
-        if (mode == 64 && (t->w || r || x || b || f->rex))
-            buf[n++] = 0x40 | (t->w ? 8 : 0) | r << 2 | x << 1 | b;
-        if (t->map)
-            buf[n++] = 0x0f;
-        if (t->map == 2)
-            buf[n++] = 0x38;
-        if (t->map == 3)
-            buf[n++] = 0x3a;
-    }
-    buf[n++] = t->opcode;
-    if (!t->no_modrm)
-        n += put_modrm(t, f, buf + n);
-    memcpy(buf + n, f->imm, t->imm_bytes);
-    n += t->imm_bytes;
-    if (n > 15)
-        return 0;
-    memset(bytes, 0, 15);
-    memcpy(bytes, buf, n);
-    return n;
-}
-
-static bool decode(const uint8_t *bytes, unsigned len, ZydisDecodedInstruction *z, ZydisDecodedOperand *op)
-{
-    return len && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, len, z, op));
-}
-
-/* Does the encoding exist? Sets mnemonic, immediate, use of vvvv and ModRM. */
-static bool probe(struct template *t)
-{
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-    struct fields f = {.reg = 1, .rm = t->fixed_rm ? t->rm : 2, .index = 4, .vvvv = 3};
-    uint8_t bytes[32];
-    ZyanStatus status;
-
-    if (t->vex && t->map == 2 && t->mem && t->opcode >= 0x90 && t->opcode <= 0x93)
-        f.form = 3;
-    for (int attempt = 0; attempt < 2; attempt++) {
-        t->no_vvvv = attempt;
-        t->imm_bytes = 0;
-        if (!encode(t, &f, bytes))
-            return false;
-        memset(bytes + 15, 0, 17);
-        status = ZydisDecoderDecodeFull(&decoder, bytes, 15, &z, op);
-        if (ZYAN_SUCCESS(status) || !t->vex)
-            break;
-    }
-    if (!ZYAN_SUCCESS(status) || z.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW || !rows[z.mnemonic].wanted ||
-        z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return false;
-    for (unsigned k = 0; k < z.operand_count_visible; k++) { /* not user-level, or not comparable */
-        ZydisRegisterClass class = ZydisRegisterGetClass(op[k].reg.value);
-        if (op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            (class == ZYDIS_REGCLASS_SEGMENT || class == ZYDIS_REGCLASS_CONTROL || class == ZYDIS_REGCLASS_DEBUG))
-            return false;
-    }
-    if (!(z.attributes & ZYDIS_ATTRIB_HAS_MODRM)) { /* once is enough */
-        if (t->mem || t->digit > 0)
-            return false;
-        t->no_modrm = true;
-        t->moffs = z.raw.disp.size != 0;
-        t->imm_bytes = z.raw.disp.size / 8;
-    }
-    t->mnemonic = z.mnemonic;
-    t->imm_bytes += (z.raw.imm[0].size + z.raw.imm[1].size) / 8;
-    t->branch = z.raw.imm[0].is_relative;
-    return true;
-}
-
-static void keep(const struct template *t)
-{
-    if (template_count % 1024 == 0)
-        templates = realloc(templates, (template_count + 1024) * sizeof(*templates));
-    templates[template_count++] = *t;
-    rows[t->mnemonic].templates++;
-}
-
-/* All values of one opcode; ModRM.reg is open when each value of it decodes to the same instruction. */
-static void enumerate_opcode(struct template t)
-{
-    struct template by_digit[8];
-    bool valid[8], same = true;
-    bool x87 = !t.vex && t.map == 0 && (t.opcode & 0xf8) == 0xd8;
-
-    if (x87 && !t.mem) {
-        for (unsigned modrm = 0; modrm < 64; modrm++) {
-            struct template one = t;
-            one.digit = modrm >> 3;
-            one.rm = modrm & 7;
-            one.fixed_rm = true;
-            if (probe(&one))
-                keep(&one);
-        }
-        return;
-    }
-    for (int d = 0; d < 8; d++) {
-        by_digit[d] = t;
-        by_digit[d].digit = d;
-        valid[d] = probe(&by_digit[d]);
-        same &= valid[d] == valid[0] && (!valid[d] || by_digit[d].mnemonic == by_digit[0].mnemonic);
-    }
-    t.digit = -1;
-    if (same && valid[0] && probe(&t)) {
-        keep(&t);
-        return;
-    }
-    for (int d = 0; d < 8; d++)
-        if (valid[d])
-            keep(&by_digit[d]);
-}
-
-/* Not opcodes: prefixes, escapes. */
-static bool is_prefix(unsigned o)
-{
-    return o == 0x0f || o == 0x26 || o == 0x2e || o == 0x36 || o == 0x3e || o == 0x62 || (o >= 0x64 && o <= 0x67) || o == 0xf0 ||
-           o == 0xf2 || o == 0xf3 || o == 0xc4 || o == 0xc5 || (mode == 64 && (o & 0xf0) == 0x40);
-}
-
-static void enumerate(void)
-{
-    static const uint8_t pfx[] = {0, 0x66, 0xf2, 0xf3, 1, 0xf0};
-
-    for (unsigned k = 0; k < 2 * 4 * 6 * 2 * 2 * 2 * 256; k++) {
-        struct template t = {.opcode = k & 255, .mem = k >> 8 & 1, .w = k >> 9 & 1, .l = k >> 10 & 1,
-                             .vex = k >> 11 & 1, .map = k >> 12 & 3, .pfx = pfx[(k >> 14) % 6]};
-
-        if (mode == 32 && t.w && !t.vex)
-            continue;
-        if (t.map == 0 && (t.opcode == 0xe0 || t.opcode == 0xe1) && (t.pfx == 0xf2 || t.pfx == 0xf3 || t.pfx == 1))
-            continue; /* LOOPcc with REP: reserved, and AMD's processors let the prefix choose */
-        if (t.vex ? t.map == 0 || t.pfx == 1 || t.pfx == 0xf0 : t.l || (t.map == 0 && is_prefix(t.opcode)))
-            continue;
-        enumerate_opcode(t);
-    }
-}
 
 /* ---- random values -------------------------------------------------------------------------------- */
 
@@ -333,7 +112,9 @@ static void random_state(struct state *s)
     memcpy(s->fx + 24, &mxcsr, 4);
     for (int k = 0; k < 8; k++)
         random_x87(s->fx + 32 + 16 * k);
-    s->rip = CODE_ADDR + 64 + below(3900);
+    s->rip = chance(10)  ? CODE_ADDR + 4096 - 1 - below(12) /* across pages */
+             : chance(3) ? CODE_ADDR + CODE_BYTES - 1 - below(12)
+                         : CODE_ADDR + 64 + below(3900);
     s->vector = -1;
 }
 
@@ -355,7 +136,6 @@ static uint64_t random_target(unsigned bytes)
     return DATA_ADDR + at;
 }
 
-/* Makes the memory operand(s) of the decoded instruction point into the data pages. false: not possible, try again. */
 static int gpr_id(ZydisRegister r)
 {
     return r == ZYDIS_REGISTER_NONE || r == ZYDIS_REGISTER_RIP
@@ -363,64 +143,88 @@ static int gpr_id(ZydisRegister r)
                : ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r));
 }
 
-static bool aimed(uint64_t at) { return at - (DATA_ADDR - 64) < DATA_BYTES + 128; }
+/* Where an access by the host harms nothing: data and its guards, or no canonical address. */
+static bool aimed(uint64_t at)
+{
+    return at - (DATA_ADDR - 4096) < DATA_BYTES + 2 * 4096 ||
+           (mode == 64 && at >= (1ull << 47) - 4096 && at < (0xffffull << 48) - (1 << 20));
+}
+
+static uint64_t segment_base(const ZydisDecodedOperand *m)
+{
+    return mode == 64 && m->mem.segment == ZYDIS_REGISTER_GS ? GS_BASE : 0;
+}
 
 /* After all registers have been set: does every operand still point into the data? The host must not write
  * elsewhere. */
-static bool check_aim(const struct icase *c, const ZydisDecodedOperand *m)
+static bool check_aim(const struct icase *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *m)
 {
     const uint64_t *gpr = c->before.gpr;
     int base = gpr_id(m->mem.base), index = gpr_id(m->mem.index);
     uint64_t at = m->mem.disp.value;
     ZydisRegisterClass class = ZydisRegisterGetClass(m->mem.index);
 
-    if (m->mem.base == ZYDIS_REGISTER_RIP || class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM)
+    if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP || class == ZYDIS_REGCLASS_XMM ||
+        class == ZYDIS_REGCLASS_YMM)
         return true;
     if (base >= 0)
         at += gpr[base];
     if (index >= 0)
         at += m->mem.index == ZYDIS_REGISTER_AL ? gpr[0] & 0xff : gpr[index] * m->mem.scale;
-    return aimed(mode == 32 ? (uint32_t)at : at);
+    if (z->address_width == 32 && m->mem.base != ZYDIS_REGISTER_RSP)
+        at = (uint32_t)at;
+    return aimed(at + segment_base(m));
 }
 
-static bool aim(struct icase *c, const ZydisDecodedOperand *m)
+/* The vector register of indices; the base is their origin. */
+static void aim_gather(struct icase *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *m)
+{
+    uint8_t *x = c->before.ymm[ZydisRegisterGetId(m->mem.index)];
+    bool wide = z->opcode & 1;
+
+    for (int k = 0; k < (wide ? 4 : 8); k++) {
+        int64_t off = (int64_t)(random_target(8) - DATA_ADDR) / m->mem.scale;
+        memcpy(x + (wide ? 8 : 4) * k, &off, wide ? 8 : 4);
+    }
+}
+
+/* Makes the memory operand point into the data pages. false: not possible, try again. */
+static bool aim(struct icase *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *m)
 {
     struct state *s = &c->before;
-    uint64_t target = random_target(m->size / 8), scale = m->mem.scale;
-    int base = gpr_id(m->mem.base), index;
+    uint64_t target = random_target(m->size / 8), scale = m->mem.scale, value;
+    int base = gpr_id(m->mem.base), index = -1;
+    ZydisRegisterClass class = ZydisRegisterGetClass(m->mem.index);
+    bool narrow = z->address_width == 32 && m->mem.base != ZYDIS_REGISTER_RSP;
 
-    if (m->mem.base == ZYDIS_REGISTER_RIP) { /* aimed while encoding */
+    if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) { /* aimed while encoding */
         c->target = s->rip + c->len + m->mem.disp.value;
-        return true;
+        return aimed(c->target + segment_base(m));
     }
-    c->target = target;
     if (base < 0) { /* moffs, or a displacement alone */
         c->target = m->mem.disp.value;
-        return aimed(m->mem.disp.value);
+        return aimed(m->mem.disp.value + segment_base(m));
     }
-    if (ZydisRegisterGetClass(m->mem.index) == ZYDIS_REGCLASS_XMM ||
-        ZydisRegisterGetClass(m->mem.index) == ZYDIS_REGCLASS_YMM) {
-        uint8_t *x = s->ymm[ZydisRegisterGetId(m->mem.index)];
-        bool wide = c->bytes[1] & 0x1f ? c->bytes[3] & 1 : false;
-
-        for (int k = 0; k < (wide ? 4 : 8); k++) {
-            int64_t off = (int64_t)(random_target(8) - DATA_ADDR) / (int64_t)scale;
-            memcpy(x + (wide ? 8 : 4) * k, &off, wide ? 8 : 4);
-        }
-        s->gpr[base] = DATA_ADDR - m->mem.disp.value;
-        if (mode == 32)
-            s->gpr[base] = (uint32_t)s->gpr[base];
-        return true;
+    if (mode == 64 && !narrow && chance(2)) /* not canonical, or just before that */
+        target = chance(30) ? (1ull << 47) - 1 - below(16) : (rnd() & 0xffffffffffffull) | 0x8001ull << 47;
+    c->target = target;
+    if (class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM) {
+        aim_gather(c, z, m);
+        target = DATA_ADDR;
+    } else {
+        index = gpr_id(m->mem.index);
     }
-    index = gpr_id(m->mem.index);
     if (index >= 0 && index == base)
         return false;
     if (m->mem.index == ZYDIS_REGISTER_AL)
         s->gpr[index] &= ~0xffull;
     else if (index >= 0)
         s->gpr[index] = below(2) ? below(1024) : -(uint64_t)below(1024);
-    s->gpr[base] = target - m->mem.disp.value - (index >= 0 ? s->gpr[index] * scale : 0);
-    if (mode == 32)
+    value = target - segment_base(m) - m->mem.disp.value - (index >= 0 ? s->gpr[index] * scale : 0);
+    if (narrow)
+        value = (uint32_t)value | (mode == 64 ? rnd() << 32 : 0);
+    s->gpr[base] = value;
+    if (mode != 64)
         for (int k = 0; k < 8; k++)
             s->gpr[k] = (uint32_t)s->gpr[k];
     return true;
@@ -439,6 +243,21 @@ static bool is_bit_test(unsigned m)
     return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR || m == ZYDIS_MNEMONIC_BTC;
 }
 
+/* Where a near branch goes: mostly where there is code, also to what is not present and what is not canonical. */
+static uint64_t random_code_target(void)
+{
+    if (chance(80))
+        return CODE_ADDR + 5000 + below(1000);
+    if (mode != 64 || chance(30))
+        return TARGET_ADDR + below(4096);
+    return (rnd() & 0xffffffffffffull) | 0x8001ull << 47;
+}
+
+static bool is_repeated(const ZydisDecodedInstruction *z)
+{
+    return z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
+}
+
 /* Values without which an instruction would fault nearly always, or leave the data pages. */
 static bool adjust(const struct template *t, struct icase *c, const ZydisDecodedInstruction *z,
                    const ZydisDecodedOperand *op)
@@ -453,8 +272,13 @@ static bool adjust(const struct template *t, struct icase *c, const ZydisDecoded
         gpr[0] &= 7;
         gpr[2] = 0;
     }
-    if (z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
-        gpr[1] = below(40);
+    if (is_repeated(z)) {
+        gpr[1] = chance(5) ? below(3000) : below(40);
+        if (z->address_width == 32 && mode == 64)
+            gpr[1] |= rnd() << 32;
+    }
+    if (z->meta.category == ZYDIS_CATEGORY_STRINGOP && chance(30))
+        c->before.rflags ^= DF_FLAG;
     if ((t->mnemonic == ZYDIS_MNEMONIC_DIV || t->mnemonic == ZYDIS_MNEMONIC_IDIV) && below(2)) {
         gpr[2] = below(2) ? 0 : below(100);
         gpr[0] &= below(2) ? 0xff : ~0ull;
@@ -462,20 +286,71 @@ static bool adjust(const struct template *t, struct icase *c, const ZydisDecoded
     if (t->mnemonic == ZYDIS_MNEMONIC_ENTER)
         gpr[5] = random_target(8);
     if (is_bit_test(t->mnemonic) && t->mem && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-        gpr[gpr_id(op[1].reg.value)] = below(256);
+        gpr[gpr_id(op[1].reg.value)] = (mode == 64 ? ~0ull : ~0u) & (below(1024) - 512ull);
+    if (z->meta.category == ZYDIS_CATEGORY_COND_BR && chance(30)) /* LOOP, JCXZ */
+        gpr[1] = (gpr[1] & ~0xffffull << below(4) * 16) | below(2);
     if (z->meta.category == ZYDIS_CATEGORY_UNCOND_BR || z->meta.category == ZYDIS_CATEGORY_CALL)
         if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
-            gpr[gpr_id(op[0].reg.value)] = CODE_ADDR + 5000 + below(1000);
+            gpr[gpr_id(op[0].reg.value)] = random_code_target();
+    if (t->mnemonic == ZYDIS_MNEMONIC_INT && c->bytes[c->len - 1] == 0x80) /* a system call of Linux */
+        return false;
     return true;
 }
 
-/* A relative branch must land in the code pages, and not in itself. */
+/* A relative branch must land in the code pages, where nothing is, or in itself no more. */
 static bool branch_ok(const struct icase *c, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
 {
     uint64_t to = c->before.rip + c->len + op[0].imm.value.s;
 
-    (void)z;
-    return to - CODE_ADDR < CODE_BYTES - 16 && (to < c->before.rip || to > c->before.rip + c->len);
+    if (z->operand_width == 16) /* cut to 16 bits */
+        return true;
+    if (mode != 64)
+        to = (uint32_t)to;
+    if (to >= c->before.rip && to <= c->before.rip + c->len)
+        return false;
+    return to - CODE_ADDR + GUARD_BYTES < CODE_BYTES - 16 + 2 * GUARD_BYTES;
+}
+
+static uint64_t random_displacement(const struct template *t)
+{
+    if (t->moffs)
+        return random_target(8);
+    if (t->branch)
+        return chance(90) ? (uint64_t)below(2000) - 1000 : (uint64_t)below(1 << 19) - (1 << 18);
+    return rnd();
+}
+
+static void random_fields(const struct template *t, struct fields *f)
+{
+    static const uint8_t overrides[] = {0x26, 0x2e, 0x36, 0x3e, 0x65, 0x65, 0x65};
+    uint64_t imm = random_displacement(t);
+
+    *f = (struct fields){.reg = below(16), .rm = t->fixed_rm ? t->rm : below(16), .index = below(16),
+                         .vvvv = below(16), .scale = below(4), .form = below(5)};
+    if (mode != 64) {
+        f->reg &= 7;
+        f->rm &= 7;
+        f->index &= 7;
+        f->vvvv &= 7;
+        f->form &= 3;
+    }
+    if (t->vex && t->map == 2 && t->opcode >= 0x90 && t->opcode <= 0x93)
+        f->form = 3;
+    memcpy(f->imm, &imm, 8);
+    if (t->mnemonic == ZYDIS_MNEMONIC_ENTER) { /* size, nesting level */
+        f->imm[1] &= 1;
+        f->imm[2] &= 3;
+    }
+    f->rex = below(2);
+    if (t->imm_bytes == 1 && !t->branch && below(3))
+        f->imm[0] &= 31;
+    f->disp = f->form == 2 ? (int32_t)rnd() : (int8_t)rnd();
+    if (f->form == 0)
+        f->disp = 0;
+    if (chance(12))
+        f->seg = overrides[below(mode == 64 ? 7 : 4)];
+    if (chance(10) && (mode == 64 || !t->mem))
+        f->addr32 = true;
 }
 
 static bool make_case(const struct template *t, struct icase *c)
@@ -487,34 +362,12 @@ static bool make_case(const struct template *t, struct icase *c)
     random_state(&c->before);
     c->mode = mode;
     for (int attempt = 0; attempt < 40; attempt++) {
-        f = (struct fields){.reg = below(16), .rm = t->fixed_rm ? t->rm : below(16), .index = below(16),
-                            .vvvv = below(16), .scale = below(4), .form = below(5)};
-        if (mode == 32) {
-            f.reg &= 7;
-            f.rm &= 7;
-            f.index &= 7;
-            f.vvvv &= 7;
-            f.form &= 3;
-        }
+        random_fields(t, &f);
         if (f.form == 3 && f.index == 4)
             continue;
-        if (t->vex && t->map == 2 && t->opcode >= 0x90 && t->opcode <= 0x93)
-            f.form = 3;
-        uint64_t imm = t->moffs ? random_target(8) : t->branch ? (uint64_t)(int64_t)(int16_t)(below(2000) - 1000) : rnd();
-        memcpy(f.imm, &imm, 8);
-        if (t->mnemonic == ZYDIS_MNEMONIC_ENTER) { /* size, nesting level */
-            f.imm[1] &= 1;
-            f.imm[2] &= 3;
-        }
-        f.rex = below(2);
-        if (t->imm_bytes == 1 && !t->branch && below(3))
-            f.imm[0] &= 31;
-        f.disp = f.form == 2 ? (int32_t)rnd() : (int8_t)rnd();
-        if (f.form == 0)
-            f.disp = 0;
         if (t->mem && f.form == 4) {
             unsigned len = encode(t, &f, c->bytes);
-            f.disp = (int64_t)random_target(16) - (int64_t)(c->before.rip + len);
+            f.disp = (int64_t)(random_target(16) - (f.seg == 0x65 ? GS_BASE : 0)) - (int64_t)(c->before.rip + len);
         }
         c->len = encode(t, &f, c->bytes);
         if (!decode(c->bytes, c->len, &z, op) || z.mnemonic != t->mnemonic || z.length != c->len)
@@ -524,43 +377,20 @@ static bool make_case(const struct template *t, struct icase *c)
         bool ok = true;
         for (unsigned k = 0; k < z.operand_count; k++)
             if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
-                ok &= aim(c, &op[k]);
+                ok &= aim(c, &z, &op[k]);
         ok = ok && adjust(t, c, &z, op);
         for (unsigned k = 0; k < z.operand_count; k++)
             if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
-                ok = ok && check_aim(c, &op[k]);
+                ok = ok && check_aim(c, &z, &op[k]);
         if (!ok)
             continue;
         c->undefined = z.cpu_flags ? z.cpu_flags->undefined & ARITH_FLAGS : 0;
+        c->branch = t->branch;
         c->stack = z.meta.category == ZYDIS_CATEGORY_RET || (t->mem && (z.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
                                                                         z.meta.category == ZYDIS_CATEGORY_CALL));
         return true;
     }
     return false;
-}
-
-/* Unprivileged mnemonics of a .isa file whose handler is `handler`, or all of them. */
-static void want_rows(const char *path, const char *handler)
-{
-    char line[256], name[64], how[64], class[64];
-    FILE *f = fopen(path, "r");
-
-    if (!f) {
-        perror(path);
-        exit(2);
-    }
-    while (fgets(line, sizeof(line), f)) {
-        if (line[0] == '#' || sscanf(line, "%63s %63s %*s %*s %63s", name, how, class) != 3 ||
-            (handler && strcmp(how, handler) != 0) || strcmp(class, "innocuous") != 0)
-            continue;
-        name[strcspn(name, "@")] = 0;
-        for (char *p = name; *p; p++)
-            *p = tolower(*p);
-        for (unsigned m = 1; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
-            if (strcmp(ZydisMnemonicGetString(m), name) == 0)
-                rows[m].wanted = true;
-    }
-    fclose(f);
 }
 
 #endif

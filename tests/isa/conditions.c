@@ -36,6 +36,13 @@ static const struct {
 
 static int failures;
 
+static void emu_run(const struct icase *c, struct state *after)
+{
+    emu_code_put(c->before.rip, c->bytes, c->len);
+    emu_go(c, after, 1000, false);
+    emu_code_put(c->before.rip, NULL, c->len);
+}
+
 static int expected(enum kind kind)
 {
     bool em = emu->cr0 & CR0_EM, ts = emu->cr0 & CR0_TS, mp = emu->cr0 & CR0_MP;
@@ -248,7 +255,6 @@ static void check_images(void)
 
 int main(void)
 {
-    ZydisDecoderInit(&bind_decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     emu_create();
     emu->ops = &ops;
     emu_map(DEVICE_ADDR, DEVICE_GPA, 0x67);

@@ -1,4 +1,9 @@
-/* Runs one instruction on our processor: CPL 3, 64-bit mode, paging on, through the real MMU. */
+/* Runs one instruction on our processor: CPL 3, paging on, through the engine with everything it does: fetch, decode
+ * cache, linked branches, the careful path, exceptions through an IDT.
+ *
+ * Like the host's, the instruction is followed by INT3. Every vector has a gate to a HLT of supervisor code; the engine
+ * comes back with EXIT_HLT, and the frame on the supervisor stack holds the state afterwards.
+ */
 #ifndef TESTS_ISA_EMU_H
 #define TESTS_ISA_EMU_H
 
@@ -9,14 +14,21 @@
 
 #include "cpu/access.h"
 #include "cpu/cpu.h"
+#include "cpu/cpuid.h"
 #include "cpu/native.h"
 #include "cpu/xsave.h"
+#include "isa/codecache.h"
 #include "mmu/phys.h"
 #include "mmu/tlb.h"
 #include "state.h"
-#include "bind.h"
 
-enum { RAM_BYTES = 1 << 20, GPA_TABLES = 0x10000, GPA_DATA = 0x40000, GPA_CODE = 0x60000 };
+enum {
+    RAM_BYTES = 1 << 20, GPA_TABLES = 0x10000, GPA_DATA = 0x40000, GPA_CODE = 0x60000,
+    GPA_SYSTEM = 0x80000, /* GDT, IDT, TSS, handlers, stack: a page each */
+    SYSTEM_ADDR = 0x38000000, GDT_ADDR = SYSTEM_ADDR, IDT_ADDR = SYSTEM_ADDR + 0x1000, TSS_ADDR = SYSTEM_ADDR + 0x2000,
+    HANDLER_ADDR = SYSTEM_ADDR + 0x3000, STACK_ADDR = SYSTEM_ADDR + 0x5000 /* its end */
+};
+#define PTE_NX (1ull << 63)
 
 static struct vcpu *emu;
 static uint8_t *emu_ram, *emu_data, *emu_code;
@@ -37,19 +49,52 @@ static void emu_map(uint64_t linear, uint64_t gpa, uint64_t rights)
     ((uint64_t *)(emu_ram + table))[linear >> 12 & 511] = gpa | rights;
 }
 
+/* The code segment of Linux's user processes, by the size of its code. */
 static void emu_mode(int bits)
 {
     emu->seg[CS] = (struct segment){.limit = ~0u,
                                     .ar = AR_P | AR_S | AR_DPL | AR_G | 0xb | (bits == 64 ? AR_L : AR_DB),
                                     .sel = bits == 64 ? 0x33 : 0x23};
+    emu->seg[SS] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
+    emu->cpl = 3;
     cpu_update_mode(emu);
+}
+
+/* GDT as Linux has it for user processes, gates, a TSS without I/O bitmap. */
+static void emu_system(void)
+{
+    uint64_t *gdt = (uint64_t *)(emu_ram + GPA_SYSTEM), *idt = gdt + 512;
+    uint64_t rsp0 = STACK_ADDR;
+
+    for (unsigned k = 0; k < 5; k++)
+        emu_map(SYSTEM_ADDR + 4096 * k, GPA_SYSTEM + 4096 * k, 0x63);
+    gdt[2] = 0x00af9b000000ffff; /* 10: supervisor code, 18: data */
+    gdt[3] = 0x00cf93000000ffff;
+    gdt[4] = 0x00cffb000000ffff; /* 23: 32-bit code, 2b: data, 33: 64-bit code */
+    gdt[5] = 0x00cff3000000ffff;
+    gdt[6] = 0x00affb000000ffff;
+    for (unsigned n = 0; n < 256; n++) {
+        uint64_t to = HANDLER_ADDR + 8 * n, dpl = n == 3 || n == 4 ? 3 : 0;
+
+        idt[2 * n] = (to & 0xffff) | 0x10 << 16 | (0x8e00ull | dpl << 13) << 32 | (to >> 16 & 0xffff) << 48;
+        idt[2 * n + 1] = to >> 32;
+    }
+    memcpy(emu_ram + GPA_SYSTEM + 0x2000 + 4, &rsp0, 8);
+    memset(emu_ram + GPA_SYSTEM + 0x3000, 0xf4, 4096);
+    emu->gdt = (struct desc_table){GDT_ADDR, 7 * 8 - 1};
+    emu->idt = (struct desc_table){IDT_ADDR, 4095};
+    emu->seg[TR] = (struct segment){.base = TSS_ADDR, .limit = 103, .ar = AR_P | 11, .sel = 0x40};
+    emu->seg[LDTR] = (struct segment){.ar = AR_UNUSABLE};
 }
 
 static void emu_create(void)
 {
+    static struct machine_ops none;
     static struct memobj obj;
     static struct memslot slot;
+    static struct kvm_cpuid_entry2 model[256];
     struct phys_map *map = calloc(1, sizeof(*map) + sizeof(map->slot[0]));
+    int n;
 
     emu_ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     emu = aligned_alloc(4096, (sizeof(*emu) + 4095) & ~4095ul);
@@ -60,27 +105,31 @@ static void emu_create(void)
     map->slot[0] = &slot;
     emu_data = emu_ram + GPA_DATA;
     emu_code = emu_ram + GPA_CODE;
+    memset(emu_code, 0xcc, CODE_BYTES);
     for (unsigned k = 0; k < CODE_BYTES; k += 4096)
         emu_map(CODE_ADDR + k, GPA_CODE + k, 0x67);
     for (unsigned k = 0; k < DATA_BYTES; k += 4096)
         if (k != DATA_HOLE)
-            emu_map(DATA_ADDR + k, GPA_DATA + k, k == DATA_READONLY ? 0x65 : 0x67);
+            emu_map(DATA_ADDR + k, GPA_DATA + k, (k == DATA_READONLY ? 0x65 : 0x67) | PTE_NX);
     emu->phys = map;
-    if (emu_boot(emu)) {
+    emu->ops = &none;
+    n = cpuid_supported(model, sizeof(model) / sizeof(model[0]));
+    if (n <= 0 || cpu_create(emu) || cpuid_set(emu, model, (unsigned)n)) {
         fprintf(stderr, "cannot create a vCPU\n");
         exit(3);
     }
     emu->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG | CR0_MP;
     emu->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
-    emu->efer = EFER_LME | EFER_LMA | EFER_SCE;
+    emu->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE;
     emu->cr3 = GPA_TABLES;
     emu->xcr0 = 7;
+    emu_system();
     for (int s = 0; s < 6; s++)
-        if (s != CS)
-            emu->seg[s] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
-    emu->cpl = 3;
+        emu->seg[s] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
+    emu->seg[FS] = emu->seg[GS] = (struct segment){.ar = AR_UNUSABLE};
+    emu->seg[GS].base = GS_BASE;
     emu_mode(64);
-    emu->amd = __builtin_cpu_is("amd");
+    codecache_flush(emu);
 }
 
 static void emu_load(const struct icase *c)
@@ -93,7 +142,34 @@ static void emu_load(const struct icase *c)
     memcpy(emu->ymm, s->ymm, sizeof(s->ymm));
     memcpy(emu->fx, s->fx, 160);
     emu->xinuse = 7;
-    emu->gpr[REG_PAGE] = s->rip & ~0xfffull;
+    emu_mode(c->mode);
+}
+
+/* The code bytes have changed behind the processor's back, as another one would write them. */
+static void emu_code_put(uint64_t at, const uint8_t *bytes, unsigned n)
+{
+    uint64_t off = at - CODE_ADDR;
+
+    for (unsigned k = 0; k < n && off + k < CODE_BYTES; k++)
+        emu_code[off + k] = bytes ? bytes[k] : 0xcc;
+    for (unsigned page = off >> 12; page <= (off + n) >> 12 && page < CODE_BYTES >> 12; page++)
+        codecache_written(emu, GPA_CODE + 4096 * page, 4096);
+}
+
+/* What the exception frame says of the code that was interrupted. */
+static void emu_frame(struct state *after)
+{
+    unsigned vector = (unsigned)(emu->rip - 1 - HANDLER_ADDR) / 8;
+    uint64_t frame[6] = {0};
+    bool error = vector == VEC_DF || (vector >= VEC_TS && vector <= VEC_PF) || vector == VEC_AC;
+
+    memcpy(frame + !error, emu_ram + GPA_SYSTEM + (emu->gpr[RSP] - SYSTEM_ADDR), error ? 48 : 40);
+    after->vector = (int)vector;
+    after->error = (uint32_t)frame[0];
+    after->rip = frame[1];
+    after->rflags = frame[3] & (ARITH_FLAGS | DF_FLAG);
+    after->gpr[RSP] = frame[4];
+    after->cr2 = vector == VEC_PF ? emu->cr2 : 0;
 }
 
 static void emu_store(struct state *s)
@@ -104,36 +180,26 @@ static void emu_store(struct state *s)
     memcpy(s->fx, emu->fx, 160);
 }
 
-static void emu_run(const struct icase *c, struct state *after)
+/* Runs what stands at c->before.rip. budget: instructions between looks at the outside; single: the careful path. */
+static void emu_go(const struct icase *c, struct state *after, int32_t budget, bool single)
 {
-    const struct insn *i, *next;
-    int left;
+    enum cpu_exit_reason why;
 
     emu_load(c);
     memset(after, 0, sizeof(*after));
-    after->vector = -1;
-    after->rip = c->before.rip;
-    native_enter(emu);
-    left = setjmp(emu->out);
-    if (!left) {
-        memcpy(emu_code + (c->before.rip - CODE_ADDR), c->bytes, c->len);
-        i = emu_decode(emu, c);
-        if (!i)
-            cpu_ud(emu);
-        emu->cur = i;
-        do { /* a repeated string instruction may come back before it is through */
-            next = i->fn(emu, i);
-        } while (next == i || (!next && emu->rip == c->before.rip));
-        after->rip = next ? cpu_next_rip(emu, i) : emu->rip;
-    } else if (left == LEFT_FAULT) {
-        after->vector = emu->fault.vector;
-        after->error = emu->fault.has_error ? emu->fault.error : 0;
-        after->cr2 = emu->fault.vector == VEC_PF ? emu->fault.payload : 0;
-    } else {
-        after->vector = 1000 + emu->exit.reason;
-    }
-    native_leave(emu);
+    if (single)
+        emu->slow |= SLOW_SINGLE;
+    do
+        why = engine_emulate.enter(emu, budget);
+    while (why == EXIT_POLL);
     emu_store(after);
+    if (why == EXIT_HLT) {
+        emu_frame(after);
+    } else {
+        after->vector = 1000 + (int)why;
+        after->rip = emu->rip;
+    }
+    state_normalise(c, after);
 }
 
 #endif

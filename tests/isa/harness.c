@@ -1,12 +1,14 @@
 /* User-level instructions: random cases on our processor and on the host's, everything compared.
  *
- *   harness ISA_DIRECTORY CASES_PER_TEMPLATE [SEED [MODE [MNEMONIC]]]     MODE: 64 or 32
+ *   harness ISA_DIRECTORY CASES [SEED [MODE [ROW]]]     MODE: 64 or 32
+ *
+ * CASES: at least so many of each encoding, of each operand form and size of each row of the instruction table.
  */
 #include <inttypes.h>
 #include <time.h>
 
-#include "emu.h"
 #include "cases.h"
+#include "emu.h"
 #include "host.h"
 
 static unsigned reported, difference_at;
@@ -214,22 +216,68 @@ static void fill_image(const struct icase *c, unsigned mnemonic)
 /* Where a near return or an indirect branch finds where to go. */
 static bool fill_address(const struct icase *c)
 {
-    uint64_t at = c->target - DATA_ADDR, to = CODE_ADDR + 5000 + below(1000);
+    uint64_t at = c->target - DATA_ADDR, to = random_code_target();
 
-    if (at >= DATA_READONLY)
+    if (at >= DATA_READONLY && at < DATA_BYTES)
         return false;
-    if (at + 8 > DATA_HOLE)
+    if (at >= DATA_HOLE || at + 8 > DATA_HOLE)
         return true; /* faults */
     memcpy((uint8_t *)(uintptr_t)DATA_ADDR + at, &to, 8);
     memcpy(emu_data + at, &to, 8);
     return true;
 }
 
+/* One case on ours: by the engine's loop or the careful path, with many or few instructions between polls, with the
+ * operand's pages known to the TLB or not.
+ */
+static void run_ours(const struct icase *c, struct state *ours)
+{
+    bool single = chance(15);
+    int32_t budget = chance(15) ? 1 + (int32_t)below(3) : 1000;
+
+    if (chance(10))
+        tlb_flush_all(emu);
+    emu_go(c, ours, budget, single);
+}
+
+/* A direct branch that was executed before is linked to its target; also in the careful path. */
+static const char *run_linked(const struct icase *c, const struct state *host, struct state *ours)
+{
+    for (int k = 0; k < 3; k++) {
+        emu_go(c, ours, 1000, k == 2);
+        if (compare(c, host, ours, false, false))
+            return k < 2 ? "second execution" : "second execution, careful";
+    }
+    return NULL;
+}
+
+static const char *run_case(const struct template *t, const struct icase *c, struct state *host, struct state *ours)
+{
+    struct cell *cell = &cells[t->cell];
+    const char *what;
+
+    host_case = c;
+    host_run(c, host);
+    emu_code_put(c->before.rip, c->bytes, c->len);
+    run_ours(c, ours);
+    cell->cases++;
+    cell->faults += host->vector >= 0;
+    what = compare(c, host, ours, piecewise(t->mnemonic), staged(t->mnemonic));
+    cell->odd_flags += !what && host->rflags != ours->rflags;
+    if (!what && c->branch)
+        what = run_linked(c, host, ours);
+    if (!what && (t->mem || t->no_modrm) && !same_memory(t->mnemonic))
+        what = "memory";
+    emu_code_put(c->before.rip, NULL, c->len);
+    return what;
+}
+
 static void run_template(const struct template *t, unsigned count)
 {
-    struct row *row = &rows[t->mnemonic];
+    struct cell *cell = &cells[t->cell];
     struct state host, ours;
     struct icase c;
+    const char *what;
 
     for (unsigned n = 0; n < count; n++) {
         if (!make_case(t, &c))
@@ -240,79 +288,110 @@ static void run_template(const struct template *t, unsigned count)
             fill_image(&c, t->mnemonic);
         if (c.stack && !fill_address(&c))
             continue;
-        host_case = &c;
-        host_run(&c, &host);
-        if (host.vector == 6) { /* not an instruction of this host: not offered to guests either */
-            row->undefined++;
-            continue;
-        }
-        emu_run(&c, &ours);
-        row->cases++;
-        row->faults += host.vector >= 0;
-        const char *what = compare(&c, &host, &ours, piecewise(t->mnemonic), staged(t->mnemonic));
-        if (host.vector >= 0 && t->mnemonic == ZYDIS_MNEMONIC_ENTER) { /* pushes before it faults */
-            what = host.vector == ours.vector ? NULL : "vector";
-            memcpy(emu_data, (void *)(uintptr_t)DATA_ADDR, DATA_HOLE);
-        }
-        if (!what && (t->mem || t->no_modrm) && !same_memory(t->mnemonic))
-            what = "memory";
+        what = run_case(t, &c, &host, &ours);
         if (!what)
             continue;
-        row->differences++;
+        if (host.vector == 6 && cell->cases == ++cell->lacking) { /* this host has not got it */
+            memcpy(emu_data, (void *)(uintptr_t)DATA_ADDR, DATA_HOLE);
+            continue;
+        }
+        cell->differences++;
         report(&c, &host, &ours, what);
         fill_data();
     }
 }
 
+/* Cells whose encodings were too few, or whose cases hard to find. */
+static void top_up(unsigned per, const char *only)
+{
+    for (unsigned k = 0; k < template_count; k++) {
+        const struct cell *cell = &cells[templates[k].cell];
+
+        if (only && strcmp(rows[cell->row].name, only) != 0)
+            continue;
+        for (unsigned tries = 0; tries < 20 && cell->cases < per; tries++)
+            run_template(&templates[k], per - (unsigned)cell->cases);
+    }
+}
+
+struct totals {
+    uint64_t cases, faults, differences, odd_flags;
+    unsigned cells, rows, short_of, without;
+};
+
+static void sum_row(unsigned row, unsigned per, struct totals *all)
+{
+    struct totals one = {.cases = 0};
+    uint64_t least = ~0ull;
+    bool lacking = true;
+
+    for (unsigned k = 0; k < cell_count; k++) {
+        const struct cell *cell = &cells[k];
+        if (cell->row != row || !cell->templates)
+            continue;
+        one.cells++;
+        one.cases += cell->cases;
+        one.faults += cell->faults;
+        one.differences += cell->differences;
+        one.odd_flags += cell->odd_flags;
+        one.short_of += cell->cases < per;
+        lacking &= cell->lacking == cell->cases && cell->cases;
+        least = cell->cases < least ? cell->cases : least;
+        if (cell->cases < per)
+            printf("too few: %s %s %u bytes: %" PRIu64 "\n", rows[row].name, cell->form, cell->size_bytes, cell->cases);
+    }
+    if (!one.cells && (rows[row].reason || mode != 64 || only_in_legacy(rows[row].name))) {
+        printf("%-16s not compared: %s\n", rows[row].name,
+               rows[row].reason ? rows[row].reason : mode == 64 ? "not in 64-bit mode" : "not in 32-bit mode");
+    } else if (!one.cells) {
+        printf("%-16s NO CASE\n", rows[row].name);
+        all->without++;
+    } else {
+        printf("%-16s %3u forms, at least %5" PRIu64 " each %8" PRIu64 " cases %7" PRIu64 " faults%s\n", rows[row].name,
+               one.cells, least, one.cases, one.faults, lacking ? " (#UD: this host has not got it)" : "");
+        all->rows++;
+    }
+    if (one.differences)
+        printf("%s: %" PRIu64 " of %" PRIu64 " DIFFER\n", rows[row].name, one.differences, one.cases);
+    all->cases += one.cases;
+    all->faults += one.faults;
+    all->differences += one.differences;
+    all->odd_flags += one.odd_flags;
+    all->cells += one.cells;
+    all->short_of += one.short_of;
+}
+
 int main(int argc, char **argv)
 {
-    uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)time(NULL), cases = 0, faults = 0, bad = 0;
-    unsigned per = argc > 2 ? strtoul(argv[2], NULL, 0) : 20, rows_seen = 0, missing = 0;
-    char path[512];
+    static const char *const files[] = {"integer", "vector", "system", "far"};
+    uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)time(NULL);
+    unsigned per = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 20;
+    const char *only = argc > 5 ? argv[5] : NULL;
+    struct totals all = {.cases = 0};
 
     setvbuf(stdout, NULL, _IOLBF, 0);
-    snprintf(path, sizeof(path), "%s/vector.isa", argc > 1 ? argv[1] : "kvm_core/isa");
-    want_rows(path, NULL);
-#ifndef BIND_VECTOR_ONLY
-    snprintf(path, sizeof(path), "%s/integer.isa", argc > 1 ? argv[1] : "kvm_core/isa");
-    want_rows(path, NULL);
-#endif
+    for (unsigned k = 0; k < 4; k++)
+        read_rows(argc > 1 ? argv[1] : "kvm_core/isa", files[k]);
     rng_state[0] = seed * 0x9e3779b97f4a7c15ull + 1;
     rng_state[1] = seed ^ 0xdeadbeefcafebabeull;
-    printf("seed %" PRIu64 "\n", seed);
     mode = argc > 4 ? atoi(argv[4]) : 64;
-    if (mode == 64)
-        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    else
-        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
-    if (__builtin_cpu_is("amd")) /* 66 in front of a near branch counts */
-        ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
-    bind_decoder = decoder;
+    printf("seed %" PRIu64 ", %d-bit code\n", seed, mode);
+    decoder_init();
     enumerate();
     emu_create();
-    emu_mode(mode);
     host_create();
     memcpy(emu_data + DATA_READONLY, (void *)(uintptr_t)(DATA_ADDR + DATA_READONLY), 4096);
     for (unsigned k = 0; k < template_count; k++)
-        if (argc < 6 || strcmp(ZydisMnemonicGetString(templates[k].mnemonic), argv[5]) == 0)
+        if (!only || strcmp(rows[cells[templates[k].cell].row].name, only) == 0)
             run_template(&templates[k], per);
-    for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++) {
-        if (!rows[m].wanted)
-            continue;
-        rows_seen++;
-        cases += rows[m].cases;
-        faults += rows[m].faults;
-        bad += rows[m].differences;
-        if (!rows[m].cases && argc < 6) {
-            printf("no case: %s (%u encodings%s)\n", ZydisMnemonicGetString(m), rows[m].templates,
-                   rows[m].undefined ? "; #UD on this host" : "");
-            missing += !rows[m].undefined && mode == 64;
-        }
-        if (rows[m].differences)
-            printf("%s: %" PRIu64 " of %" PRIu64 " differ\n", ZydisMnemonicGetString(m), rows[m].differences,
-                   rows[m].cases);
-    }
-    printf("%u rows, %u templates, %" PRIu64 " cases, %" PRIu64 " with a fault, %" PRIu64 " differ, %u rows without\n",
-           rows_seen, template_count, cases, faults, bad, missing);
-    return bad || missing;
+    top_up(per, only);
+    for (unsigned row = 0; row < row_count; row++)
+        if (!only || strcmp(rows[row].name, only) == 0)
+            sum_row(row, per, &all);
+    printf("%d-bit code: %u rows, %u operand forms and sizes, %u encodings, %" PRIu64 " cases, %" PRIu64
+           " with a fault, %" PRIu64 " with undefined flags unlike the host's, %" PRIu64 " differ, %u too few, "
+           "%u rows without a reason\n",
+           mode, all.rows, all.cells, template_count, all.cases, all.faults, all.odd_flags, all.differences,
+           all.short_of, all.without);
+    return all.differences || all.short_of || all.without;
 }

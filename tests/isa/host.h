@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <asm/prctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/ucontext.h>
 #include <unistd.h>
 
@@ -94,6 +96,20 @@ static void host_signal(int sig, siginfo_t *info, void *context)
     host_running = 0;
 }
 
+/* With guards around it. */
+static uint8_t *host_map(uint64_t at, uint64_t bytes, int rights)
+{
+    uint8_t *whole = (uint8_t *)at - GUARD_BYTES;
+
+    if (mmap(whole, bytes + 2 * GUARD_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) !=
+            whole ||
+        mprotect((void *)at, bytes, rights)) {
+        perror("mmap");
+        exit(3);
+    }
+    return (uint8_t *)at;
+}
+
 static void host_create(void)
 {
     static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
@@ -108,12 +124,11 @@ static void host_create(void)
     sigaltstack(&ss, NULL);
     for (unsigned k = 0; k < sizeof(signals) / sizeof(signals[0]); k++)
         sigaction(signals[k], &sa, NULL);
-    host_code = mmap((void *)CODE_ADDR, CODE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    if (host_code != (void *)CODE_ADDR ||
-        mmap(data, DATA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
-             0) != data) {
-        perror("mmap");
+    host_code = host_map(CODE_ADDR, CODE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC);
+    host_map(DATA_ADDR, DATA_BYTES, PROT_READ | PROT_WRITE);
+    host_map(TARGET_ADDR, 4096, PROT_NONE);
+    if (syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE)) {
+        perror("arch_prctl");
         exit(3);
     }
     memset(host_code, 0xcc, CODE_BYTES);
@@ -127,12 +142,12 @@ static void host_create(void)
 static void host_run(const struct icase *c, struct state *after)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)c->before.rip;
-    uint64_t bv = host_xcr0;
+    uint64_t bv = host_xcr0, room = CODE_ADDR + CODE_BYTES - c->before.rip;
+    unsigned len = c->len < room ? c->len : (unsigned)room;
 
     host_far[0] = c->before.rip;
     host_far[1] = c->mode == 32 ? 0x23 : 0;
-    memcpy(at, c->bytes, c->len);
-    at[c->len] = 0xcc;
+    memcpy(at, c->bytes, len);
     memset(host_xsave, 0, 576);
     memcpy(host_xsave, c->before.fx, 160);
     memcpy(host_xsave + 512, &bv, 8);
@@ -147,15 +162,8 @@ static void host_run(const struct icase *c, struct state *after)
     host_result = after;
     host_running = 1;
     host_run_asm();
-    if (after->vector == 3 && after->rip - 1 - CODE_ADDR < CODE_BYTES) { /* went on, or jumped within the code */
-        after->vector = -1;
-        after->rip--;
-        after->error = 0;
-    } else if (after->vector == 14 && after->cr2 == after->rip && after->rip != c->before.rip) {
-        after->vector = -1; /* jumped out of it */
-        after->error = after->cr2 = 0;
-    }
-    memset(at, 0xcc, c->len);
+    state_normalise(c, after);
+    memset(at, 0xcc, len);
 }
 
 #endif

@@ -5,11 +5,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { /* linear addresses, the same on both sides */
+enum { /* linear addresses, the same on both sides; what surrounds code and data for 1 MiB is not present */
     CODE_ADDR = 0x20000000, CODE_BYTES = 0x2000,
     DATA_ADDR = 0x10000000, DATA_PAGES = 4, /* writable, writable, not present, read-only */
-    DATA_BYTES = DATA_PAGES * 4096, DATA_HOLE = 2 * 4096, DATA_READONLY = 3 * 4096
+    DATA_BYTES = DATA_PAGES * 4096, DATA_HOLE = 2 * 4096, DATA_READONLY = 3 * 4096,
+    TARGET_ADDR = 0x40000000, /* never present */
+    GUARD_BYTES = 1 << 20
 };
+#define GS_BASE 0xa5f3008ull /* in 64-bit mode */
 
 enum { ARITH_FLAGS = 0x8d5, DF_FLAG = 0x400 };
 
@@ -27,10 +30,24 @@ struct icase { /* an instruction in its surroundings */
     uint8_t bytes[15];
     uint8_t len;
     uint8_t mode; /* 64: long; 32: compatibility */
+    bool branch;        /* a direct branch */
     bool stack;         /* `target` holds an address to go to */
     uint64_t undefined; /* flags that the instruction leaves undefined */
     uint64_t target; /* of the memory operand, if it has one */
     struct state before;
 };
+
+/* The instruction went through when what faults is the INT3 behind it, or the fetch where it went. */
+static inline void state_normalise(const struct icase *c, struct state *s)
+{
+    if (s->vector == 3) {
+        s->rip--;
+    } else if (s->vector != 14 || s->cr2 != s->rip || s->rip == c->before.rip) {
+        return;
+    }
+    s->vector = -1;
+    s->error = 0;
+    s->cr2 = 0;
+}
 
 #endif
