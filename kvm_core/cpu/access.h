@@ -133,16 +133,30 @@ static inline uint64_t stack_linear(struct vcpu *v, uint64_t sp, unsigned size, 
         return sp;
     return seg_linear(v, SS, sp, size, write);
 }
+/* Loads and stores of the stack: an address that is not canonical is #SS(0), not #GP(0). */
+void stack_check_canonical(struct vcpu *v, uint64_t linear, unsigned size);
+static inline uint64_t stack_load(struct vcpu *v, uint64_t linear, const unsigned size)
+{
+    if (unlikely(!mem_probe_read(v, linear, size)))
+        stack_check_canonical(v, linear, size);
+    return mem_load(v, linear, size);
+}
+static inline void stack_store(struct vcpu *v, uint64_t linear, const unsigned size, uint64_t value)
+{
+    if (unlikely(!mem_probe_write(v, linear, size)))
+        stack_check_canonical(v, linear, size);
+    mem_store(v, linear, size, value);
+}
 static inline void stack_push(struct vcpu *v, const unsigned size, uint64_t value)
 {
     uint64_t sp = (v->gpr[RSP] - size) & stack_mask(v);
-    mem_store(v, stack_linear(v, sp, size, true), size, value);
+    stack_store(v, stack_linear(v, sp, size, true), size, value);
     stack_set(v, sp);
 }
 /* Reads the top; the caller commits with stack_set(v, v->gpr[RSP] + size). */
 static inline uint64_t stack_peek(struct vcpu *v, const unsigned size)
 {
-    return mem_load(v, stack_linear(v, v->gpr[RSP] & stack_mask(v), size, false), size);
+    return stack_load(v, stack_linear(v, v->gpr[RSP] & stack_mask(v), size, false), size);
 }
 
 #endif

@@ -176,7 +176,7 @@ static void push_frame(struct vcpu *v, struct far_stack *st, const struct idt_ga
     }
     if (g->cpl < v->cpl || cpu_lma(v)) {
         far_push(v, st, g->size, v->seg[SS].sel);
-        far_push(v, st, g->size, v->gpr[RSP]);
+        far_push(v, st, g->size, v->mode == MODE_LONG ? v->gpr[RSP] : (uint32_t)v->gpr[RSP]);
     }
     far_push(v, st, g->size, saved_flags(v, e));
     far_push(v, st, g->size, v->seg[CS].sel);

@@ -94,6 +94,14 @@ uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size)
     return st->current ? mem_load(v, linear, size) : mem_load_as(v, st->user, linear, size);
 }
 
+void far_touch(struct vcpu *v, const struct far_stack *st, uint64_t off, unsigned size)
+{
+    struct far_stack at = *st;
+
+    at.sp += off;
+    (void)far_pop(v, &at, size);
+}
+
 /* ---- targets ---------------- */
 
 void far_check_ip(struct vcpu *v, const struct segment *cs, uint64_t ip, uint32_t error)
@@ -416,8 +424,14 @@ void insn_ret_far(struct vcpu *v, const struct insn *i, unsigned opsize, unsigne
         return;
     }
     far_stack_current(v, &st, 0);
+    if (v->amd)
+        far_touch(v, &st, opsize, opsize);
     rip = far_pop(v, &st, opsize);
     sel = (uint16_t)far_pop(v, &st, opsize);
+    if (v->amd && sel_rpl(sel) != v->cpl) {
+        far_touch(v, &st, pop_bytes + opsize, opsize);
+        far_touch(v, &st, pop_bytes, opsize);
+    }
     far_return_code(v, sel, &cs);
     st.sp = (st.sp & ~st.mask) | ((st.sp + pop_bytes) & st.mask);
     if (sel_rpl(sel) == v->cpl) {

@@ -25,6 +25,9 @@ void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error);
 void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_t ext);
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value);
 uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size);
+/* Reads `size` bytes at `off` from the top, for the fault that may come of it. AMD's processors read the slots of RET
+ * and IRET in an order of their own: CS or flags first, SS of an outer level before CS is looked at. */
+void far_touch(struct vcpu *v, const struct far_stack *st, uint64_t off, unsigned size);
 
 /* Offset within a code segment: limit, or canonical in 64-bit code; else #GP(error). */
 void far_check_ip(struct vcpu *v, const struct segment *cs, uint64_t ip, uint32_t error);

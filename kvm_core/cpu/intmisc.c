@@ -156,12 +156,10 @@ OP(aad)
 
 static const struct insn *push_all(struct vcpu *v, const struct insn *i, const unsigned size)
 {
-    uint64_t sp = v->gpr[RSP];
-    uint64_t mask = stack_mask(v);
+    uint64_t sp = v->gpr[RSP], mask = stack_mask(v);
 
-    mem_check_write(v, stack_linear(v, (sp - 8 * size) & mask, 8 * size, true), 8 * size);
     for (unsigned r = 0; r < 8; r++)
-        mem_store(v, stack_linear(v, (sp - (r + 1) * size) & mask, size, true), size,
+        stack_store(v, stack_linear(v, (sp - (r + 1) * size) & mask, size, true), size,
                   r == RSP ? sp : v->gpr[r]);
     stack_set(v, sp - 8 * size);
     return insn_next(i);
@@ -181,8 +179,11 @@ static const struct insn *pop_all(struct vcpu *v, const struct insn *i, const un
 {
     uint64_t value[8], sp = v->gpr[RSP], mask = stack_mask(v);
 
-    for (int r = 7; r >= 0; r--)
-        value[r] = mem_load(v, stack_linear(v, (sp + (7 - (unsigned)r) * size) & mask, size, false), size);
+    for (int r = 7; r >= 0; r--) {
+        value[r] = stack_load(v, stack_linear(v, (sp + (7 - (unsigned)r) * size) & mask, size, false), size);
+        if (v->amd && r != RSP) /* what was popped stays when a later one faults */
+            reg_set(v, (unsigned)r, size, value[r]);
+    }
     for (unsigned r = 0; r < 8; r++)
         if (r != RSP)
             reg_set(v, r, size, value[r]);
@@ -200,26 +201,35 @@ OP(popad)
     return pop_all(v, i, 4);
 }
 
-/* SDM vol. 2, ENTER. imm: frame size | nesting level << 16 */
+/* Whether the stack can be written at `sp`. */
+static void stack_check_write(struct vcpu *v, uint64_t sp, unsigned size)
+{
+    uint64_t linear = stack_linear(v, sp, size, true);
+
+    stack_check_canonical(v, linear, size);
+    mem_check_write(v, linear, size);
+}
+
+/* SDM vol. 2, ENTER: what was pushed stays when a later push or the check of the new frame's end faults. imm: frame size | nesting level << 16 */
 OP(enter)
 {
     unsigned level = i->imm >> 16 & 31, size = i->size;
     uint64_t sp = v->gpr[RSP], bp = v->gpr[RBP], mask = stack_mask(v), frame;
 
     sp = (sp - size) & mask;
-    mem_check_write(v, stack_linear(v, (sp - (i->imm & 0xffff) - level * size) & mask, 1, true), 1);
-    mem_store(v, stack_linear(v, sp, size, true), size, bp);
+    stack_store(v, stack_linear(v, sp, size, true), size, bp);
     frame = sp;
     for (unsigned n = 1; n < level; n++) {
         bp -= size;
-        uint64_t link = mem_load(v, stack_linear(v, bp & mask, size, false), size);
+        uint64_t link = stack_load(v, stack_linear(v, bp & mask, size, false), size);
         sp = (sp - size) & mask;
-        mem_store(v, stack_linear(v, sp, size, true), size, link);
+        stack_store(v, stack_linear(v, sp, size, true), size, link);
     }
     if (level) {
         sp = (sp - size) & mask;
-        mem_store(v, stack_linear(v, sp, size, true), size, frame);
+        stack_store(v, stack_linear(v, sp, size, true), size, frame);
     }
+    stack_check_write(v, (sp - (i->imm & 0xffff)) & mask, size);
     stack_set(v, sp - (i->imm & 0xffff));
     reg_set(v, RBP, size, v->stack_size == 8 ? frame : (frame & mask) | (v->gpr[RBP] & ~mask));
     return insn_next(i);

@@ -121,6 +121,13 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
     uint16_t sel;
 
     far_stack_current(v, &st, 0);
+    if (v->amd) {
+        far_touch(v, &st, 2 * opsize, opsize);
+        if (v->mode == MODE_LONG) {
+            far_touch(v, &st, 4 * opsize, opsize);
+            far_touch(v, &st, 3 * opsize, opsize);
+        }
+    }
     rip = far_pop(v, &st, opsize);
     sel = (uint16_t)far_pop(v, &st, opsize);
     flags = far_pop(v, &st, opsize);
@@ -129,6 +136,10 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
     if (flags & FL_VM && v->cpl == 0 && !cpu_lma(v)) {
         iret_to_vm86(v, &st, rip, sel, flags);
         return;
+    }
+    if (v->amd && v->mode != MODE_LONG && sel_rpl(sel) != v->cpl) {
+        far_touch(v, &st, opsize, opsize);
+        far_touch(v, &st, 0, opsize);
     }
     far_return_code(v, sel, &cs);
     outer = sel_rpl(sel) != v->cpl || v->mode == MODE_LONG;

@@ -30,11 +30,9 @@ static uint16_t load_pointer(struct vcpu *v, const struct insn *i, unsigned size
 
 static uint16_t far_target(struct vcpu *v, const struct insn *i, unsigned *size, uint64_t *off)
 {
-    if (i->am != AM_NONE) {
-        *size = pointer_size(v, i);
-        return load_pointer(v, i, *size, off);
-    }
-    *size = far_opsize(v, i);
+    *size = far_opsize(v, i); /* of what is pushed, also where the pointer is smaller */
+    if (i->am != AM_NONE)
+        return load_pointer(v, i, pointer_size(v, i), off);
     *off = (uint32_t)i->imm;
     return (uint16_t)(i->imm >> 32);
 }
@@ -194,7 +192,7 @@ OP(mov_to_sreg)
 static unsigned push_size(const struct vcpu *v, const struct insn *i)
 {
     if (v->code_bits == 64)
-        return i->prefix & PFX_OPSIZE ? 2 : 8;
+        return i->prefix & PFX_OPSIZE && !(i->prefix & PFX_REXW) ? 2 : 8;
     return far_opsize(v, i);
 }
 
@@ -205,7 +203,7 @@ OP(push_sreg)
     /* Intel writes 16 bits of a 32-bit slot, AMD all: SDM vol. 2, PUSH */
     unsigned written = size == 4 && !v->amd ? 2 : size;
 
-    mem_store(v, stack_linear(v, sp, size, true), written, v->seg[i->dst].sel);
+    stack_store(v, stack_linear(v, sp, size, true), written, v->seg[i->dst].sel);
     stack_set(v, sp);
     return insn_next(i);
 }
@@ -214,7 +212,7 @@ OP(pop_sreg)
 {
     unsigned size = push_size(v, i);
     uint64_t sp = v->gpr[RSP] & stack_mask(v);
-    uint16_t sel = (uint16_t)mem_load(v, stack_linear(v, sp, size, false), size);
+    uint16_t sel = (uint16_t)stack_load(v, stack_linear(v, sp, size, false), size);
     unsigned width = v->stack_size;
 
     segment_load(v, i->dst, sel);
@@ -332,6 +330,7 @@ OP(arpl)
     unsigned reg =
         i->am == AM_NONE ? i->src : i->dst; /* the one operand that is always a register */
     uint16_t dst, rpl;
+    uint64_t linear = 0;
     struct rmw m;
 
     need_protected(v);
@@ -339,18 +338,18 @@ OP(arpl)
     if (i->am == AM_NONE) {
         dst = (uint16_t)v->gpr[i->dst];
     } else {
-        mem_rmw_begin(v, ea(v, i, 2, true), 2, &m);
-        dst = (uint16_t)m.value;
+        linear = ea(v, i, 2, false);
+        dst = (uint16_t)mem_load(v, linear, 2);
     }
-    if ((dst & 3) >= rpl) {
-        if (i->am != AM_NONE)
-            mem_rmw_end(v, 2, &m, dst);
-        return set_zf(v, i, false);
-    }
+    if ((dst & 3) >= rpl)
+        return set_zf(v, i, false); /* nothing is written */
     dst = (uint16_t)((dst & ~3u) | rpl);
-    if (i->am == AM_NONE)
+    if (i->am == AM_NONE) {
         reg_set(v, i->dst, 2, dst);
-    else
+    } else {
+        linear = ea(v, i, 2, true);
+        mem_rmw_begin(v, linear, 2, &m);
         mem_rmw_end(v, 2, &m, dst);
+    }
     return set_zf(v, i, true);
 }

@@ -277,6 +277,8 @@ static const struct insn *outs(struct vcpu *v, const struct insn *i, unsigned si
     uint16_t port = (uint16_t)v->gpr[RDX];
     uint64_t mask = address_mask(i), n = 1;
 
+    if (v->amd) /* whatever the count */
+        io_check(v, port, size);
     if (repeated(i) && !count_of(v, i))
         return insn_next(i);
     io_check(v, port, size);
@@ -310,6 +312,8 @@ static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned siz
     uint16_t port = (uint16_t)v->gpr[RDX];
     uint64_t mask = address_mask(i), n = 1;
 
+    if (v->amd) /* whatever the count */
+        io_check(v, port, size);
     if (repeated(i) && !count_of(v, i))
         return insn_next(i);
     io_check(v, port, size);

@@ -103,9 +103,11 @@ void insn_sysexit(struct vcpu *v, const struct insn *i, unsigned opsize)
     struct segment cs, ss;
 
     (void)i;
+    if (!cpu_protected(v) || v->cpl != 0)
+        cpu_gp(v, 0);
     if (cpu_lma(v) && v->amd)
         cpu_ud(v);
-    if (!cpu_protected(v) || v->cpl != 0 || sel_null(sel))
+    if (sel_null(sel))
         cpu_gp(v, 0);
     if (wide && (!cpu_canonical(v, rip) || !cpu_canonical(v, rsp)))
         cpu_gp(v, 0);

@@ -16,6 +16,14 @@ static bool masked(const uint8_t *mask, unsigned k, unsigned element)
     return mask[(k + 1) * element - 1] & 0x80;
 }
 
+static bool masked_any(const uint8_t *mask, const struct native_op *op)
+{
+    for (unsigned k = 0; k < op->mem_bytes / op->element; k++)
+        if (masked(mask, k, op->element))
+            return true;
+    return false;
+}
+
 static const struct insn *mask_load(struct vcpu *v, const struct insn *i)
 {
     const struct native_op *op = native_op_of(i);
@@ -45,6 +53,8 @@ static const struct insn *mask_store(struct vcpu *v, const struct insn *i)
     unsigned n = op->element;
 
     native_check(v, op);
+    if (!masked_any(mask, op)) /* no access, not even to the segment */
+        return insn_next(i);
     uint64_t linear = ea(v, i, op->mem_bytes, true);
     void *p = mem_probe_write(v, linear, op->mem_bytes);
     if (likely(p)) {

@@ -519,6 +519,8 @@ insn_fn h_movsx_4_rm_4;
 insn_fn h_movsx_4_rm_8;
 insn_fn h_movsx_4_rr_4;
 insn_fn h_movsx_4_rr_8;
+insn_fn h_movsxd16_0_rm_2;
+insn_fn h_movsxd16_0_rr_2;
 insn_fn h_movzx_1_rm_2;
 insn_fn h_movzx_1_rm_4;
 insn_fn h_movzx_1_rm_8;

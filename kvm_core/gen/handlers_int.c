@@ -2513,6 +2513,16 @@ const struct insn *h_movsx_4_rm_8(struct vcpu *v, const struct insn *i)
     return sem_movsx(v, i, 4, FORM_RM, 8);
 }
 
+const struct insn *h_movsxd16_0_rr_2(struct vcpu *v, const struct insn *i)
+{
+    return sem_movsxd16(v, i, 0, FORM_RR, 2);
+}
+
+const struct insn *h_movsxd16_0_rm_2(struct vcpu *v, const struct insn *i)
+{
+    return sem_movsxd16(v, i, 0, FORM_RM, 2);
+}
+
 const struct insn *h_lea_0_rm_2(struct vcpu *v, const struct insn *i)
 {
     return sem_lea(v, i, 0, FORM_RM, 2);

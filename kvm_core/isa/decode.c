@@ -274,6 +274,14 @@ static bool memory(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *
     return true;
 }
 
+static bool has_prefix(const ZydisDecodedInstruction *z, uint8_t prefix)
+{
+    for (unsigned k = 0; k < z->raw.prefix_count; k++)
+        if (z->raw.prefixes[k].value == prefix)
+            return true;
+    return false;
+}
+
 /* ---- binding -------------------------------------------------------------------------------------- */
 
 static unsigned variant_of(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
@@ -376,13 +384,15 @@ static uint8_t form_of(const char *form)
     return 0xff;
 }
 
-/* Size that selects the specialisation: the first operand's; for branches and immediates the operand size. */
-static unsigned row_size(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, unsigned code_bits)
+/* Size that selects the specialisation: the first operand's; for branches and immediates the operand size. In 64-bit mode
+ * the operand-size prefix of a near branch is Intel's to ignore, and AMD's to obey (APM vol. 3, 1.2.4).
+ */
+static unsigned row_size(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, const struct vcpu *v)
 {
     bool branch = z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 
-    if (branch && code_bits == 64 && z->operand_width != 16)
-        return 8;
+    if (branch && v->code_bits == 64)
+        return v->amd && has_prefix(z, 0x66) && !z->raw.rex.W ? 2 : 8;
     if (branch || !z->operand_count_visible || op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
         return z->operand_width / 8;
     return op[0].size / 8;
@@ -392,7 +402,7 @@ static enum decode_result bind(struct vcpu *v, const ZydisDecodedInstruction *z,
                                const struct decoded *d, struct insn *i)
 {
     const struct isa_row *row = find_row(z, op);
-    unsigned size = row_size(z, op, v->code_bits);
+    unsigned size = row_size(z, op, v);
     char letters[5];
     uint8_t form;
 
@@ -448,6 +458,42 @@ static const struct insn *op_mov_moffs(struct vcpu *v, const struct insn *i)
     return insn_next(i);
 }
 
+/* What AMD's processors refuse although the decoder knows it: 0F 0D with a register is no prefetch (Intel: a reserved
+ * NOP); VPEXTRD and VPINSRD with VEX.W outside of 64-bit mode (Intel: W is ignored). */
+static bool refused(const struct vcpu *v, const ZydisDecodedInstruction *z)
+{
+    if (!v->amd)
+        return false;
+    if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && v->code_bits != 64 && z->raw.vex.W)
+        return z->opcode_map == ZYDIS_OPCODE_MAP_0F3A && (z->opcode == 0x16 || z->opcode == 0x22);
+    return z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3;
+}
+
+/* AMD's processors read no ModRM behind UD0 (0F FF) and UD1 (0F B9): #UD even where the next byte cannot be fetched. */
+static bool is_ud_without_modrm(const uint8_t *bytes, unsigned n, unsigned code_bits)
+{
+    unsigned k = 0;
+
+    while (k < n && (bytes[k] == 0x66 || bytes[k] == 0x67 || bytes[k] == 0xf0 || bytes[k] == 0xf2 || bytes[k] == 0xf3 ||
+                     (bytes[k] & 0xe7) == 0x26 || bytes[k] == 0x64 || bytes[k] == 0x65 ||
+                     (code_bits == 64 && (bytes[k] & 0xf0) == 0x40)))
+        k++;
+    return k + 1 < n && bytes[k] == 0x0f && (bytes[k + 1] == 0xff || bytes[k + 1] == 0xb9);
+}
+
+/* F3 90 with REX.B is no PAUSE but XCHG r8, rAX: the prefix is replaced by one that says nothing in 64-bit mode. */
+static enum decode_result decode_without_rep(struct decoder *dec, struct vcpu *v, const uint8_t *bytes,
+                                             const ZydisDecodedInstruction *z, uint16_t off, struct insn *out, bool *ends)
+{
+    uint8_t copy[15];
+
+    memcpy(copy, bytes, z->length);
+    for (unsigned k = 0; k < z->length; k++)
+        if (copy[k] == 0xf3)
+            copy[k] = 0x3e;
+    return decode_insn(dec, v, copy, z->length, off, out, ends);
+}
+
 enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_t *bytes, unsigned n, uint16_t off,
                                struct insn *out, bool *ends)
 {
@@ -461,12 +507,16 @@ enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_
         decoder_configure(dec, v);
     *ends = true;
     status = ZydisDecoderDecodeFull(&dec->mode[v->code_bits / 32], bytes, n, &z, op);
+    if (status == ZYDIS_STATUS_NO_MORE_DATA && v->amd && is_ud_without_modrm(bytes, n, v->code_bits))
+        return DECODE_INVALID;
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
         return n >= 15 ? DECODE_TOO_LONG : DECODE_MORE;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return DECODE_TOO_LONG;
-    if (!ZYAN_SUCCESS(status) || !offered(v, &z))
+    if (!ZYAN_SUCCESS(status) || !offered(v, &z) || refused(v, &z))
         return DECODE_INVALID;
+    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.B)
+        return decode_without_rep(dec, v, bytes, &z, off, out, ends);
     *ends = never_falls_through(&z);
     *out = (struct insn){.len = z.length, .off = off, .base = REG_ZERO, .index = REG_ZERO, .am = AM_NONE, .seg = DS};
     encoding(&z, bytes, &d);
@@ -480,7 +530,7 @@ enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_
             mem = &op[k]; /* MOVS, OUTS: the source, whose segment can be chosen */
     }
     bool stack_only = mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
-                      ZydisRegisterGetId(mem->mem.segment) == SS; /* PUSH, CALL ...: not an operand of ours */
+                      (gpr_number(mem->mem.base) == RSP || gpr_number(mem->mem.base) == RBP); /* PUSH, LEAVE ... */
     if (mem && !stack_only && !memory(&z, mem, v->code_bits, &d, out))
         return DECODE_INVALID;
     if (z.meta.category == ZYDIS_CATEGORY_COND_BR) /* JCXZ, LOOP: the counter's size */

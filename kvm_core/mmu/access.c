@@ -83,17 +83,14 @@ struct page { /* a translated page */
     uint64_t index; /* page within the slot */
 };
 
-/* #SS(0) for what goes through SS, #GP(0) else. An instruction that has no memory operand, yet accesses memory, does so on
- * its stack (PUSH, RET, LEAVE ...); one that has both (PUSH m64) is near RSP when it is there. SDM vol. 1, 3.3.7.1 */
-static void check_canonical(struct vcpu *v, uint64_t linear)
+/* All of the operand, before any of its pages is looked up. */
+static void check_canonical(struct vcpu *v, uint64_t linear, size_t size)
 {
-    const struct insn *i = v->cur;
-
-    if (!cpu_lma(v) || cpu_canonical(v, linear))
-        return;
-    if (i && (i->am == AM_NONE || i->seg == SS || linear - (v->gpr[RSP] - 8) <= 8))
-        cpu_fault_error(v, VEC_SS, 0);
-    cpu_gp(v, 0);
+    if (cpu_lma(v) && (!cpu_canonical(v, linear) || !cpu_canonical(v, linear + size - 1))) {
+        if (v->cur && v->cur->am != AM_NONE && v->cur->seg == SS)
+            cpu_fault_error(v, VEC_SS, 0);
+        cpu_gp(v, 0);
+    }
 }
 
 static void note_large(struct vcpu *v, uint64_t linear, const struct walk *w)
@@ -117,7 +114,6 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     uint32_t error;
     uint64_t page = linear & ~0xfffull;
 
-    check_canonical(v, linear);
     v->stat_tlb_miss++;
     error = mmu_walk(v, linear, kind, access, &w);
     if (error)
@@ -252,7 +248,6 @@ static void check_aligned(struct vcpu *v, enum tlb_set_kind kind, uint64_t linea
 {
     if (likely(kind != TLB_USER_AC) || !(linear & (alignment_of(size) - 1)))
         return;
-    check_canonical(v, linear);
     cpu_fault_error(v, VEC_AC, 0);
 }
 
@@ -262,6 +257,7 @@ static uint64_t load_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linea
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_canonical(v, linear, size);
     check_aligned(v, kind, linear, size);
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, size, false);
@@ -279,6 +275,7 @@ static void store_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, 
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_canonical(v, linear, size);
     check_aligned(v, kind, linear, size);
     translate(v, kind, linear, ACC_WRITE, &a);
     if (first >= size) {
@@ -291,6 +288,12 @@ static void store_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, 
     }
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, size, true);
+}
+
+void stack_check_canonical(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    if (cpu_lma(v) && (!cpu_canonical(v, linear) || !cpu_canonical(v, linear + size - 1)))
+        cpu_fault_error(v, VEC_SS, 0);
 }
 
 uint64_t mem_load_slow(struct vcpu *v, uint64_t linear, unsigned size)
@@ -358,6 +361,7 @@ void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n)
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_canonical(v, linear, n);
     check_aligned(v, current_kind(v), linear, n);
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, (unsigned)n, false);
@@ -394,6 +398,7 @@ void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_canonical(v, linear, n);
     check_aligned(v, current_kind(v), linear, n);
     translate(v, current_kind(v), linear, ACC_WRITE, &a);
     if (first >= n) {
@@ -417,6 +422,7 @@ void mem_check_write(struct vcpu *v, uint64_t linear, size_t n)
     linear = wrap_linear(v, linear);
     if (mem_probe_write(v, linear, 1) && mem_probe_write(v, linear + n - 1, 1))
         return;
+    check_canonical(v, linear, n);
     translate(v, current_kind(v), linear, ACC_WRITE, &p);
     if ((linear & 0xfff) + n > 4096)
         translate(v, current_kind(v), wrap_linear(v, (linear + n - 1) & ~0xfffull), ACC_WRITE, &p);
@@ -430,6 +436,7 @@ void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    check_canonical(v, linear, size);
     check_aligned(v, current_kind(v), linear, size);
     m->linear = linear;
     m->host = NULL;

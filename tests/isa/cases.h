@@ -173,6 +173,8 @@ static bool check_aim(const struct icase *c, const ZydisDecodedInstruction *z, c
         at += m->mem.index == ZYDIS_REGISTER_AL ? gpr[0] & 0xff : gpr[index] * m->mem.scale;
     if (z->address_width == 32 && m->mem.base != ZYDIS_REGISTER_RSP)
         at = (uint32_t)at;
+    if (z->address_width == 16 && m->mem.base != ZYDIS_REGISTER_ESP)
+        return false;
     return aimed(at + segment_base(m));
 }
 
@@ -253,6 +255,23 @@ static uint64_t random_code_target(void)
     return (rnd() & 0xffffffffffffull) | 0x8001ull << 47;
 }
 
+/* Those of Linux's user processes and their neighbours. */
+static uint16_t random_selector(void)
+{
+    static const uint16_t usual[] = {0, 1, 2, 3, 0x2b, 0x2b, 0x2b, 0x28, 0x23, 0x20, 0x33, 0x32, 0x10, 0x18, 0x1b, 0x40,
+                                     0x0b, 0x2f, 0x4, 0x7};
+
+    return chance(90) ? usual[below(sizeof(usual) / sizeof(usual[0]))] : (uint16_t)(rnd() | 0x800);
+}
+
+static bool takes_selector(unsigned m)
+{
+    return m == ZYDIS_MNEMONIC_LAR || m == ZYDIS_MNEMONIC_LSL || m == ZYDIS_MNEMONIC_VERR || m == ZYDIS_MNEMONIC_VERW ||
+           m == ZYDIS_MNEMONIC_ARPL;
+}
+
+static unsigned k_last(const ZydisDecodedInstruction *z) { return z->operand_count_visible - 1u; }
+
 static bool is_repeated(const ZydisDecodedInstruction *z)
 {
     return z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
@@ -292,6 +311,20 @@ static bool adjust(const struct template *t, struct icase *c, const ZydisDecoded
     if (z->meta.category == ZYDIS_CATEGORY_UNCOND_BR || z->meta.category == ZYDIS_CATEGORY_CALL)
         if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
             gpr[gpr_id(op[0].reg.value)] = random_code_target();
+    for (unsigned k = 0; k < z->operand_count; k++) { /* FS and GS are the test program's own */
+        bool segment = op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
+                       ZydisRegisterGetClass(op[k].reg.value) == ZYDIS_REGCLASS_SEGMENT;
+        if (segment && (op[k].reg.value == ZYDIS_REGISTER_FS || op[k].reg.value == ZYDIS_REGISTER_GS))
+            return false;
+    }
+    if (t->mnemonic == ZYDIS_MNEMONIC_MOV && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+        ZydisRegisterGetClass(op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT)
+        gpr[gpr_id(op[1].reg.value)] = random_selector() | (chance(50) ? rnd() << 16 : 0);
+    if (takes_selector(t->mnemonic) && op[k_last(z)].type == ZYDIS_OPERAND_TYPE_REGISTER)
+        gpr[gpr_id(op[k_last(z)].reg.value)] = random_selector() | (chance(50) ? rnd() << 16 : 0);
+    if (mode != 64)
+        for (int k = 0; k < 8; k++)
+            gpr[k] = (uint32_t)gpr[k];
     if (t->mnemonic == ZYDIS_MNEMONIC_INT && c->bytes[c->len - 1] == 0x80) /* a system call of Linux */
         return false;
     return true;
@@ -349,8 +382,7 @@ static void random_fields(const struct template *t, struct fields *f)
         f->disp = 0;
     if (chance(12))
         f->seg = overrides[below(mode == 64 ? 7 : 4)];
-    if (chance(10) && (mode == 64 || !t->mem))
-        f->addr32 = true;
+    f->addr32 = t->addr32 || (chance(10) && (mode == 64 || !t->mem));
 }
 
 static bool make_case(const struct template *t, struct icase *c)

@@ -80,6 +80,7 @@ static void emu_system(void)
         idt[2 * n + 1] = to >> 32;
     }
     memcpy(emu_ram + GPA_SYSTEM + 0x2000 + 4, &rsp0, 8);
+    emu_ram[GPA_SYSTEM + 0x2000 + 102] = 104; /* I/O map base: behind the limit */
     memset(emu_ram + GPA_SYSTEM + 0x3000, 0xf4, 4096);
     emu->gdt = (struct desc_table){GDT_ADDR, 7 * 8 - 1};
     emu->idt = (struct desc_table){IDT_ADDR, 4095};
@@ -124,8 +125,6 @@ static void emu_create(void)
     emu->cr3 = GPA_TABLES;
     emu->xcr0 = 7;
     emu_system();
-    for (int s = 0; s < 6; s++)
-        emu->seg[s] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
     emu->seg[FS] = emu->seg[GS] = (struct segment){.ar = AR_UNUSABLE};
     emu->seg[GS].base = GS_BASE;
     emu_mode(64);
@@ -142,6 +141,8 @@ static void emu_load(const struct icase *c)
     memcpy(emu->ymm, s->ymm, sizeof(s->ymm));
     memcpy(emu->fx, s->fx, 160);
     emu->xinuse = 7;
+    emu->seg[DS] = emu->seg[ES] =
+        (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
     emu_mode(c->mode);
 }
 

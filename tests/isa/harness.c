@@ -12,11 +12,12 @@
 #include "host.h"
 
 static unsigned reported, difference_at;
+static uint8_t reported_of[ROWS_MAX];
 
 static void print_state(const char *title, const struct state *s)
 {
-    printf("  %s: vector %d error %x cr2 %" PRIx64 " rip %" PRIx64 " flags %" PRIx64 " fcw %02x%02x fsw %02x%02x ftw %02x mxcsr %02x%02x\n",
-           title, s->vector, s->error, s->cr2, s->rip, s->rflags, s->fx[1], s->fx[0], s->fx[3], s->fx[2], s->fx[4],
+    printf("  %s: rsp %" PRIx64 " vector %d error %x cr2 %" PRIx64 " rip %" PRIx64 " flags %" PRIx64 " fcw %02x%02x fsw %02x%02x ftw %02x mxcsr %02x%02x\n",
+           title, s->gpr[4], s->vector, s->error, s->cr2, s->rip, s->rflags, s->fx[1], s->fx[0], s->fx[3], s->fx[2], s->fx[4],
            s->fx[25], s->fx[24]);
 }
 
@@ -26,15 +27,17 @@ static void print_bytes(const uint8_t *p, int n)
         printf("%02x", p[n]);
 }
 
-static void report(const struct icase *c, const struct state *host, const struct state *ours, const char *what)
+static void report(const struct icase *c, const struct state *host, const struct state *ours, const char *what,
+                   unsigned row)
 {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     ZydisFormatter formatter;
     char text[128] = "?";
 
-    if (reported++ > 40)
+    if (reported_of[row] >= 2 || ++reported > 100)
         return;
+    reported_of[row]++;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
     if (decode(c->bytes, c->len, &z, op))
         ZydisFormatterFormatInstruction(&formatter, &z, op, z.operand_count_visible, text, sizeof(text), c->before.rip, NULL);
@@ -94,11 +97,18 @@ static void report(const struct icase *c, const struct state *host, const struct
 /* piecewise: of an operand across two pages the processor reports one of its parts, in an order of its own. */
 static const char *compare(const struct icase *c, const struct state *host, const struct state *ours, bool piecewise, bool staged)
 {
+    uint32_t error = ~0u;
+
     if (staged && !(c->before.fx[25] & 8)) /* #U unmasked: products are not seen (cpu/native.c, run_unmasked()) */
         return NULL;
+    if (piecewise && c->target - (1ull << 47) + 4096 < 4096 && host->vector > 11 && host->vector < 15 &&
+        ours->vector > 11 && ours->vector < 15)
+        return NULL; /* its first part is not present, its last not canonical: either may be reported */
     if (host->vector != ours->vector)
         return "vector";
-    if (host->error != ours->error || (host->cr2 ^ ours->cr2) >> (piecewise ? 12 : 0))
+    if (host->cr2 >= (1ull << 47) - 4096) /* Linux reports those addresses as present */
+        error = ~1u;
+    if ((host->error ^ ours->error) & error || (host->cr2 ^ ours->cr2) >> (piecewise ? 12 : 0))
         return "error code";
     if (host->rip != ours->rip)
         return "rip";
@@ -162,7 +172,8 @@ static bool same_memory(unsigned mnemonic)
 static bool piecewise(unsigned mnemonic)
 {
     return mnemonic == ZYDIS_MNEMONIC_FLDENV || mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
-           mnemonic == ZYDIS_MNEMONIC_FNSAVE || mnemonic == ZYDIS_MNEMONIC_FRSTOR || is_fxsave(mnemonic) ||
+           mnemonic == ZYDIS_MNEMONIC_FBLD || mnemonic == ZYDIS_MNEMONIC_FBSTP ||
+           mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_FNSAVE || mnemonic == ZYDIS_MNEMONIC_FRSTOR || is_fxsave(mnemonic) ||
            mnemonic == ZYDIS_MNEMONIC_FXRSTOR || mnemonic == ZYDIS_MNEMONIC_FXRSTOR64 || is_xsave(mnemonic);
 }
 
@@ -211,6 +222,27 @@ static void fill_image(const struct icase *c, unsigned mnemonic)
     if (xrstor)
         memcpy(p + 512, header, sizeof(header));
     memcpy(emu_data + at, p, 576);
+}
+
+/* What a stack slot or a memory operand must hold lest the host's process be upset, or so that something happens. */
+static void fill_special(const struct icase *c, unsigned mnemonic)
+{
+    uint64_t at = c->target - DATA_ADDR;
+    uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
+
+    if (at > DATA_HOLE - 8)
+        return;
+    if (mnemonic == ZYDIS_MNEMONIC_POPF || mnemonic == ZYDIS_MNEMONIC_POPFD || mnemonic == ZYDIS_MNEMONIC_POPFQ) {
+        data[at + 1] &= ~1; /* TF, AC */
+        data[at + 2] &= ~4;
+    } else if (takes_selector(mnemonic) || mnemonic == ZYDIS_MNEMONIC_MOV || mnemonic == ZYDIS_MNEMONIC_POP) {
+        uint16_t sel = random_selector();
+        memcpy(data + at, &sel, 2);
+    } else if (mnemonic == ZYDIS_MNEMONIC_LSS || mnemonic == ZYDIS_MNEMONIC_LDS || mnemonic == ZYDIS_MNEMONIC_LES) {
+        uint16_t sel = random_selector();
+        memcpy(data + at + (c->bytes[0] == 0x66 ? 2 : 4), &sel, 2);
+    }
+    memcpy(emu_data + at, data + at, 8);
 }
 
 /* Where a near return or an indirect branch finds where to go. */
@@ -262,11 +294,12 @@ static const char *run_case(const struct template *t, const struct icase *c, str
     run_ours(c, ours);
     cell->cases++;
     cell->faults += host->vector >= 0;
+    cell->went += host->vector < 0;
     what = compare(c, host, ours, piecewise(t->mnemonic), staged(t->mnemonic));
     cell->odd_flags += !what && host->rflags != ours->rflags;
     if (!what && c->branch)
         what = run_linked(c, host, ours);
-    if (!what && (t->mem || t->no_modrm) && !same_memory(t->mnemonic))
+    if (!what && !same_memory(t->mnemonic))
         what = "memory";
     emu_code_put(c->before.rip, NULL, c->len);
     return what;
@@ -286,17 +319,19 @@ static void run_template(const struct template *t, unsigned count)
             fill_data();
         if (t->mem)
             fill_image(&c, t->mnemonic);
+        if (t->mem || t->no_modrm)
+            fill_special(&c, t->mnemonic);
         if (c.stack && !fill_address(&c))
             continue;
         what = run_case(t, &c, &host, &ours);
         if (!what)
             continue;
-        if (host.vector == 6 && cell->cases == ++cell->lacking) { /* this host has not got it */
+        if (host.vector == 6 && ++cell->lacking && !cell->went) { /* this host has not got it */
             memcpy(emu_data, (void *)(uintptr_t)DATA_ADDR, DATA_HOLE);
             continue;
         }
         cell->differences++;
-        report(&c, &host, &ours, what);
+        report(&c, &host, &ours, what, cell->row);
         fill_data();
     }
 }
@@ -335,7 +370,7 @@ static void sum_row(unsigned row, unsigned per, struct totals *all)
         one.differences += cell->differences;
         one.odd_flags += cell->odd_flags;
         one.short_of += cell->cases < per;
-        lacking &= cell->lacking == cell->cases && cell->cases;
+        lacking &= cell->lacking && !cell->went;
         least = cell->cases < least ? cell->cases : least;
         if (cell->cases < per)
             printf("too few: %s %s %u bytes: %" PRIu64 "\n", rows[row].name, cell->form, cell->size_bytes, cell->cases);
@@ -370,11 +405,11 @@ int main(int argc, char **argv)
     struct totals all = {.cases = 0};
 
     setvbuf(stdout, NULL, _IOLBF, 0);
+    mode = argc > 4 ? atoi(argv[4]) : 64;
     for (unsigned k = 0; k < 4; k++)
         read_rows(argc > 1 ? argv[1] : "kvm_core/isa", files[k]);
     rng_state[0] = seed * 0x9e3779b97f4a7c15ull + 1;
     rng_state[1] = seed ^ 0xdeadbeefcafebabeull;
-    mode = argc > 4 ? atoi(argv[4]) : 64;
     printf("seed %" PRIu64 ", %d-bit code\n", seed, mode);
     decoder_init();
     enumerate();

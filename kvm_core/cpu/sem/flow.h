@@ -27,18 +27,31 @@ static inline void check_target(struct vcpu *v, uint64_t target)
         cpu_gp(v, 0);
 }
 
+/* AMD's processors look whether the return address can be pushed before they look at the target. */
+static inline void check_call_target(struct vcpu *v, uint64_t target, unsigned size)
+{
+    if (likely(v->code_bits == 64 ? cpu_canonical(v, target) : target <= v->seg[CS].limit))
+        return;
+    if (v->amd) {
+        uint64_t linear = stack_linear(v, (v->gpr[RSP] - size) & stack_mask(v), size, true);
+        stack_check_canonical(v, linear, size);
+        mem_check_write(v, linear, size);
+    }
+    cpu_gp(v, 0);
+}
+
 SEM sem_call(struct vcpu *v, const struct insn *i, const int unused, const enum form form, const unsigned size)
 {
     (void)unused;
     if (form == FORM_I) {
         uint64_t target = branch_target(v, i, size);
         if (!i->target)
-            check_target(v, target);
+            check_call_target(v, target, size);
         stack_push(v, size, cpu_next_rip(v, i));
         return branch_direct(v, i, size);
     }
     uint64_t target = form == FORM_R ? reg_get(v, i->dst, size) : mem_load(v, ea(v, i, size, false), size);
-    check_target(v, target);
+    check_call_target(v, target, size);
     stack_push(v, size, cpu_next_rip(v, i));
     v->rip = target;
     return NULL;
@@ -122,7 +135,7 @@ SEM sem_pop(struct vcpu *v, const struct insn *i, const int unused, const enum f
 SEM sem_leave(struct vcpu *v, const struct insn *i, const int unused, const enum form form, const unsigned size)
 {
     uint64_t bp = v->gpr[RBP] & stack_mask(v);
-    uint64_t a = mem_load(v, stack_linear(v, bp, size, false), size);
+    uint64_t a = stack_load(v, stack_linear(v, bp, size, false), size);
 
     (void)unused;
     (void)form;

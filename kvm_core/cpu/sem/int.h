@@ -241,6 +241,16 @@ SEM sem_movsx(struct vcpu *v, const struct insn *i, const unsigned from, const e
     return insn_next(i);
 }
 
+/* MOVSXD r16, r/m16 extends nothing; AMD's processors read 32 bits of memory all the same. */
+SEM sem_movsxd16(struct vcpu *v, const struct insn *i, const int unused, const enum form form, const unsigned size)
+{
+    unsigned from = v->amd ? 4 : 2;
+
+    (void)unused;
+    reg_set(v, i->dst, size, form == FORM_RR ? v->gpr[i->src] : mem_load(v, ea(v, i, from, false), from));
+    return insn_next(i);
+}
+
 SEM sem_lea(struct vcpu *v, const struct insn *i, const int unused, const enum form form, const unsigned size)
 {
     (void)unused;
