@@ -146,7 +146,7 @@ static enum cpu_exit_reason enter(struct kvm_vcpu *kv, int budget)
     struct vcpu *v = &kv->cpu;
     enum cpu_exit_reason reason = EXIT_POLL;
 
-    __atomic_store_n(&v->in_guest, 1, __ATOMIC_SEQ_CST);
+    vcpu_enter_engine(kv);
     if (__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
         vcpu_drain(kv);
     if (!__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))

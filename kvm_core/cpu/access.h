@@ -85,6 +85,7 @@ struct rmw {
     uint64_t linear;
     uint64_t value;
     uint64_t frame[2]; /* slow path: both pages' physical addresses */
+    bool exclusive;    /* in RAM of two pages: no other vCPU runs until the end */
 };
 void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m);
 void mem_rmw_end(struct vcpu *v, unsigned size, struct rmw *m, uint64_t value);

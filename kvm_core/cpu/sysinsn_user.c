@@ -111,9 +111,13 @@ OP(serialize)
 
 OP(pause)
 {
+    enum { PAUSE_WINDOW = 64 };
+
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
+    if (!(++v->pauses % PAUSE_WINDOW) && v->ops->pause_loop)
+        v->ops->pause_loop(v);
     return insn_next(i);
 }
 

@@ -171,6 +171,12 @@ struct machine_ops {
     /* This vCPU has written [gpa, gpa + size), a page that others (whose page_code_flag() is in `holders`) hold decoded: cpu_code_drop() and
      * REQ_CODE_DROP to each of them; returns once they have acknowledged. NULL: no other vCPU. */
     void (*code_written)(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders);
+    /* Called once in a number of PAUSEs (SDM vol. 3, 26.1.3, "PAUSE-loop exiting"): whom the guest waits for may lack a
+     * host processor. NULL: no other vCPU. */
+    void (*pause_loop)(struct vcpu *v);
+    /* Between the two no other vCPU executes anything: for what the host cannot do atomically. NULL: no other vCPU. */
+    void (*exclusive_begin)(struct vcpu *v);
+    void (*exclusive_end)(struct vcpu *v);
 };
 
 struct insn;
@@ -270,6 +276,7 @@ struct vcpu {
         uint32_t lock, count; /* count > 16: everything */
         uint64_t gpa[16];
     } code_drop;
+    uint32_t pauses;          /* PAUSEs executed */
     uint32_t in_guest;        /* 1 while a thread is inside engine->enter() */
 
     /* identity */

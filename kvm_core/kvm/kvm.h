@@ -117,6 +117,7 @@ struct kvm_vm {
     unsigned slots_size;
     _Atomic(struct phys_map *) map;
     bool aliases; /* some host page is in two slots */
+    _Atomic(struct kvm_vcpu *) exclusive; /* executes alone at the moment */
     uint64_t manual_dirty; /* KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | INITIALLY_SET */
 
     pthread_rwlock_t io_lock;
@@ -169,6 +170,7 @@ struct kvm_vcpu {
 
     _Atomic uint32_t signalled;   /* KVM_RUN must return -EINTR */
     _Atomic uint32_t waiting;     /* in the futex of `kick` */
+    _Atomic bool paused;          /* inside an instruction, waits for its turn to be alone, or is */
     _Atomic uint32_t events;      /* VCPU_* */
     _Atomic uint32_t nmi_queued;  /* 0 to 2 */
     _Atomic uint32_t sipi_vector;
@@ -239,13 +241,21 @@ int memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region *reg
 int memslot_get_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_dirty_log *log);
 int memslot_clear_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_clear_dirty_log *log);
 void memslot_destroy_all(struct kvm_vm *vm);
+/* Guest memory for the PV structures, from a vCPU inside the engine or from an ioctl: -EFAULT. */
+int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
+int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);
+
+/* ---- sync.c --------------------------------------------------------------------------------------------------- */
+
 /* Posts REQ_* to every vCPU but `self` and waits until each has served it or is outside of the engine. `self`: the
  * vCPU of the calling thread when it is inside, or NULL; it serves its own TLB requests while it waits. */
 void vm_quiesce(struct kvm_vm *vm, uint32_t request, struct kvm_vcpu *self);
 void vcpu_drain(struct kvm_vcpu *kv);
-/* Guest memory for the PV structures, from a vCPU inside the engine or from an ioctl: -EFAULT. */
-int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
-int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);
+/* Sets in_guest, after whoever wants to be alone in the machine has finished. */
+void vcpu_enter_engine(struct kvm_vcpu *kv);
+void ops_pause_loop(struct vcpu *v);
+void ops_exclusive_begin(struct vcpu *v);
+void ops_exclusive_end(struct vcpu *v);
 void ops_code_page(struct vcpu *v, struct memslot *slot, uint64_t page);
 void ops_code_written(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders);
 

@@ -84,4 +84,7 @@ const struct machine_ops vm_machine_ops = {
     .apic_enabled = op_apic_enabled,
     .code_page = ops_code_page,
     .code_written = ops_code_written,
+    .pause_loop = ops_pause_loop,
+    .exclusive_begin = ops_exclusive_begin,
+    .exclusive_end = ops_exclusive_end,
 };

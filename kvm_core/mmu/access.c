@@ -440,6 +440,7 @@ void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m
     check_aligned(v, current_kind(v), linear, size);
     m->linear = linear;
     m->host = NULL;
+    m->exclusive = false;
     translate(v, current_kind(v), linear, ACC_WRITE, &a);
     if (first >= size) {
         if (a.host)
@@ -455,6 +456,9 @@ void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m
     translate(v, current_kind(v), next, ACC_WRITE, &b);
     m->frame[0] = a.gpa;
     m->frame[1] = b.gpa;
+    m->exclusive = a.host && b.host && v->ops->exclusive_begin;
+    if (m->exclusive)
+        v->ops->exclusive_begin(v);
     m->value = page_load(v, &a, linear, first) | page_load(v, &b, next, size - first) << (8 * first);
 }
 
@@ -482,6 +486,8 @@ void mem_rmw_end(struct vcpu *v, unsigned size, struct rmw *m, uint64_t value)
         page_store(v, &p, m->linear, first, value & ((1ull << 8 * first) - 1));
         page_of_gpa(v, m->frame[1], &p);
         page_store(v, &p, wrap_linear(v, m->linear + first), size - first, value >> (8 * first));
+        if (m->exclusive)
+            v->ops->exclusive_end(v);
     }
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, m->linear, size, true);
