@@ -63,7 +63,7 @@ assets-full: $(VENV)/ready
 
 # Written before the core ran, and failing or untried with it: `make test-full` runs them all. Each is to be mended and
 # taken off this list.
-PENDING = --ignore=tests/isa --ignore=tests/boot --ignore=tests/clients
+PENDING = --ignore=tests/boot --ignore=tests/clients
 
 ## test       the test suite (TEST_ARGS='-k name' for a part of it)
 test: packages-test

@@ -75,6 +75,8 @@ static inline void mem_store(struct vcpu *v, uint64_t linear, const unsigned siz
  * Restartable like every access: device fragments go through the log. */
 void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n);
 void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n);
+/* #GP(0), of SS #SS(0), unless n bytes have canonical addresses. */
+void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n);
 /* Raises the fault that a store of n bytes would raise, and nothing else (sets A and D). */
 void mem_check_write(struct vcpu *v, uint64_t linear, size_t n);
 

@@ -315,6 +315,10 @@ static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, 
     struct far_stack st;
 
     far_stack_current(v, &st, 0);
+    if (v->amd && v->mode == MODE_LONG && cs && !(cs->ar & AR_L)) { /* pushed on the stack as compatibility mode sees it */
+        st.mask = UINT32_MAX;
+        st.sp &= st.mask;
+    }
     far_push(v, &st, opsize, v->seg[CS].sel);
     far_push(v, &st, opsize, next);
     v->gpr[RSP] = st.sp;
@@ -433,6 +437,8 @@ void insn_ret_far(struct vcpu *v, const struct insn *i, unsigned opsize, unsigne
         far_touch(v, &st, pop_bytes, opsize);
     }
     far_return_code(v, sel, &cs);
+    if (v->amd) /* before the stack segment is looked at */
+        far_check_ip(v, &cs, rip, 0);
     st.sp = (st.sp & ~st.mask) | ((st.sp + pop_bytes) & st.mask);
     if (sel_rpl(sel) == v->cpl) {
         far_check_ip(v, &cs, rip, 0);

@@ -133,17 +133,19 @@ ALU_SHIFT(rcr, "rcr")
 ALU_SHIFT_DOUBLE(shld, "shld")
 ALU_SHIFT_DOUBLE(shrd, "shrd")
 
-/* lo:hi = a * b. For size 1 the whole product is in lo (AX). */
+#define ALU_WIDE_ENTER "xchgq %%rax, %2\n\t" ALU_RESTORE "movq %2, %%rax\n\t"
+
+/* lo:hi = a * b. For size 1 the whole product is in lo (AX). Flags that stay undefined are the host's, who may keep them. */
 #define ALU_WIDE_MUL(name, op)                                                                      \
     static inline __attribute__((always_inline)) void alu_##name(uint32_t *fl, uint64_t a, uint64_t b, \
                                                                   uint64_t *lo, uint64_t *hi, const unsigned size) \
     {                                                                                               \
-        uint64_t l = a, h = 0, f = 0;                                                               \
+        uint64_t l = a, h = 0, f = *fl;                                                             \
         switch (size) {                                                                             \
-        case 1: __asm__(op "b %b3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "=&r"(f) : "q"(b) : "cc"); break; \
-        case 2: __asm__(op "w %w3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "=&r"(f) : "r"(b) : "cc"); break; \
-        case 4: __asm__(op "l %k3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "=&r"(f) : "r"(b) : "cc"); break; \
-        default: __asm__(op "q %3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "=&r"(f) : "r"(b) : "cc"); break; \
+        case 1: __asm__(ALU_WIDE_ENTER op "b %b3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(f) : "q"(b) : "cc"); break; \
+        case 2: __asm__(ALU_WIDE_ENTER op "w %w3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(f) : "r"(b) : "cc"); break; \
+        case 4: __asm__(ALU_WIDE_ENTER op "l %k3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(f) : "r"(b) : "cc"); break; \
+        default: __asm__(ALU_WIDE_ENTER op "q %3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(f) : "r"(b) : "cc"); break; \
         }                                                                                           \
         *fl = (uint16_t)l;                                                                          \
         *lo = f;                                                                                    \
@@ -154,17 +156,16 @@ ALU_WIDE_MUL(imul, "imul")
 
 /* lo = quotient, hi = remainder of hi:lo / b (size 1: of AX = lo, both in lo as AH:AL). The caller has
  * excluded #DE. The flags are undefined: the host's. */
-#define ALU_DIVIDE_ENTER "xchgq %%rax, %2\n\t" ALU_RESTORE "movq %2, %%rax\n\t"
 #define ALU_DIVIDE(name, op)                                                                        \
     static inline __attribute__((always_inline)) void alu_##name(uint32_t *fl, uint64_t *lo, uint64_t *hi, \
                                                                   uint64_t b, const unsigned size)  \
     {                                                                                               \
         uint64_t l = *lo, h = *hi, q = *fl;                                                         \
         switch (size) {                                                                             \
-        case 1: __asm__(ALU_DIVIDE_ENTER op "b %b3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "q"(b) : "cc"); break; \
-        case 2: __asm__(ALU_DIVIDE_ENTER op "w %w3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "r"(b) : "cc"); break; \
-        case 4: __asm__(ALU_DIVIDE_ENTER op "l %k3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "r"(b) : "cc"); break; \
-        default: __asm__(ALU_DIVIDE_ENTER op "q %3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "r"(b) : "cc"); break; \
+        case 1: __asm__(ALU_WIDE_ENTER op "b %b3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "q"(b) : "cc"); break; \
+        case 2: __asm__(ALU_WIDE_ENTER op "w %w3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "r"(b) : "cc"); break; \
+        case 4: __asm__(ALU_WIDE_ENTER op "l %k3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "r"(b) : "cc"); break; \
+        default: __asm__(ALU_WIDE_ENTER op "q %3\n\tmovq %%rax, %2\n\t" ALU_SAVE : "+&a"(l), "+&d"(h), "+&r"(q) : "r"(b) : "cc"); break; \
         }                                                                                           \
         *fl = (uint16_t)l;                                                                          \
         *lo = q;                                                                                    \

@@ -142,6 +142,8 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
         far_touch(v, &st, 0, opsize);
     }
     far_return_code(v, sel, &cs);
+    if (v->amd) /* before the stack segment is looked at */
+        far_check_ip(v, &cs, rip, 0);
     outer = sel_rpl(sel) != v->cpl || v->mode == MODE_LONG;
     if (outer) {
         rsp = far_pop(v, &st, opsize);

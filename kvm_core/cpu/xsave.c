@@ -155,6 +155,8 @@ static uint64_t aligned_area(struct vcpu *v, const struct insn *i, unsigned size
 {
     uint64_t linear = ea(v, i, size, write);
 
+    if (align == 16) /* FXSAVE, FXRSTOR: before alignment, unlike all others */
+        mem_check_canonical(v, linear, size);
     if (linear & (align - 1))
         cpu_gp(v, 0);
     return linear;

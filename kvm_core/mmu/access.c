@@ -93,6 +93,11 @@ static void check_canonical(struct vcpu *v, uint64_t linear, size_t size)
     }
 }
 
+void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n)
+{
+    check_canonical(v, linear, n);
+}
+
 static void note_large(struct vcpu *v, uint64_t linear, const struct walk *w)
 {
     unsigned half = linear >> 63;

@@ -255,6 +255,21 @@ static uint64_t random_code_target(void)
     return (rnd() & 0xffffffffffffull) | 0x8001ull << 47;
 }
 
+/* Operand size in bytes of a far transfer. */
+static unsigned far_bytes(const struct icase *c)
+{
+    bool narrow = false;
+
+    for (unsigned k = 0; k < c->len; k++) {
+        narrow |= c->bytes[k] == 0x66;
+        if (mode == 64 && (c->bytes[k] & 0xf0) == 0x40)
+            return c->bytes[k] & 8 ? 8 : narrow ? 2 : 4;
+        if (c->bytes[k] >= 0xca && c->bytes[k] <= 0xcf)
+            break;
+    }
+    return narrow ? 2 : 4;
+}
+
 /* Those of Linux's user processes and their neighbours. */
 static uint16_t random_selector(void)
 {
@@ -418,6 +433,7 @@ static bool make_case(const struct template *t, struct icase *c)
             continue;
         c->undefined = z.cpu_flags ? z.cpu_flags->undefined & ARITH_FLAGS : 0;
         c->branch = t->branch;
+        c->wide = t->mem && op[0].size == 80;
         c->stack = z.meta.category == ZYDIS_CATEGORY_RET || (t->mem && (z.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
                                                                         z.meta.category == ZYDIS_CATEGORY_CALL));
         return true;

@@ -73,6 +73,7 @@ static void emu_system(void)
     gdt[4] = 0x00cffb000000ffff; /* 23: 32-bit code, 2b: data, 33: 64-bit code */
     gdt[5] = 0x00cff3000000ffff;
     gdt[6] = 0x00affb000000ffff;
+    gdt[15] = 0x0000f50000000000; /* 7b: its limit tells the processor's number */
     for (unsigned n = 0; n < 256; n++) {
         uint64_t to = HANDLER_ADDR + 8 * n, dpl = n == 3 || n == 4 ? 3 : 0;
 
@@ -82,7 +83,7 @@ static void emu_system(void)
     memcpy(emu_ram + GPA_SYSTEM + 0x2000 + 4, &rsp0, 8);
     emu_ram[GPA_SYSTEM + 0x2000 + 102] = 104; /* I/O map base: behind the limit */
     memset(emu_ram + GPA_SYSTEM + 0x3000, 0xf4, 4096);
-    emu->gdt = (struct desc_table){GDT_ADDR, 7 * 8 - 1};
+    emu->gdt = (struct desc_table){GDT_ADDR, 16 * 8 - 1};
     emu->idt = (struct desc_table){IDT_ADDR, 4095};
     emu->seg[TR] = (struct segment){.base = TSS_ADDR, .limit = 103, .ar = AR_P | 11, .sel = 0x40};
     emu->seg[LDTR] = (struct segment){.ar = AR_UNUSABLE};

@@ -260,9 +260,11 @@ static void enumerate_opcode(struct template t)
             keep(&by_digit[d]);
 }
 
-/* Not opcodes: prefixes, escapes. */
-static bool is_prefix(unsigned o)
+/* Not opcodes: prefixes, escapes. With a memory operand 62, C4 and C5 are BOUND, LES and LDS in legacy code. */
+static bool is_prefix(unsigned o, bool mem)
 {
+    if (mode != 64 && mem && (o == 0x62 || o == 0xc4 || o == 0xc5))
+        return false;
     return o == 0x0f || o == 0x26 || o == 0x2e || o == 0x36 || o == 0x3e || o == 0x62 || (o >= 0x64 && o <= 0x67) || o == 0xf0 ||
            o == 0xf2 || o == 0xf3 || o == 0xc4 || o == 0xc5 || (mode == 64 && (o & 0xf0) == 0x40);
 }
@@ -279,7 +281,7 @@ static void enumerate(void)
             continue;
         if (t.map == 0 && (t.opcode == 0xe0 || t.opcode == 0xe1) && (t.pfx == 0xf2 || t.pfx == 0xf3 || t.pfx == 1))
             continue; /* LOOPcc with REP: reserved, and AMD's processors let the prefix choose */
-        if (t.vex ? t.map == 0 || t.pfx == 1 || t.pfx == 0xf0 : t.l || (t.map == 0 && is_prefix(t.opcode)))
+        if (t.vex ? t.map == 0 || t.pfx == 1 || t.pfx == 0xf0 : t.l || (t.map == 0 && is_prefix(t.opcode, t.mem)))
             continue;
         enumerate_opcode(t);
         t.addr32 = true;

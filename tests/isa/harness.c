@@ -1,8 +1,8 @@
 /* User-level instructions: random cases on our processor and on the host's, everything compared.
  *
- *   harness ISA_DIRECTORY CASES [SEED [MODE [ROW]]]     MODE: 64 or 32
+ *   harness ISA_DIRECTORY ENCODING_CASES FORM_CASES [SEED [MODE [ROW]]]     MODE: 64 or 32
  *
- * CASES: at least so many of each encoding, of each operand form and size of each row of the instruction table.
+ * So many cases of each encoding, and at least so many of each operand form and size of each row of the instruction table.
  */
 #include <inttypes.h>
 #include <time.h>
@@ -56,6 +56,14 @@ static void report(const struct icase *c, const struct state *host, const struct
         print_bytes((uint8_t *)(uintptr_t)c->target + 512, 64);
         printf("\n");
     }
+    if (c->stack && c->target - DATA_ADDR < DATA_HOLE - 40) {
+        printf("  stack or operand:");
+        for (int k = 0; k < 5; k++) {
+            printf(" ");
+            print_bytes((uint8_t *)(uintptr_t)c->target + 8 * k, 8);
+        }
+        printf("\n");
+    }
     print_state("before", &c->before);
     print_state("host  ", host);
     print_state("ours  ", ours);
@@ -101,7 +109,7 @@ static const char *compare(const struct icase *c, const struct state *host, cons
 
     if (staged && !(c->before.fx[25] & 8)) /* #U unmasked: products are not seen (cpu/native.c, run_unmasked()) */
         return NULL;
-    if (piecewise && c->target - (1ull << 47) + 4096 < 4096 && host->vector > 11 && host->vector < 15 &&
+    if ((piecewise || c->wide) && c->target - (1ull << 47) + 4096 < 4096 && host->vector > 11 && host->vector < 15 &&
         ours->vector > 11 && ours->vector < 15)
         return NULL; /* its first part is not present, its last not canonical: either may be reported */
     if (host->vector != ours->vector)
@@ -173,7 +181,7 @@ static bool piecewise(unsigned mnemonic)
 {
     return mnemonic == ZYDIS_MNEMONIC_FLDENV || mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
            mnemonic == ZYDIS_MNEMONIC_FBLD || mnemonic == ZYDIS_MNEMONIC_FBSTP ||
-           mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_FNSAVE || mnemonic == ZYDIS_MNEMONIC_FRSTOR || is_fxsave(mnemonic) ||
+           mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_FNSAVE || mnemonic == ZYDIS_MNEMONIC_FRSTOR || is_fxsave(mnemonic) ||
            mnemonic == ZYDIS_MNEMONIC_FXRSTOR || mnemonic == ZYDIS_MNEMONIC_FXRSTOR64 || is_xsave(mnemonic);
 }
 
@@ -245,6 +253,28 @@ static void fill_special(const struct icase *c, unsigned mnemonic)
     memcpy(emu_data + at, data + at, 8);
 }
 
+/* What a far return pops, or where a far pointer leads: mostly what works, for a user program. */
+static void fill_frame(const struct icase *c, unsigned mnemonic)
+{
+    uint64_t at = c->target - DATA_ADDR, slot[5];
+    bool pointer = mnemonic == ZYDIS_MNEMONIC_CALL || mnemonic == ZYDIS_MNEMONIC_JMP;
+    unsigned bytes = far_bytes(c), stride = bytes;
+
+    if (at + 5 * bytes > DATA_HOLE || chance(20))
+        return;
+    slot[0] = random_code_target();
+    slot[1] = chance(60) ? (chance(50) && mode == 64 ? 0x33 : 0x23) : random_selector();
+    slot[2] = rnd() & ~0x40100ull; /* flags, not TF and AC */
+    slot[3] = DATA_ADDR + below(DATA_HOLE);
+    slot[4] = chance(70) ? 0x2b : random_selector();
+    if (mnemonic == ZYDIS_MNEMONIC_RET) /* SS:rSP behind what is popped besides: as the memory has it */
+        slot[2] = 0;
+    for (unsigned k = 0; k < (pointer || mnemonic == ZYDIS_MNEMONIC_RET ? 2 : 5); k++) {
+        memcpy((uint8_t *)(uintptr_t)DATA_ADDR + at + k * stride, &slot[k], bytes);
+        memcpy(emu_data + at + k * stride, &slot[k], bytes);
+    }
+}
+
 /* Where a near return or an indirect branch finds where to go. */
 static bool fill_address(const struct icase *c)
 {
@@ -305,6 +335,14 @@ static const char *run_case(const struct template *t, const struct icase *c, str
     return what;
 }
 
+/* "FAR" of CALL_far and its like, "IRET", or "". */
+static const char *far_name(unsigned row)
+{
+    const char *name = rows[row].name;
+
+    return strncmp(name, "IRET", 4) == 0 ? name : strstr(name, "_far") ? "FAR" : "-";
+}
+
 static void run_template(const struct template *t, unsigned count)
 {
     struct cell *cell = &cells[t->cell];
@@ -323,6 +361,8 @@ static void run_template(const struct template *t, unsigned count)
             fill_special(&c, t->mnemonic);
         if (c.stack && !fill_address(&c))
             continue;
+        if (c.stack && strchr("FI", *far_name(cell->row)))
+            fill_frame(&c, t->mnemonic);
         what = run_case(t, &c, &host, &ours);
         if (!what)
             continue;
@@ -382,8 +422,11 @@ static void sum_row(unsigned row, unsigned per, struct totals *all)
         printf("%-16s NO CASE\n", rows[row].name);
         all->without++;
     } else {
-        printf("%-16s %3u forms, at least %5" PRIu64 " each %8" PRIu64 " cases %7" PRIu64 " faults%s\n", rows[row].name,
-               one.cells, least, one.cases, one.faults, lacking ? " (#UD: this host has not got it)" : "");
+        printf("%-16s %3u forms, at least %5" PRIu64 " each %8" PRIu64 " cases %7" PRIu64 " faults", rows[row].name,
+               one.cells, least, one.cases, one.faults);
+        if (one.odd_flags)
+            printf(" %" PRIu64 " undefined flags", one.odd_flags);
+        printf("%s\n", lacking ? " (#UD: this host has not got it)" : "");
         all->rows++;
     }
     if (one.differences)
@@ -399,13 +442,14 @@ static void sum_row(unsigned row, unsigned per, struct totals *all)
 int main(int argc, char **argv)
 {
     static const char *const files[] = {"integer", "vector", "system", "far"};
-    uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 0) : (uint64_t)time(NULL);
-    unsigned per = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 20;
-    const char *only = argc > 5 ? argv[5] : NULL;
+    unsigned each = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 20;
+    unsigned per = argc > 3 ? (unsigned)strtoul(argv[3], NULL, 0) : 100;
+    uint64_t seed = argc > 4 ? strtoull(argv[4], NULL, 0) : (uint64_t)time(NULL);
+    const char *only = argc > 6 ? argv[6] : NULL;
     struct totals all = {.cases = 0};
 
     setvbuf(stdout, NULL, _IOLBF, 0);
-    mode = argc > 4 ? atoi(argv[4]) : 64;
+    mode = argc > 5 ? atoi(argv[5]) : 64;
     for (unsigned k = 0; k < 4; k++)
         read_rows(argc > 1 ? argv[1] : "kvm_core/isa", files[k]);
     rng_state[0] = seed * 0x9e3779b97f4a7c15ull + 1;
@@ -418,7 +462,7 @@ int main(int argc, char **argv)
     memcpy(emu_data + DATA_READONLY, (void *)(uintptr_t)(DATA_ADDR + DATA_READONLY), 4096);
     for (unsigned k = 0; k < template_count; k++)
         if (!only || strcmp(rows[cells[templates[k].cell].row].name, only) == 0)
-            run_template(&templates[k], per);
+            run_template(&templates[k], each);
     top_up(per, only);
     for (unsigned row = 0; row < row_count; row++)
         if (!only || strcmp(rows[row].name, only) == 0)

@@ -30,6 +30,7 @@ struct icase { /* an instruction in its surroundings */
     uint8_t bytes[15];
     uint8_t len;
     uint8_t mode; /* 64: long; 32: compatibility */
+    bool wide;          /* operand of 80 bits: accessed in two parts */
     bool branch;        /* a direct branch */
     bool stack;         /* `target` holds an address to go to */
     uint64_t undefined; /* flags that the instruction leaves undefined */
