@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ["cpuid", "msr", "creg", "sysinsn", "segments"]
+PROGRAMS = ["cpuid", "msr", "creg", "sysinsn", "segments", "engine"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
