@@ -174,7 +174,7 @@ static bool plan_vector(struct plan *s, const struct decoded_operand *o)
         s->vec_load[o->reg] = bytes;
     if (o->action & OPND_WRITE) {
         s->vec_store[o->reg] = s->vex ? 32 : 16; /* VEX.128 zeroes the upper half */
-        s->op->xinuse |= s->vex ? 6 : 2;
+        s->op->xinuse |= bytes == 32 ? 6 : 2; /* zeroing an upper half does not take AVX out of its initial state */
     }
     return true;
 }

@@ -286,6 +286,8 @@ const struct insn *op_vzeroall(struct vcpu *v, const struct insn *i)
 {
     avx_check(v);
     memset(v->ymm, 0, (v->mode == MODE_LONG ? 16 : 8) * sizeof(v->ymm[0]));
+    if (v->mode == MODE_LONG)
+        v->xinuse &= ~(uint64_t)XSAVE_AVX;
     return insn_next(i);
 }
 

@@ -345,6 +345,18 @@ struct restore { /* read before anything is committed */
     bool set_mxcsr;
 };
 
+/* Outside of 64-bit mode registers 8 to 15 stay as they are: what of SSE and AVX they still hold. */
+static uint64_t high_in_use(const struct vcpu *v)
+{
+    uint64_t in_use = 0;
+
+    for (unsigned k = 8; k < 16; k++)
+        for (unsigned n = 0; n < 32; n++)
+            if (v->ymm[k][n])
+                in_use |= n < 16 ? XSAVE_SSE : XSAVE_AVX;
+    return in_use;
+}
+
 static void commit_restore(struct vcpu *v, const struct restore *r, uint64_t rfbm, uint64_t load, bool wide)
 {
     unsigned count = xmm_count(v);
@@ -360,6 +372,8 @@ static void commit_restore(struct vcpu *v, const struct restore *r, uint64_t rfb
     if (rfbm & XSAVE_AVX)
         avx_from_image(v, r->avx, count);
     v->xinuse = (v->xinuse & ~rfbm) | load;
+    if (count == 8)
+        v->xinuse |= high_in_use(v) & rfbm;
     if (r->set_mxcsr)
         set_mxcsr(v, r->mxcsr);
     if (rfbm & XSAVE_PKRU)

@@ -116,6 +116,24 @@ static void random_state(struct state *s)
              : chance(3) ? CODE_ADDR + CODE_BYTES - 1 - below(12)
                          : CODE_ADDR + 64 + below(3900);
     s->vector = -1;
+    s->in_use = 7;
+    if (chance(80))
+        return;
+    s->in_use = below(8);
+    if (!(s->in_use & 1)) {
+        memset(s->fx, 0, 24);
+        memset(s->fx + 32, 0, 128);
+        s->fx[0] = 0x7f;
+        s->fx[1] = 3;
+    }
+    if (!(s->in_use & 2)) {
+        mxcsr = 0x1f80;
+        memcpy(s->fx + 24, &mxcsr, 4);
+    }
+    for (int k = 0; k < 16; k++) {
+        memset(s->ymm[k], 0, s->in_use & 2 ? 0 : 16);
+        memset(s->ymm[k] + 16, 0, s->in_use & 4 ? 0 : 16);
+    }
 }
 
 static uint64_t random_target(unsigned bytes)
@@ -184,6 +202,7 @@ static void aim_gather(struct icase *c, const ZydisDecodedInstruction *z, const 
     uint8_t *x = c->before.ymm[ZydisRegisterGetId(m->mem.index)];
     bool wide = z->opcode & 1;
 
+    c->before.in_use = 7;
     for (int k = 0; k < (wide ? 4 : 8); k++) {
         int64_t off = (int64_t)(random_target(8) - DATA_ADDR) / m->mem.scale;
         memcpy(x + (wide ? 8 : 4) * k, &off, wide ? 8 : 4);

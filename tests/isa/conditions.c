@@ -70,6 +70,7 @@ static void base_case(struct icase *c, const uint8_t *bytes, unsigned len)
     c->mode = 64;
     c->before.rip = CODE_ADDR + 256;
     c->before.gpr[RBX] = DATA_ADDR;
+    c->before.in_use = 7;
     c->before.fx[0] = 0x7f;
     c->before.fx[1] = 3;
     memcpy(c->before.fx + 24, &mxcsr, 4);

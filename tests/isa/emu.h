@@ -141,7 +141,7 @@ static void emu_load(const struct icase *c)
     cpu_set_eflags(emu, s->rflags | 2 | FL_IF);
     memcpy(emu->ymm, s->ymm, sizeof(s->ymm));
     memcpy(emu->fx, s->fx, 160);
-    emu->xinuse = 7;
+    emu->xinuse = s->in_use;
     emu->seg[DS] = emu->seg[ES] =
         (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
     emu_mode(c->mode);
@@ -180,6 +180,7 @@ static void emu_store(struct state *s)
     s->rflags = cpu_get_eflags(emu) & (ARITH_FLAGS | DF_FLAG);
     memcpy(s->ymm, emu->ymm, sizeof(s->ymm));
     memcpy(s->fx, emu->fx, 160);
+    s->in_use = xsave_in_use(emu) & 7;
 }
 
 /* Runs what stands at c->before.rip. budget: instructions between looks at the outside; single: the careful path. */

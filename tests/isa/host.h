@@ -75,6 +75,7 @@ static void host_signal(int sig, siginfo_t *info, void *context)
     s->cr2 = s->vector == 14 ? g[REG_CR2] : 0;
     memcpy(s->fx, fp, 160);
     memcpy(&bv, fp + 512, 8);
+    s->in_use = bv & 7;
     if (!(bv & 1)) { /* in its initial state */
         memset(s->fx, 0, 24);
         memset(s->fx + 32, 0, 128);
@@ -142,7 +143,7 @@ static void host_create(void)
 static void host_run(const struct icase *c, struct state *after)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)c->before.rip;
-    uint64_t bv = host_xcr0, room = CODE_ADDR + CODE_BYTES - c->before.rip;
+    uint64_t bv = host_xcr0 & c->before.in_use, room = CODE_ADDR + CODE_BYTES - c->before.rip;
     unsigned len = c->len < room ? c->len : (unsigned)room;
 
     host_far[0] = c->before.rip;

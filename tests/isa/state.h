@@ -24,6 +24,7 @@ struct state {
     int vector;      /* of the fault; -1: none */
     uint32_t error;
     uint64_t cr2;    /* #PF */
+    uint8_t in_use;  /* XSAVE components x87, SSE, AVX that are not in their initial state */
 };
 
 struct icase { /* an instruction in its surroundings */
