@@ -154,6 +154,7 @@ static void reset_cold(struct vcpu *v)
     v->fx[25] = 0x1f;
     v->fx[28] = v->fx[29] = 0xff;
     v->xinuse = 0;
+    v->fcs = v->fds = 0;
 }
 
 void cpu_reset(struct vcpu *v, bool init)

@@ -231,6 +231,7 @@ struct vcpu {
     /* SSE/AVX registers, whole; x87 and MXCSR in the FXSAVE image (its XMM part is not used) */
     uint8_t ymm[16][32] __attribute__((aligned(32)));
     uint8_t fx[512] __attribute__((aligned(64)));
+    uint16_t fcs, fds;        /* selectors of the x87 pointers: 0 with CPUID.(7,0).EBX[13], and from 64-bit images */
     uint64_t xinuse;          /* XSAVE components not in their initial state */
 
     /* events */

@@ -1,14 +1,14 @@
 /* x87 and MMX: arithmetic runs on the host between FXRSTOR and FXSAVE; environment and control in C.
  *
  * The registers are v->fx, an FXSAVE64 image: slot k is ST(k), the abridged tag byte is by physical register.
- * FIP holds the guest's offset (real and virtual-8086 mode: linear address); FCS and FDS read as 0, as on a processor
- * with CPUID.(7,0).EBX[13].
+ * FIP holds the guest's offset (real and virtual-8086 mode: linear address); FCS and FDS are beside it in the vCPU.
  */
 #include "cpu/x87.h"
 
 #include <string.h>
 
 #include "cpu/access.h"
+#include "cpu/cpuid.h"
 #include "cpu/native.h"
 
 enum { FSW_ES = 0x80, FSW_B = 0x8000, FSW_EXCEPTIONS = 0x3f, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_ST = 32 };
@@ -46,11 +46,12 @@ static void set_top(uint8_t *fx, unsigned top)
     fx[3] = (fx[3] & ~0x38) | top << 3;
 }
 
-void x87_init(uint8_t *fx)
+void x87_init(struct vcpu *v)
 {
-    set_top(fx, 0);
-    memset(fx, 0, 24);
-    set16(fx, 0x37f);
+    set_top(v->fx, 0);
+    memset(v->fx, 0, 24);
+    set16(v->fx, 0x37f);
+    v->fcs = v->fds = 0;
 }
 
 void x87_mmx_transition(uint8_t *fx)
@@ -84,6 +85,11 @@ static void run_stub(struct vcpu *v, const struct native_op *op, void *mem, uint
 }
 #endif
 
+static bool keeps_selectors(const struct vcpu *v)
+{
+    return v->mode >= MODE_PROT && !cpu_has(v, FEAT_ZERO_FCS_FDS);
+}
+
 /* Last non-control instruction: SDM vol. 1, 8.1.8. */
 static void set_pointers(struct vcpu *v, const struct insn *i, const struct native_op *op, uint8_t *fx,
                          const uint8_t old[24])
@@ -95,7 +101,9 @@ static void set_pointers(struct vcpu *v, const struct insn *i, const struct nati
         fip = (uint32_t)(v->seg[CS].base + fip);
     set16(fx + FX_FOP, op->fop);
     memcpy(fx + FX_FIP, &fip, 8);
+    v->fcs = keeps_selectors(v) ? v->seg[CS].sel : 0;
     if (op->mem_bytes) {
+        v->fds = keeps_selectors(v) ? v->seg[i->seg].sel : 0;
         fdp = ea_offset(v, i);
         if (v->mode < MODE_PROT)
             fdp = (uint32_t)(v->seg[i->seg].base + fdp);
@@ -223,7 +231,7 @@ static unsigned env_store(const struct vcpu *v, unsigned opsize, uint8_t *env)
     memcpy(&fip, fx + FX_FIP, 4);
     memcpy(&fdp, fx + FX_FDP, 4);
     if (opsize == 2) {
-        uint16_t e[7] = {x87_fcw(fx), x87_fsw(fx), tags, fip, 0, fdp, 0};
+        uint16_t e[7] = {x87_fcw(fx), x87_fsw(fx), tags, fip, v->fcs, fdp, v->fds};
 
         if (real) {
             e[4] = (fip >> 16 & 15) << 12 | fop;
@@ -233,7 +241,7 @@ static unsigned env_store(const struct vcpu *v, unsigned opsize, uint8_t *env)
         return sizeof(e);
     }
     uint32_t ones = 0xffff0000u;
-    uint32_t e[7] = {x87_fcw(fx) | ones, x87_fsw(fx) | ones, tags | ones, fip, fop << 16, fdp, ones};
+    uint32_t e[7] = {x87_fcw(fx) | ones, x87_fsw(fx) | ones, tags | ones, fip, fop << 16 | v->fcs, fdp, ones | v->fds};
     if (real) {
         e[3] = (fip & 0xffff) | ones;
         e[4] = (fip >> 16) << 12 | fop;
@@ -275,6 +283,8 @@ static void env_load(struct vcpu *v, unsigned opsize, const uint8_t *env)
     set16(fx + FX_FOP, fop);
     memcpy(fx + FX_FIP, &fip, 8);
     memcpy(fx + FX_FDP, &fdp, 8);
+    v->fcs = keeps_selectors(v) ? (uint16_t)e[4] : 0;
+    v->fds = keeps_selectors(v) ? (uint16_t)e[6] : 0;
 }
 
 /* ---- control instructions ------------------------------------------------------------------------ */
@@ -315,7 +325,7 @@ static const struct insn *x87_fnsave(struct vcpu *v, const struct insn *i)
     for (unsigned k = 0; k < 8; k++, n += 10)
         memcpy(image + n, v->fx + FX_ST + 16 * k, 10);
     mem_write_bytes(v, ea(v, i, n, true), image, n);
-    x87_init(v->fx);
+    x87_init(v);
     return insn_next(i);
 }
 
@@ -375,7 +385,7 @@ static const struct insn *x87_fnclex(struct vcpu *v, const struct insn *i)
 static const struct insn *x87_fninit(struct vcpu *v, const struct insn *i)
 {
     native_check(v, native_op_of(i));
-    x87_init(v->fx);
+    x87_init(v);
     return insn_next(i);
 }
 

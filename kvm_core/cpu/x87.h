@@ -8,7 +8,7 @@ struct vcpu;
 
 uint16_t x87_fcw(const uint8_t *fx);
 uint16_t x87_fsw(const uint8_t *fx);
-void x87_init(uint8_t *fx);           /* FNINIT */
+void x87_init(struct vcpu *v);        /* FNINIT */
 void x87_mmx_transition(uint8_t *fx); /* TOP 0, all tags valid: SDM vol. 1, 9.5 */
 void x87_check_pending(struct vcpu *v); /* #MF */
 

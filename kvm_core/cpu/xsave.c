@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cpu/access.h"
+#include "cpu/cpuid.h"
 #include "cpu/x87.h"
 #include "mmu/tlb.h"
 
@@ -84,6 +85,8 @@ static void x87_to_image(const struct vcpu *v, uint8_t *image, bool wide)
     if (!wide) { /* 32 bits and a selector, which reads as 0 */
         memset(image + 12, 0, 4);
         memset(image + 20, 0, 4);
+        memcpy(image + 12, &v->fcs, 2);
+        memcpy(image + 20, &v->fds, 2);
     }
     if (v->amd && !(v->fx[2] & 0x80)) /* AMD APM vol. 2, 11.4.4: pointers only with an exception pending */
         memset(image + FX_POINTERS, 0, IMG_X87 - FX_POINTERS);
@@ -110,7 +113,12 @@ static void x87_from_image(struct vcpu *v, const uint8_t *image, bool wide)
         pointer = (int64_t)((uint64_t)pointer << 7) >> 7;
         memcpy(v->fx + k, &pointer, 8);
     }
+    v->fcs = v->fds = 0;
     if (!wide) {
+        if (!cpu_has(v, FEAT_ZERO_FCS_FDS)) {
+            memcpy(&v->fcs, image + 12, 2);
+            memcpy(&v->fds, image + 20, 2);
+        }
         memset(v->fx + 12, 0, 4);
         memset(v->fx + 20, 0, 4);
     }
@@ -364,7 +372,7 @@ static void commit_restore(struct vcpu *v, const struct restore *r, uint64_t rfb
     if (load & XSAVE_X87)
         x87_from_image(v, r->legacy, wide);
     else if (rfbm & XSAVE_X87) {
-        x87_init(v->fx);
+        x87_init(v);
         memset(v->fx + IMG_ST, 0, 128);
     }
     if (rfbm & XSAVE_SSE)
@@ -464,7 +472,7 @@ int xsave_import(struct vcpu *v, const uint8_t *image, size_t size_bytes, uint64
     if (header[0] & XSAVE_X87) {
         x87_from_image(v, full, true);
     } else {
-        x87_init(v->fx);
+        x87_init(v);
         memset(v->fx + IMG_ST, 0, 128);
     }
     memset(v->ymm, 0, sizeof(v->ymm));

@@ -419,6 +419,20 @@ static void random_fields(const struct template *t, struct fields *f)
     f->addr32 = t->addr32 || (chance(10) && (mode == 64 || !t->mem));
 }
 
+/* FNSTENV [ENV_ADDR]: the pointers of an x87 instruction. */
+static void add_tail(struct icase *c)
+{
+    uint8_t *p = c->bytes + c->len, *start = p;
+    uint32_t at = ENV_ADDR;
+
+    *p++ = 0xd9;
+    *p++ = mode == 64 ? 0x34 : 0x35;
+    if (mode == 64)
+        *p++ = 0x25;
+    memcpy(p, &at, 4);
+    c->tail = (uint8_t)(p + 4 - start);
+}
+
 static bool make_case(const struct template *t, struct icase *c)
 {
     ZydisDecodedInstruction z;
@@ -427,6 +441,7 @@ static bool make_case(const struct template *t, struct icase *c)
 
     random_state(&c->before);
     c->mode = mode;
+    c->tail = 0;
     for (int attempt = 0; attempt < 40; attempt++) {
         random_fields(t, &f);
         if (f.form == 3 && f.index == 4)
@@ -452,6 +467,8 @@ static bool make_case(const struct template *t, struct icase *c)
             continue;
         c->undefined = z.cpu_flags ? z.cpu_flags->undefined & ARITH_FLAGS : 0;
         c->branch = t->branch;
+        if (!t->vex && t->map == 0 && (t->opcode & 0xf8) == 0xd8 && chance(50))
+            add_tail(c);
         c->wide = t->mem && op[0].size == 80;
         c->stack = z.meta.category == ZYDIS_CATEGORY_RET || (t->mem && (z.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
                                                                         z.meta.category == ZYDIS_CATEGORY_CALL));

@@ -142,6 +142,7 @@ static void emu_load(const struct icase *c)
     memcpy(emu->ymm, s->ymm, sizeof(s->ymm));
     memcpy(emu->fx, s->fx, 160);
     emu->xinuse = s->in_use;
+    emu->fcs = emu->fds = 0;
     emu->seg[DS] = emu->seg[ES] =
         (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
     emu_mode(c->mode);

@@ -324,7 +324,7 @@ static const char *run_case(const struct template *t, const struct icase *c, str
 
     host_case = c;
     host_run(c, host);
-    emu_code_put(c->before.rip, c->bytes, c->len);
+    emu_code_put(c->before.rip, c->bytes, c->len + c->tail);
     run_ours(c, ours);
     cell->cases++;
     cell->faults += host->vector >= 0;
@@ -335,7 +335,7 @@ static const char *run_case(const struct template *t, const struct icase *c, str
         what = run_linked(c, host, ours);
     if (!what && !same_memory(t->mnemonic))
         what = "memory";
-    emu_code_put(c->before.rip, NULL, c->len);
+    emu_code_put(c->before.rip, NULL, c->len + c->tail);
     return what;
 }
 

@@ -144,7 +144,7 @@ static void host_run(const struct icase *c, struct state *after)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)c->before.rip;
     uint64_t bv = host_xcr0 & c->before.in_use, room = CODE_ADDR + CODE_BYTES - c->before.rip;
-    unsigned len = c->len < room ? c->len : (unsigned)room;
+    unsigned len = c->len + c->tail < room ? c->len + c->tail : (unsigned)room;
 
     host_far[0] = c->before.rip;
     host_far[1] = c->mode == 32 ? 0x23 : 0;

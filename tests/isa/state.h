@@ -10,7 +10,8 @@ enum { /* linear addresses, the same on both sides; what surrounds code and data
     DATA_ADDR = 0x10000000, DATA_PAGES = 4, /* writable, writable, not present, read-only */
     DATA_BYTES = DATA_PAGES * 4096, DATA_HOLE = 2 * 4096, DATA_READONLY = 3 * 4096,
     TARGET_ADDR = 0x40000000, /* never present */
-    GUARD_BYTES = 1 << 20
+    GUARD_BYTES = 1 << 20,
+    ENV_ADDR = DATA_ADDR + 0x1f00 /* where FNSTENV stores */
 };
 #define GS_BASE 0xa5f3008ull /* in 64-bit mode */
 
@@ -28,8 +29,9 @@ struct state {
 };
 
 struct icase { /* an instruction in its surroundings */
-    uint8_t bytes[15];
+    uint8_t bytes[24];
     uint8_t len;
+    uint8_t tail; /* bytes of a second instruction, FNSTENV, that shows what is not visible otherwise */
     uint8_t mode; /* 64: long; 32: compatibility */
     bool wide;          /* operand of 80 bits: accessed in two parts */
     bool branch;        /* a direct branch */
