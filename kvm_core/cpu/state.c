@@ -166,6 +166,7 @@ void cpu_reset(struct vcpu *v, bool init)
         reset_cold(v);
     cpuid_query(v, 1, 0, leaf1);
     memset(v->gpr, 0, sizeof(v->gpr));
+    v->gpr[REG_EDGE] = 4096;
     v->gpr[RDX] = leaf1[0] ? leaf1[0] : 0x600; /* family, model, stepping */
     v->rip = 0xfff0;
     v->eflags = FL_FIXED;

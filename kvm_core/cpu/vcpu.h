@@ -21,6 +21,7 @@ enum gpr { /* ModRM encoding order, SDM vol. 2, table 2-2 */
     RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15,
     REG_ZERO, /* always 0: an absent base or index */
     REG_PAGE, /* rip of offset 0 of the code page being executed: base of RIP-relative operands */
+    REG_EDGE, /* always 4096: index of a RIP-relative operand whose distance from the page does not fit 32 bits */
     REG_COUNT
 };
 

@@ -242,8 +242,8 @@ static uint8_t address_mode(const ZydisDecodedInstruction *z, uint8_t seg, unsig
     return seg == FS || seg == GS ? AM_SEG64 : AM_FLAT64;
 }
 
-/* The memory operand into *d and *i. False when RIP + displacement does not fit a record (never on real code). */
-static bool memory(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *m, unsigned code_bits, struct decoded *d,
+/* The memory operand into *d and *i. */
+static void memory(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *m, unsigned code_bits, struct decoded *d,
                    struct insn *i)
 {
     ZydisRegisterClass index = ZydisRegisterGetClass(m->mem.index);
@@ -264,14 +264,15 @@ static bool memory(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *
     if (i->base == REG_PAGE)
         disp += i->off + i->len;
     i->disp = (int32_t)disp;
-    if (z->address_width == 64 && i->disp != disp) { /* MOV moffs64, or RIP-relative at the edge of 2 GiB */
-        if (i->base == REG_PAGE)
-            return false;
+    if (i->base == REG_PAGE && i->disp != disp) { /* at the edge of 2 GiB */
+        i->index = REG_EDGE;
+        i->scale = 3;
+        i->disp = (int32_t)(disp - (4096 << 3));
+    } else if (z->address_width == 64 && i->disp != disp) { /* MOV moffs64 */
         i->disp = 0;
         i->imm = (uint64_t)disp;
         i->base = REG_ZERO;
     }
-    return true;
 }
 
 static bool has_prefix(const ZydisDecodedInstruction *z, uint8_t prefix)
@@ -531,8 +532,8 @@ enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_
     }
     bool stack_only = mem && mem->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
                       (gpr_number(mem->mem.base) == RSP || gpr_number(mem->mem.base) == RBP); /* PUSH, LEAVE ... */
-    if (mem && !stack_only && !memory(&z, mem, v->code_bits, &d, out))
-        return DECODE_INVALID;
+    if (mem && !stack_only)
+        memory(&z, mem, v->code_bits, &d, out);
     if (z.meta.category == ZYDIS_CATEGORY_COND_BR) /* JCXZ, LOOP: the counter's size */
         out->am = address_mode(&z, DS, v->code_bits);
     if (mem && z.mnemonic == ZYDIS_MNEMONIC_MOV && mem->mem.base == ZYDIS_REGISTER_NONE && out->imm) {

@@ -47,10 +47,11 @@ def test_against_the_host(
         print(f"\n{lines[0]}: {lines[-1]}")
 
 
-@pytest.mark.parametrize("asan", [False, True], ids=["plain", "asan"])
-def test_availability_devices_and_images(c_program: Callable[..., Path], asan: bool) -> None:
-    """#UD, #NM by CR0, CR4 and XCR0; operands in a device; XSAVE images in and out."""
-    program = c_program("isa/conditions.c", asan=asan)
+@pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.parametrize("name", ["conditions", "vendors"])
+def test_conditions_and_vendors(c_program: Callable[..., Path], name: str, asan: bool) -> None:
+    """#UD, #NM by CR0, CR4 and XCR0; operands in a device; XSAVE images; AMD's and Intel's ways."""
+    program = c_program(f"isa/{name}.c", asan=asan)
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -1,0 +1,217 @@
+/* What AMD's and Intel's processors do differently, by the vendor that CPUID names, on whatever host: both expectations.
+ *
+ * AMD's were seen on an AMD host (harness.c compares them with the host's own where that is one); Intel's are the SDM's.
+ */
+#include "cpu/cpuid.h"
+#include "emu.h"
+
+static int failures;
+static struct icase c;
+static struct state after;
+
+#define EXPECT(condition)                                                                                           \
+    do {                                                                                                            \
+        if (!(condition)) {                                                                                         \
+            printf("%s, line %d: %s: vector %d error %x cr2 %lx rip %lx\n", emu->amd ? "AMD" : "Intel", __LINE__,   \
+                   #condition, after.vector, after.error, after.cr2, after.rip);                                    \
+            failures++;                                                                                             \
+        }                                                                                                           \
+    } while (0)
+
+static void prepare(int mode, const uint8_t *bytes, unsigned len)
+{
+    uint32_t mxcsr = 0x1f80;
+
+    memset(&c, 0, sizeof(c));
+    memcpy(c.bytes, bytes, len);
+    c.len = (uint8_t)len;
+    c.mode = (uint8_t)mode;
+    c.before.rip = CODE_ADDR + 256;
+    c.before.gpr[RBX] = DATA_ADDR;
+    c.before.gpr[RSP] = DATA_ADDR + 4096;
+    c.before.in_use = 7;
+    c.before.fx[0] = 0x7f;
+    c.before.fx[1] = 3;
+    memcpy(c.before.fx + 24, &mxcsr, 4);
+    memset(emu_data, 0, DATA_HOLE);
+}
+#define PREPARE(mode, ...) prepare(mode, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+
+static void run(void)
+{
+    emu_code_put(c.before.rip, c.bytes, c.len);
+    emu_go(&c, &after, 1000, false);
+    emu_code_put(c.before.rip, NULL, c.len);
+}
+
+static void put64(uint64_t linear, uint64_t value) { memcpy(emu_data + (linear - DATA_ADDR), &value, 8); }
+
+/* 66 in front of a near branch in 64-bit mode: AMD APM vol. 3, 1.2.4; SDM vol. 2, Jcc, RET */
+static void check_branches(bool amd)
+{
+    PREPARE(64, 0x66, 0x70, 0x02); /* jo +2 */
+    c.before.rflags = FL_OF;
+    run();
+    EXPECT(after.vector == -1 && after.rip == (amd ? 0x105 : CODE_ADDR + 0x105));
+
+    PREPARE(64, 0x66, 0xc3); /* ret */
+    put64(c.before.gpr[RSP], CODE_ADDR + 0x1000);
+    run();
+    EXPECT(after.rip == (amd ? 0x1000 : CODE_ADDR + 0x1000));
+    EXPECT(after.gpr[RSP] == c.before.gpr[RSP] + (amd ? 2 : 8));
+
+    PREPARE(64, 0xff, 0xd0); /* call rax: not canonical, and no room to push */
+    c.before.gpr[RAX] = 1ull << 60;
+    c.before.gpr[RSP] = DATA_ADDR + DATA_READONLY + 64;
+    run();
+    EXPECT(after.vector == (amd ? VEC_PF : VEC_GP));
+
+    PREPARE(64, 0x48, 0xff, 0x1b); /* call far [rbx]: m16:64 is Intel's alone */
+    put64(DATA_ADDR, CODE_ADDR + 0x1000);
+    put64(DATA_ADDR + 8, 0x33);
+    run();
+    EXPECT(amd ? after.vector == VEC_GP && after.error == 0 : after.vector == -1 && after.rip == CODE_ADDR + 0x1000);
+}
+
+static void check_decoding(bool amd)
+{
+    PREPARE(64, 0x0f, 0x0d, 0xc0); /* no prefetch */
+    run();
+    EXPECT(after.vector == (amd ? VEC_UD : -1));
+
+    PREPARE(64, 0x0f, 0xb9); /* UD1 at the end of what is mapped */
+    c.before.rip = CODE_ADDR + CODE_BYTES - 2;
+    run();
+    EXPECT(after.vector == (amd ? VEC_UD : VEC_PF));
+
+    PREPARE(32, 0xc4, 0xe3, 0xf9, 0x16, 0xc0, 0x00); /* vpextrd eax, xmm0, 0 with VEX.W */
+    memset(c.before.ymm[0], 0x5a, 16);
+    run();
+    EXPECT(amd ? after.vector == VEC_UD : after.vector == -1 && after.gpr[RAX] == 0x5a5a5a5a);
+
+    PREPARE(64, 0x66, 0x63, 0x03); /* movsxd ax, [rbx] at a page's end */
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE - 2;
+    emu_data[DATA_HOLE - 2] = 0x34;
+    run();
+    EXPECT(amd ? after.vector == VEC_PF : after.vector == -1 && after.gpr[RAX] == 0x34);
+}
+
+static void check_stack(bool amd)
+{
+    PREPARE(32, 0x61); /* popa, faulting at its third register */
+    c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 8;
+    memset(emu_data + DATA_HOLE - 8, 0x11, 8);
+    run();
+    EXPECT(after.vector == VEC_PF && after.gpr[RSP] == c.before.gpr[RSP]);
+    EXPECT(after.gpr[RDI] == (amd ? 0x11111111 : 0));
+
+    PREPARE(64, 0x48, 0xcf); /* iretq: which slot is read first */
+    c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 12;
+    run();
+    EXPECT(after.vector == VEC_PF && after.cr2 == DATA_ADDR + DATA_HOLE + (amd ? 4 : 0));
+
+    PREPARE(32, 0x06); /* push es */
+    put64(c.before.gpr[RSP] - 4, ~0ull);
+    run();
+    EXPECT(*(uint32_t *)(emu_data + 4092) == (amd ? 0x0000002b : 0xffff002b));
+}
+
+static void check_data(bool amd)
+{
+    PREPARE(64, 0xf3, 0x6e); /* rep outsb, nothing to do */
+    run();
+    EXPECT(after.vector == (amd ? VEC_GP : -1));
+
+    PREPARE(64, 0x0f, 0x38, 0xcc, 0x03); /* sha256msg1 xmm0, [rbx] */
+    c.before.gpr[RBX] += 1;
+    run();
+    EXPECT(!cpu_has(emu, FEAT_SHA) || after.vector == (amd ? -1 : VEC_GP));
+
+    PREPARE(64, 0x66, 0x0f, 0xf7, 0xc1); /* maskmovdqu xmm0, xmm1: no byte */
+    c.before.gpr[RDI] = DATA_ADDR + DATA_READONLY;
+    run();
+    EXPECT(after.vector == (amd ? VEC_PF : -1));
+
+    PREPARE(64, 0x48, 0x0f, 0xae, 0x03); /* fxsave64 [rbx]: the pointers, no exception pending */
+    c.before.fx[8] = 0x77;
+    run();
+    EXPECT(emu_data[8] == (amd ? 0 : 0x77));
+}
+
+static void check_vendor(bool amd)
+{
+    EXPECT(emu->amd == amd);
+    check_branches(amd);
+    check_decoding(amd);
+    check_stack(amd);
+    check_data(amd);
+}
+
+/* The default model with another vendor, or without a feature. */
+static void set_model(bool amd, bool popcnt)
+{
+    static struct kvm_cpuid_entry2 model[256];
+    int n = cpuid_supported(model, sizeof(model) / sizeof(model[0]));
+
+    for (int k = 0; k < n; k++) {
+        if (model[k].function == 0 || model[k].function == 0x80000000) {
+            memcpy(&model[k].ebx, amd ? "Auth" : "Genu", 4);
+            memcpy(&model[k].edx, amd ? "enti" : "ineI", 4);
+            memcpy(&model[k].ecx, amd ? "cAMD" : "ntel", 4);
+        }
+        if (model[k].function == 1 && !popcnt)
+            model[k].ecx &= ~(1u << 23);
+    }
+    if (n <= 0 || cpuid_set(emu, model, (unsigned)n)) {
+        printf("the model is refused\n");
+        failures++;
+    }
+}
+
+/* What was decoded under one model does not outlive it, at the same address. */
+static void check_model_change(void)
+{
+    PREPARE(64, 0xf3, 0x0f, 0xb8, 0xc3); /* popcnt eax, ebx */
+    emu_code_put(c.before.rip, c.bytes, c.len);
+    for (int k = 0; k < 4; k++) {
+        set_model(emu->amd, !(k & 1));
+        emu_go(&c, &after, 1000, false);
+        EXPECT(after.vector == (k & 1 ? VEC_UD : -1));
+    }
+    emu_code_put(c.before.rip, NULL, c.len);
+}
+
+/* mov eax, [rip + 0x7ffffff8] and its like: farther from the page than 32 bits say. */
+static void check_edge(void)
+{
+    enum { FAR_GPA = 0x90000 };
+    uint64_t at = CODE_ADDR + 256 + 6 + 0x7ffffff8ull;
+
+    emu_map(at & ~0xfffull, FAR_GPA, 0x67);
+    memset(emu_ram + FAR_GPA, 0x42, 4096);
+    PREPARE(64, 0x8b, 0x05, 0xf8, 0xff, 0xff, 0x7f);
+    run();
+    EXPECT(after.vector == -1 && after.gpr[RAX] == 0x42424242);
+    PREPARE(64, 0x8d, 0x05, 0xf8, 0xff, 0xff, 0x7f); /* lea */
+    run();
+    EXPECT(after.gpr[RAX] == (uint32_t)at);
+    PREPARE(64, 0x89, 0x05, 0xf8, 0xff, 0xff, 0x7f); /* mov [], eax */
+    run();
+    EXPECT(after.vector == -1 && *(uint32_t *)(emu_ram + FAR_GPA + (at & 0xfff)) == 0);
+    PREPARE(64, 0x0f, 0x10, 0x05, 0xf7, 0xff, 0xff, 0x7f); /* movups xmm0, [] */
+    run();
+    EXPECT(after.vector == -1 && after.ymm[0][15] == 0x42);
+}
+
+int main(void)
+{
+    emu_create();
+    for (int k = 0; k < 4; k++) {
+        set_model(k & 1, true);
+        check_vendor(k & 1);
+    }
+    check_model_change();
+    check_edge();
+    printf("%d failures\n", failures);
+    return failures != 0;
+}
