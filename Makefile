@@ -147,6 +147,12 @@ $(BUILD)/tests/%: tests/%.c $(LIB) Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(LIB) $(LDLIBS)
 
+# The same comparison with the host, of the arithmetic in C that other hosts would use.
+PORTABLE := tests/isa/harness.c $(addprefix kvm_core/,gen/handlers_int.c cpu/strings.c cpu/intmisc.c)
+$(BUILD)/tests/isa/harness-portable: $(PORTABLE) kvm_core/cpu/portable_alu.h $(wildcard tests/isa/*.h) $(LIB) Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -DKVMISH_PORTABLE_ALU -o $@ $(PORTABLE) $(LIB) $(LDLIBS)
+
 $(BUILD)/asan/tests/%: tests/%.c $(BUILD)/asan/libkvmcore.a Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) -MMD -MP -MF $@.d -o $@ $< \

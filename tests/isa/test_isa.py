@@ -22,7 +22,7 @@ def run(program: Path, encoding_cases: int, form_cases: int, mode: int, timeout_
         arguments, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
     )
     COVERAGE.mkdir(parents=True, exist_ok=True)
-    (COVERAGE / f"coverage-{mode}.txt").write_text(result.stdout)
+    (COVERAGE / f"{program.name}-{mode}.txt").write_text(result.stdout)
     assert result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout[-8000:]}{result.stderr}"
     return result.stdout
 
@@ -45,6 +45,13 @@ def test_against_the_host(
     lines = run(harness, 40, 100, mode, 200).splitlines()
     with capsys.disabled():
         print(f"\n{lines[0]}: {lines[-1]}")
+
+
+def test_portable_arithmetic(c_program: Callable[..., Path]) -> None:
+    """The arithmetic in C (cpu/portable_alu.h), which stands in where there is no x86-64 host."""
+    if platform.machine() != "x86_64":
+        pytest.skip("compares with an x86-64 host")
+    run(c_program("isa/harness-portable.c"), 4, 200, 64, 120)
 
 
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
