@@ -128,8 +128,8 @@ static bool bad_long_code(const struct vcpu *v, uint64_t desc)
     return cpu_lma(v) && (desc_ar(desc) & (AR_L | AR_DB)) == (AR_L | AR_DB);
 }
 
-/* Checks a direct target of JMP and CALL, which keep the CPL. */
-static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t off,
+/* Checks a direct target of JMP and CALL, which keep the CPL; its offset too, unless that is for later. */
+static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, const uint64_t *off,
                         struct segment *cs)
 {
     unsigned dpl = desc_dpl(desc);
@@ -141,7 +141,8 @@ static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t of
     if (!desc_present(desc))
         cpu_fault_error(v, VEC_NP, SEL_ERROR(sel));
     segment_from_desc(cs, sel, desc);
-    far_check_ip(v, cs, off, 0);
+    if (off)
+        far_check_ip(v, cs, *off, 0);
     segment_mark_accessed(v, sel, &desc);
     cs->ar |= AR_ACCESSED;
 }
@@ -298,7 +299,7 @@ void insn_jmp_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t o
     }
     desc = segment_need_desc(v, sel, VEC_GP, 0);
     if (desc_is_code(desc)) {
-        direct_code(v, sel, desc, off, &cs);
+        direct_code(v, sel, desc, &off, &cs);
         far_commit(v, &cs, NULL, v->cpl, off);
     } else if (!desc_is_segment(desc) && is_call_gate(v, desc)) {
         jmp_call_gate(v, sel, desc);
@@ -315,12 +316,16 @@ static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, 
     struct far_stack st;
 
     far_stack_current(v, &st, 0);
-    if (v->amd && v->mode == MODE_LONG && cs && !(cs->ar & AR_L)) { /* pushed on the stack as compatibility mode sees it */
-        st.mask = UINT32_MAX;
-        st.sp &= st.mask;
+    if (v->amd && cs && cpu_lma(v)) { /* on the stack as the new code's mode sees it */
+        st.flat = cs->ar & AR_L;
+        st.mask = st.flat ? UINT64_MAX : st.ss.ar & AR_DB ? UINT32_MAX : 0xffff;
+        if (!st.flat || v->mode != MODE_LONG)
+            st.sp = (uint32_t)st.sp;
     }
     far_push(v, &st, opsize, v->seg[CS].sel);
     far_push(v, &st, opsize, next);
+    if (v->amd && cs) /* what was pushed stays in memory */
+        far_check_ip(v, cs, off, 0);
     v->gpr[RSP] = st.sp;
     if (cs)
         far_commit(v, cs, NULL, v->cpl, off);
@@ -344,7 +349,7 @@ void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t 
     }
     desc = segment_need_desc(v, sel, VEC_GP, 0);
     if (desc_is_code(desc)) {
-        direct_code(v, sel, desc, off, &cs);
+        direct_code(v, sel, desc, v->amd ? NULL : &off, &cs);
         call_direct(v, &cs, sel, off, next, opsize);
     } else if (!desc_is_segment(desc) && is_call_gate(v, desc)) {
         call_call_gate(v, sel, desc, next);

@@ -218,7 +218,7 @@ OP(enter)
 
     sp = (sp - size) & mask;
     stack_store(v, stack_linear(v, sp, size, true), size, bp);
-    frame = sp;
+    frame = (v->gpr[RSP] & ~mask) | sp;
     for (unsigned n = 1; n < level; n++) {
         bp -= size;
         uint64_t link = stack_load(v, stack_linear(v, bp & mask, size, false), size);
@@ -231,7 +231,7 @@ OP(enter)
     }
     stack_check_write(v, (sp - (i->imm & 0xffff)) & mask, size);
     stack_set(v, sp - (i->imm & 0xffff));
-    reg_set(v, RBP, size, v->stack_size == 8 ? frame : (frame & mask) | (v->gpr[RBP] & ~mask));
+    reg_set(v, RBP, size, frame);
     return insn_next(i);
 }
 

@@ -31,8 +31,9 @@ static const struct insn *mask_load(struct vcpu *v, const struct insn *i)
     unsigned n = op->element;
 
     native_check(v, op);
-    uint64_t linear = ea(v, i, op->mem_bytes, false);
-    void *p = mem_probe_read(v, linear, op->mem_bytes);
+    bool any = masked_any(mask, op); /* else no access, not even to the segment */
+    uint64_t linear = any ? ea(v, i, op->mem_bytes, false) : 0;
+    void *p = any ? mem_probe_read(v, linear, op->mem_bytes) : NULL;
     if (unlikely(!p)) {
         uint8_t *bounce = v->native->bounce;
 

@@ -402,6 +402,7 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
     check_header(v, header, supervisor);
     bool compact = header[1] & XCOMP_COMPACT;
     load = rfbm & header[0];
+    (void)ea(v, i, (unsigned)(compact ? xsave_compact_bytes(header[1]) : xsave_size_bytes(rfbm)), false);
     if (!compact) /* the end of the area is touched whether or not it is loaded from */
         (void)mem_load(v, linear + xsave_size_bytes(rfbm) - 1, 1);
     memset(&r, 0, sizeof(r));

@@ -3,6 +3,7 @@
 #define TESTS_ISA_CASES_H
 
 #include "encode.h"
+#include "ldt.h"
 
 static uint64_t rng_state[2];
 static uint64_t rnd(void) /* xorshift128+ */
@@ -112,9 +113,10 @@ static void random_state(struct state *s)
     memcpy(s->fx + 24, &mxcsr, 4);
     for (int k = 0; k < 8; k++)
         random_x87(s->fx + 32 + 16 * k);
-    s->rip = chance(10)  ? CODE_ADDR + 4096 - 1 - below(12) /* across pages */
-             : chance(3) ? CODE_ADDR + CODE_BYTES - 1 - below(12)
-                         : CODE_ADDR + 64 + below(3900);
+    s->rip = chance(10)  ? 4096 - 1 - below(12) /* across pages */
+             : chance(3) ? CODE_BYTES - 1 - below(12)
+                         : 64 + below(3900);
+    s->rip += segmented ? 0 : CODE_ADDR;
     s->vector = -1;
     s->in_use = 7;
     if (chance(80))
@@ -164,13 +166,19 @@ static int gpr_id(ZydisRegister r)
 /* Where an access by the host harms nothing: data and its guards, or no canonical address. */
 static bool aimed(uint64_t at)
 {
-    return at - (DATA_ADDR - 4096) < DATA_BYTES + 2 * 4096 ||
+    return at - (DATA_ADDR - 4096) < DATA_BYTES + 2 * 4096 || (segmented && at - CODE_ADDR < 0x10000) ||
            (mode == 64 && at >= (1ull << 47) - 4096 && at < (0xffffull << 48) - (1 << 20));
 }
 
-static uint64_t segment_base(const ZydisDecodedOperand *m)
+static uint64_t segment_base(const struct icase *c, const ZydisDecodedOperand *m)
 {
-    return mode == 64 && m->mem.segment == ZYDIS_REGISTER_GS ? GS_BASE : 0;
+    switch (m->mem.segment) {
+    case ZYDIS_REGISTER_GS: return mode == 64 ? GS_BASE : 0;
+    case ZYDIS_REGISTER_CS: return ldt_base(c->cs);
+    case ZYDIS_REGISTER_SS: return ldt_base(c->ss);
+    case ZYDIS_REGISTER_ES: return ldt_base(c->es);
+    default: return ldt_base(c->ds);
+    }
 }
 
 /* After all registers have been set: does every operand still point into the data? The host must not write
@@ -191,9 +199,9 @@ static bool check_aim(const struct icase *c, const ZydisDecodedInstruction *z, c
         at += m->mem.index == ZYDIS_REGISTER_AL ? gpr[0] & 0xff : gpr[index] * m->mem.scale;
     if (z->address_width == 32 && m->mem.base != ZYDIS_REGISTER_RSP)
         at = (uint32_t)at;
-    if (z->address_width == 16 && m->mem.base != ZYDIS_REGISTER_ESP)
-        return false;
-    return aimed(at + segment_base(m));
+    if (z->address_width == 16 || m->mem.base == ZYDIS_REGISTER_SP)
+        at = (uint16_t)at;
+    return aimed(at + segment_base(c, m));
 }
 
 /* The vector register of indices; the base is their origin. */
@@ -217,14 +225,15 @@ static bool aim(struct icase *c, const ZydisDecodedInstruction *z, const ZydisDe
     int base = gpr_id(m->mem.base), index = -1;
     ZydisRegisterClass class = ZydisRegisterGetClass(m->mem.index);
     bool narrow = z->address_width == 32 && m->mem.base != ZYDIS_REGISTER_RSP;
+    bool narrower = m->mem.base == ZYDIS_REGISTER_SP || (z->address_width == 16 && m->mem.base != ZYDIS_REGISTER_ESP);
 
     if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP) { /* aimed while encoding */
         c->target = s->rip + c->len + m->mem.disp.value;
-        return aimed(c->target + segment_base(m));
+        return aimed(c->target + segment_base(c, m));
     }
     if (base < 0) { /* moffs, or a displacement alone */
-        c->target = m->mem.disp.value;
-        return aimed(m->mem.disp.value + segment_base(m));
+        c->target = m->mem.disp.value + (segmented ? segment_base(c, m) : 0);
+        return aimed(m->mem.disp.value + segment_base(c, m));
     }
     if (mode == 64 && !narrow && chance(2)) /* not canonical, or just before that */
         target = chance(30) ? (1ull << 47) - 1 - below(16) : (rnd() & 0xffffffffffffull) | 0x8001ull << 47;
@@ -241,9 +250,13 @@ static bool aim(struct icase *c, const ZydisDecodedInstruction *z, const ZydisDe
         s->gpr[index] &= ~0xffull;
     else if (index >= 0)
         s->gpr[index] = below(2) ? below(1024) : -(uint64_t)below(1024);
-    value = target - segment_base(m) - m->mem.disp.value - (index >= 0 ? s->gpr[index] * scale : 0);
+    if (m->mem.segment == ZYDIS_REGISTER_CS && segmented)
+        c->target = target = CODE_ADDR + below(CODE_BYTES);
+    value = target - segment_base(c, m) - m->mem.disp.value - (index >= 0 ? s->gpr[index] * scale : 0);
     if (narrow)
         value = (uint32_t)value | (mode == 64 ? rnd() << 32 : 0);
+    if (narrower)
+        value = (uint16_t)value | (chance(50) ? (uint32_t)rnd() << 16 : 0);
     s->gpr[base] = value;
     if (mode != 64)
         for (int k = 0; k < 8; k++)
@@ -268,7 +281,9 @@ static bool is_bit_test(unsigned m)
 static uint64_t random_code_target(void)
 {
     if (chance(80))
-        return CODE_ADDR + 5000 + below(1000);
+        return (segmented ? 0 : CODE_ADDR) + 5000 + below(1000);
+    if (segmented) /* not present, beyond the limit */
+        return chance(50) ? 0x9000 + below(4096) : 0x10000 + below(4096);
     if (mode != 64 || chance(30))
         return TARGET_ADDR + below(4096);
     return (rnd() & 0xffffffffffffull) | 0x8001ull << 47;
@@ -277,10 +292,11 @@ static uint64_t random_code_target(void)
 /* Operand size in bytes of a far transfer. */
 static unsigned far_bytes(const struct icase *c)
 {
-    bool narrow = false;
+    bool narrow = mode == 16;
 
     for (unsigned k = 0; k < c->len; k++) {
-        narrow |= c->bytes[k] == 0x66;
+        if (c->bytes[k] == 0x66)
+            narrow = mode != 16;
         if (mode == 64 && (c->bytes[k] & 0xf0) == 0x40)
             return c->bytes[k] & 8 ? 8 : narrow ? 2 : 4;
         if (c->bytes[k] >= 0xca && c->bytes[k] <= 0xcf)
@@ -295,6 +311,8 @@ static uint16_t random_selector(void)
     static const uint16_t usual[] = {0, 1, 2, 3, 0x2b, 0x2b, 0x2b, 0x28, 0x23, 0x20, 0x33, 0x32, 0x10, 0x18, 0x1b, 0x40,
                                      0x0b, 0x2f, 0x4, 0x7};
 
+    if (segmented && chance(50))
+        return (uint16_t)(below(LDT_COUNT + 1) << 3 | 4 | (chance(90) ? 3 : below(4)));
     return chance(90) ? usual[below(sizeof(usual) / sizeof(usual[0]))] : (uint16_t)(rnd() | 0x800);
 }
 
@@ -329,6 +347,8 @@ static bool adjust(const struct template *t, struct icase *c, const ZydisDecoded
         gpr[1] = chance(5) ? below(3000) : below(40);
         if (z->address_width == 32 && mode == 64)
             gpr[1] |= rnd() << 32;
+        if (z->address_width == 16 && chance(50))
+            gpr[1] |= (uint32_t)rnd() << 16;
     }
     if (z->meta.category == ZYDIS_CATEGORY_STRINGOP && chance(30))
         c->before.rflags ^= DF_FLAG;
@@ -337,7 +357,7 @@ static bool adjust(const struct template *t, struct icase *c, const ZydisDecoded
         gpr[0] &= below(2) ? 0xff : ~0ull;
     }
     if (t->mnemonic == ZYDIS_MNEMONIC_ENTER)
-        gpr[5] = random_target(8);
+        gpr[5] = random_target(8) - (segmented ? DATA_ADDR : 0);
     if (is_bit_test(t->mnemonic) && t->mem && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
         gpr[gpr_id(op[1].reg.value)] = (mode == 64 ? ~0ull : ~0u) & (below(1024) - 512ull);
     if (z->meta.category == ZYDIS_CATEGORY_COND_BR && chance(30)) /* LOOP, JCXZ */
@@ -369,6 +389,8 @@ static bool branch_ok(const struct icase *c, const ZydisDecodedInstruction *z, c
 {
     uint64_t to = c->before.rip + c->len + op[0].imm.value.s;
 
+    if (segmented)
+        return to < c->before.rip || to > c->before.rip + c->len;
     if (z->operand_width == 16) /* cut to 16 bits */
         return true;
     if (mode != 64)
@@ -381,7 +403,7 @@ static bool branch_ok(const struct icase *c, const ZydisDecodedInstruction *z, c
 static uint64_t random_displacement(const struct template *t)
 {
     if (t->moffs)
-        return random_target(8);
+        return random_target(8) - (segmented ? DATA_ADDR : 0);
     if (t->branch)
         return chance(90) ? (uint64_t)below(2000) - 1000 : (uint64_t)below(1 << 19) - (1 << 18);
     return rnd();
@@ -416,21 +438,38 @@ static void random_fields(const struct template *t, struct fields *f)
         f->disp = 0;
     if (chance(12))
         f->seg = overrides[below(mode == 64 ? 7 : 4)];
-    f->addr32 = t->addr32 || (chance(10) && (mode == 64 || !t->mem));
+    f->addr32 = t->addr32 || (chance(segmented ? 30 : 10) && (mode == 64 || segmented || !t->mem));
+    if (f->form == 3 && t->mem && segmented && short_addresses(f)) /* [disp16] */
+        f->disp = (int32_t)(random_target(16) - DATA_ADDR);
 }
 
 /* FNSTENV [ENV_ADDR]: the pointers of an x87 instruction. */
 static void add_tail(struct icase *c)
 {
     uint8_t *p = c->bytes + c->len, *start = p;
-    uint32_t at = ENV_ADDR;
+    uint32_t at = segmented ? ENV_ADDR - DATA_ADDR : ENV_ADDR;
 
     *p++ = 0xd9;
-    *p++ = mode == 64 ? 0x34 : 0x35;
+    *p++ = mode == 64 ? 0x34 : mode == 32 ? 0x35 : 0x36;
     if (mode == 64)
         *p++ = 0x25;
     memcpy(p, &at, 4);
-    c->tail = (uint8_t)(p + 4 - start);
+    c->tail = (uint8_t)(p + (mode == 16 ? 2 : 4) - start);
+}
+
+/* Those of Linux's user processes, or of the LDT. */
+static void random_segments(struct icase *c)
+{
+    c->mode = mode;
+    c->cs = mode == 64 ? 0x33 : 0x23;
+    c->ss = c->ds = c->es = 0x2b;
+    if (segmented) {
+        c->cs = mode == 16 ? LDT_CODE16 : LDT_CODE32;
+        c->ss = mode == 16 ? LDT_DATA16 : LDT_DATA32;
+        c->ds = chance(50) ? LDT_DATA16 : LDT_DATA32;
+        c->es = chance(60) ? LDT_SHORT : mode == 16 ? LDT_DOWN16 : LDT_DOWN32;
+    }
+    c->code_base = ldt_base(c->cs);
 }
 
 static bool make_case(const struct template *t, struct icase *c)
@@ -440,7 +479,7 @@ static bool make_case(const struct template *t, struct icase *c)
     struct fields f;
 
     random_state(&c->before);
-    c->mode = mode;
+    random_segments(c);
     c->tail = 0;
     for (int attempt = 0; attempt < 40; attempt++) {
         random_fields(t, &f);
@@ -456,9 +495,11 @@ static bool make_case(const struct template *t, struct icase *c)
         if (t->branch && !branch_ok(c, &z, op))
             continue;
         bool ok = true;
+        uint64_t target = 0; /* of the first: the others are the stack */
         for (unsigned k = 0; k < z.operand_count; k++)
             if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
-                ok &= aim(c, &z, &op[k]);
+                ok &= aim(c, &z, &op[k]), target = target ? target : c->target;
+        c->target = target;
         ok = ok && adjust(t, c, &z, op);
         for (unsigned k = 0; k < z.operand_count; k++)
             if (op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN)

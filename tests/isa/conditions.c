@@ -68,6 +68,8 @@ static void base_case(struct icase *c, const uint8_t *bytes, unsigned len)
     memcpy(c->bytes, bytes, len);
     c->len = len;
     c->mode = 64;
+    c->cs = 0x33;
+    c->ss = c->ds = c->es = 0x2b;
     c->before.rip = CODE_ADDR + 256;
     c->before.gpr[RBX] = DATA_ADDR;
     c->before.in_use = 7;

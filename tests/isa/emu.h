@@ -20,12 +20,13 @@
 #include "isa/codecache.h"
 #include "mmu/phys.h"
 #include "mmu/tlb.h"
+#include "ldt.h"
 #include "state.h"
 
 enum {
     RAM_BYTES = 1 << 20, GPA_TABLES = 0x10000, GPA_DATA = 0x40000, GPA_CODE = 0x60000,
     GPA_SYSTEM = 0x80000, /* GDT, IDT, TSS, handlers, stack: a page each */
-    SYSTEM_ADDR = 0x38000000, GDT_ADDR = SYSTEM_ADDR, IDT_ADDR = SYSTEM_ADDR + 0x1000, TSS_ADDR = SYSTEM_ADDR + 0x2000,
+    SYSTEM_ADDR = 0x38000000, GDT_ADDR = SYSTEM_ADDR, LDT_ADDR = SYSTEM_ADDR + 0x800, IDT_ADDR = SYSTEM_ADDR + 0x1000, TSS_ADDR = SYSTEM_ADDR + 0x2000,
     HANDLER_ADDR = SYSTEM_ADDR + 0x3000, STACK_ADDR = SYSTEM_ADDR + 0x5000 /* its end */
 };
 #define PTE_NX (1ull << 63)
@@ -49,13 +50,20 @@ static void emu_map(uint64_t linear, uint64_t gpa, uint64_t rights)
     ((uint64_t *)(emu_ram + table))[linear >> 12 & 511] = gpa | rights;
 }
 
-/* The code segment of Linux's user processes, by the size of its code. */
-static void emu_mode(int bits)
+static void emu_segment(enum segreg s, uint16_t sel)
 {
-    emu->seg[CS] = (struct segment){.limit = ~0u,
-                                    .ar = AR_P | AR_S | AR_DPL | AR_G | 0xb | (bits == 64 ? AR_L : AR_DB),
-                                    .sel = bits == 64 ? 0x33 : 0x23};
-    emu->seg[SS] = (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
+    const uint64_t *table = (const uint64_t *)(emu_ram + GPA_SYSTEM + (sel & 4 ? LDT_ADDR - GDT_ADDR : 0));
+
+    segment_from_desc(&emu->seg[s], sel, table[sel >> 3]);
+}
+
+/* The segments of the case; CPL 3. */
+static void emu_segments(const struct icase *c)
+{
+    emu_segment(CS, c->cs);
+    emu_segment(SS, c->ss);
+    emu_segment(DS, c->ds);
+    emu_segment(ES, c->es);
     emu->cpl = 3;
     cpu_update_mode(emu);
 }
@@ -87,6 +95,8 @@ static void emu_system(void)
     emu->idt = (struct desc_table){IDT_ADDR, 4095};
     emu->seg[TR] = (struct segment){.base = TSS_ADDR, .limit = 103, .ar = AR_P | 11, .sel = 0x40};
     emu->seg[LDTR] = (struct segment){.ar = AR_UNUSABLE};
+    for (unsigned n = 0; n < LDT_COUNT; n++)
+        gdt[(LDT_ADDR - GDT_ADDR) / 8 + n] = ldt_descriptor(n);
 }
 
 static void emu_create(void)
@@ -128,7 +138,7 @@ static void emu_create(void)
     emu_system();
     emu->seg[FS] = emu->seg[GS] = (struct segment){.ar = AR_UNUSABLE};
     emu->seg[GS].base = GS_BASE;
-    emu_mode(64);
+    emu_segments(&(struct icase){.cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b});
     codecache_flush(emu);
 }
 
@@ -143,9 +153,7 @@ static void emu_load(const struct icase *c)
     memcpy(emu->fx, s->fx, 160);
     emu->xinuse = s->in_use;
     emu->fcs = emu->fds = 0;
-    emu->seg[DS] = emu->seg[ES] =
-        (struct segment){.limit = ~0u, .ar = AR_P | AR_S | AR_DPL | AR_DB | AR_G | 3, .sel = 0x2b};
-    emu_mode(c->mode);
+    emu_segments(c);
 }
 
 /* The code bytes have changed behind the processor's back, as another one would write them. */
@@ -157,6 +165,12 @@ static void emu_code_put(uint64_t at, const uint8_t *bytes, unsigned n)
         emu_code[off + k] = bytes ? bytes[k] : 0xcc;
     for (unsigned page = off >> 12; page <= (off + n) >> 12 && page < CODE_BYTES >> 12; page++)
         codecache_written(emu, GPA_CODE + 4096 * page, 4096);
+}
+
+/* With an LDT or, as a program that never asked for one, without. */
+static inline void emu_ldt(void)
+{
+    emu->seg[LDTR] = (struct segment){.base = LDT_ADDR, .limit = 8 * LDT_COUNT - 1, .ar = AR_P | 2, .sel = 0x50};
 }
 
 /* What the exception frame says of the code that was interrupted. */

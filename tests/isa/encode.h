@@ -45,6 +45,7 @@ static struct template *templates;
 static unsigned row_count, cell_count, template_count;
 static ZydisDecoder decoder;
 static int mode = 64; /* of the code, in bits */
+static bool segmented; /* segments with bases and limits, of an LDT */
 
 /* ---- encodings ------------------------------------------------------------------------------------ */
 
@@ -58,6 +59,25 @@ struct fields {
     uint8_t imm[8];
 };
 
+static bool short_addresses(const struct fields *f) { return mode == 64 ? false : (mode == 16) != f->addr32; }
+
+/* 16-bit addressing: the same forms; 3, without an index register of its own, is [disp16]. SDM vol. 2, table 2-1 */
+static unsigned put_modrm16(const struct template *t, const struct fields *f, uint8_t *p)
+{
+    static const uint8_t mods[] = {0x00, 0x40, 0x80, 0x00};
+    unsigned reg = t->digit >= 0 ? (unsigned)t->digit : f->reg, rm = f->form == 3 ? 6 : f->rm & 7, n = 0;
+    uint8_t mod = f->form == 0 && rm == 6 ? 0x40 : mods[f->form];
+
+    p[n++] = mod | (reg & 7) << 3 | rm;
+    if (mod == 0x40) {
+        p[n++] = f->disp;
+    } else if (mod == 0x80 || rm == 6) {
+        memcpy(p + n, &f->disp, 2);
+        n += 2;
+    }
+    return n;
+}
+
 static bool needs_sib(const struct fields *f) { return f->form == 3 || (f->form < 3 && (f->rm & 7) == 4); }
 
 static unsigned put_modrm(const struct template *t, const struct fields *f, uint8_t *p)
@@ -70,6 +90,8 @@ static unsigned put_modrm(const struct template *t, const struct fields *f, uint
         p[n++] = 0xc0 | (reg & 7) << 3 | (f->rm & 7);
         return n;
     }
+    if (short_addresses(f))
+        return put_modrm16(t, f, p);
     if (f->form == 0 && (f->rm & 7) == 5)
         mod = 0x40;
     p[n++] = mod | (reg & 7) << 3 | (f->form == 4 ? 5 : needs_sib(f) ? 4 : f->rm & 7);
@@ -120,7 +142,7 @@ static unsigned encode(const struct template *t, const struct fields *f, uint8_t
     buf[n++] = t->opcode;
     if (!t->no_modrm)
         n += put_modrm(t, f, buf + n);
-    unsigned imm_bytes = t->moffs && f->addr32 ? t->imm_bytes / 2 : t->imm_bytes;
+    unsigned imm_bytes = !t->moffs || !f->addr32 ? t->imm_bytes : mode == 16 ? 4 : t->imm_bytes / 2;
     memcpy(buf + n, f->imm, imm_bytes);
     n += imm_bytes;
     if (n > 15)
@@ -189,8 +211,10 @@ static bool probe(struct template *t)
     uint8_t bytes[32];
     ZyanStatus status;
 
-    if (t->vex && t->map == 2 && t->mem && t->opcode >= 0x90 && t->opcode <= 0x93)
+    if (t->vex && t->map == 2 && t->mem && t->opcode >= 0x90 && t->opcode <= 0x93) {
         f.form = 3;
+        f.addr32 |= mode == 16;
+    }
     for (int attempt = 0; attempt < 2; attempt++) {
         t->no_vvvv = attempt;
         t->imm_bytes = 0;
@@ -319,8 +343,10 @@ static void decoder_init(void)
 {
     if (mode == 64)
         ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    else
+    else if (mode == 32)
         ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+    else
+        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
     if (__builtin_cpu_is("amd")) /* 66 in front of a near branch counts */
         ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);

@@ -1,6 +1,8 @@
 /* User-level instructions: random cases on our processor and on the host's, everything compared.
  *
- *   harness ISA_DIRECTORY ENCODING_CASES FORM_CASES [SEED [MODE [ROW]]]     MODE: 64 or 32
+ *   harness ISA_DIRECTORY ENCODING_CASES FORM_CASES [SEED [MODE [ROW]]]
+ *
+ * MODE: 64; 32 with flat segments; 16, and 33 for 32 bits, with those of an LDT.
  *
  * So many cases of each encoding, and at least so many of each operand form and size of each row of the instruction table.
  */
@@ -267,10 +269,10 @@ static void fill_frame(const struct icase *c, unsigned mnemonic)
     if (at + 5 * bytes > DATA_HOLE || chance(20))
         return;
     slot[0] = random_code_target();
-    slot[1] = chance(60) ? (chance(50) && mode == 64 ? 0x33 : 0x23) : random_selector();
+    slot[1] = chance(60) ? (chance(50) && mode == 64 ? 0x33 : segmented ? c->cs : 0x23) : random_selector();
     slot[2] = rnd() & ~0x40100ull; /* flags, not TF and AC */
-    slot[3] = DATA_ADDR + below(DATA_HOLE);
-    slot[4] = chance(70) ? 0x2b : random_selector();
+    slot[3] = (segmented ? 0 : DATA_ADDR) + below(DATA_HOLE);
+    slot[4] = chance(70) ? (chance(50) ? 0x2b : c->ss) : random_selector();
     if (mnemonic == ZYDIS_MNEMONIC_RET) /* SS:rSP behind what is popped besides: as the memory has it */
         slot[2] = 0;
     for (unsigned k = 0; k < (pointer || mnemonic == ZYDIS_MNEMONIC_RET ? 2 : 5); k++) {
@@ -324,7 +326,7 @@ static const char *run_case(const struct template *t, const struct icase *c, str
 
     host_case = c;
     host_run(c, host);
-    emu_code_put(c->before.rip, c->bytes, c->len + c->tail);
+    emu_code_put(c->code_base + c->before.rip, c->bytes, c->len + c->tail);
     run_ours(c, ours);
     cell->cases++;
     cell->faults += host->vector >= 0;
@@ -335,7 +337,7 @@ static const char *run_case(const struct template *t, const struct icase *c, str
         what = run_linked(c, host, ours);
     if (!what && !same_memory(t->mnemonic))
         what = "memory";
-    emu_code_put(c->before.rip, NULL, c->len + c->tail);
+    emu_code_put(c->code_base + c->before.rip, NULL, c->len + c->tail);
     return what;
 }
 
@@ -421,7 +423,7 @@ static void sum_row(unsigned row, unsigned per, struct totals *all)
     }
     if (!one.cells && (rows[row].reason || mode != 64 || only_in_legacy(rows[row].name))) {
         printf("%-16s not compared: %s\n", rows[row].name,
-               rows[row].reason ? rows[row].reason : mode == 64 ? "not in 64-bit mode" : "not in 32-bit mode");
+               rows[row].reason ? rows[row].reason : mode == 64 ? "not in 64-bit mode" : "in 64-bit mode only");
     } else if (!one.cells) {
         printf("%-16s NO CASE\n", rows[row].name);
         all->without++;
@@ -454,15 +456,24 @@ int main(int argc, char **argv)
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     mode = argc > 5 ? atoi(argv[5]) : 64;
+    segmented = mode == 33 || mode == 16;
+    mode = mode == 33 ? 32 : mode;
     for (unsigned k = 0; k < 4; k++)
         read_rows(argc > 1 ? argv[1] : "kvm_core/isa", files[k]);
     rng_state[0] = seed * 0x9e3779b97f4a7c15ull + 1;
     rng_state[1] = seed ^ 0xdeadbeefcafebabeull;
-    printf("seed %" PRIu64 ", %d-bit code\n", seed, mode);
+    printf("seed %" PRIu64 ", %d-bit code%s\n", seed, mode, segmented ? ", segments of an LDT" : "");
     decoder_init();
     enumerate();
     emu_create();
     host_create();
+    if (segmented) {
+        emu_ldt();
+        if (!ldt_install()) {
+            printf("this kernel has no modify_ldt\n");
+            return 77;
+        }
+    }
     memcpy(emu_data + DATA_READONLY, (void *)(uintptr_t)(DATA_ADDR + DATA_READONLY), 4096);
     for (unsigned k = 0; k < template_count; k++)
         if (!only || strcmp(rows[cells[templates[k].cell].row].name, only) == 0)
@@ -471,10 +482,10 @@ int main(int argc, char **argv)
     for (unsigned row = 0; row < row_count; row++)
         if (!only || strcmp(rows[row].name, only) == 0)
             sum_row(row, per, &all);
-    printf("%d-bit code: %u rows, %u operand forms and sizes, %u encodings, %" PRIu64 " cases, %" PRIu64
+    printf("%d-bit code%s: %u rows, %u operand forms and sizes, %u encodings, %" PRIu64 " cases, %" PRIu64
            " with a fault, %" PRIu64 " with undefined flags unlike the host's, %" PRIu64 " differ, %u too few, "
            "%u rows without a reason\n",
-           mode, all.rows, all.cells, template_count, all.cases, all.faults, all.odd_flags, all.differences,
+           mode, segmented ? ", segmented" : "", all.rows, all.cells, template_count, all.cases, all.faults, all.odd_flags, all.differences,
            all.short_of, all.without);
     return all.differences || all.short_of || all.without;
 }

@@ -19,18 +19,18 @@
 #include "state.h"
 
 extern uint64_t host_gpr[16], host_flags, host_target, host_stack;
-extern uint32_t host_far[2], host_xcr0;
+extern uint32_t host_far[2], host_xcr0, host_sel[3];
 extern uint8_t host_xsave[];
 void host_run_asm(void);
 extern char host_return[];
 
 __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "host_gpr: .zero 128\nhost_flags: .quad 0\nhost_target: .quad 0\nhost_stack: .quad 0\n"
-        "host_far: .long 0, 0\nhost_xcr0: .long 0\n"
+        "host_far: .long 0, 0\nhost_xcr0: .long 0\nhost_sel: .long 0, 0, 0\n"
         ".text\n.globl host_run_asm\nhost_run_asm:\n"
         "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
         "mov %rsp, host_stack(%rip)\n"
-        "mov $0x2b, %eax\nmov %eax, %ds\nmov %eax, %es\n" /* used in compatibility mode only */
+        "mov host_sel(%rip), %eax\nmov %eax, %ds\nmov host_sel+4(%rip), %eax\nmov %eax, %es\n"
         "mov host_xcr0(%rip), %eax\nxor %edx, %edx\nxrstor64 host_xsave(%rip)\n"
         "mov host_gpr+0(%rip), %rax\nmov host_gpr+8(%rip), %rcx\nmov host_gpr+16(%rip), %rdx\n"
         "mov host_gpr+24(%rip), %rbx\nmov host_gpr+40(%rip), %rbp\n"
@@ -40,7 +40,8 @@ __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "mov host_gpr+120(%rip), %r15\n"
         "cmpl $0, host_far+4(%rip)\njne 1f\n"
         "pushq host_flags(%rip)\npopfq\nmov host_gpr+32(%rip), %rsp\njmp *host_target(%rip)\n"
-        "1: pushq host_flags(%rip)\npopfq\nmov host_gpr+32(%rip), %rsp\nljmp *host_far(%rip)\n"
+        "1: pushq host_flags(%rip)\npopfq\n"
+        "mov host_sel+8(%rip), %ss\nmov host_gpr+32(%rip), %rsp\nljmp *host_far(%rip)\n"
         "host_return:\nmov host_stack(%rip), %rsp\ncld\nfninit\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 
@@ -68,6 +69,8 @@ static void host_signal(int sig, siginfo_t *info, void *context)
     }
     for (int k = 0; k < 16; k++)
         s->gpr[k] = g[order[k]];
+    if ((g[REG_CSGSFS] & 0xffff) != 0x33) /* above bit 31 the kernel's way out to a 16-bit stack leaves its mark */
+        s->gpr[4] = (uint32_t)s->gpr[4];
     s->rip = g[REG_RIP];
     s->rflags = g[REG_EFL] & (ARITH_FLAGS | DF_FLAG);
     s->vector = g[REG_TRAPNO];
@@ -91,7 +94,7 @@ static void host_signal(int sig, siginfo_t *info, void *context)
     }
     g[REG_RIP] = (greg_t)host_return;
     g[REG_EFL] = 0x202;
-    g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | 0x33;
+    g[REG_CSGSFS] = (g[REG_CSGSFS] & 0xffffffff0000ll) | 0x33 | 0x2bll << 48;
     uint32_t mxcsr = 0x1f80;
     memcpy(fp + 24, &mxcsr, 4);
     host_running = 0;
@@ -142,12 +145,15 @@ static void host_create(void)
 /* Runs c->bytes at c->before.rip. vector -1 when it went through. */
 static void host_run(const struct icase *c, struct state *after)
 {
-    uint8_t *at = (uint8_t *)(uintptr_t)c->before.rip;
-    uint64_t bv = host_xcr0 & c->before.in_use, room = CODE_ADDR + CODE_BYTES - c->before.rip;
+    uint8_t *at = (uint8_t *)(uintptr_t)(c->code_base + c->before.rip);
+    uint64_t bv = host_xcr0 & c->before.in_use, room = CODE_ADDR + CODE_BYTES - c->code_base - c->before.rip;
     unsigned len = c->len + c->tail < room ? c->len + c->tail : (unsigned)room;
 
     host_far[0] = c->before.rip;
-    host_far[1] = c->mode == 32 ? 0x23 : 0;
+    host_far[1] = c->mode != 64 ? c->cs : 0;
+    host_sel[0] = c->ds;
+    host_sel[1] = c->es;
+    host_sel[2] = c->ss;
     memcpy(at, c->bytes, len);
     memset(host_xsave, 0, 576);
     memcpy(host_xsave, c->before.fx, 160);

@@ -32,7 +32,9 @@ struct icase { /* an instruction in its surroundings */
     uint8_t bytes[24];
     uint8_t len;
     uint8_t tail; /* bytes of a second instruction, FNSTENV, that shows what is not visible otherwise */
-    uint8_t mode; /* 64: long; 32: compatibility */
+    uint8_t mode; /* 64: long; 32, 16: compatibility */
+    uint16_t cs, ss, ds, es;
+    uint32_t code_base; /* rip is an offset from it */
     bool wide;          /* operand of 80 bits: accessed in two parts */
     bool branch;        /* a direct branch */
     bool stack;         /* `target` holds an address to go to */
@@ -46,7 +48,7 @@ static inline void state_normalise(const struct icase *c, struct state *s)
 {
     if (s->vector == 3) {
         s->rip--;
-    } else if (s->vector != 14 || s->cr2 != s->rip || s->rip == c->before.rip) {
+    } else if (s->vector != 14 || s->cr2 != c->code_base + s->rip || s->rip == c->before.rip) {
         return;
     }
     s->vector = -1;

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NO_LDT = 77  # exit status: the host's kernel gives programs none
 COVERAGE = ROOT / "build" / "isa"  # the tables of the last run
 
 
@@ -23,6 +24,8 @@ def run(program: Path, encoding_cases: int, form_cases: int, mode: int, timeout_
     )
     COVERAGE.mkdir(parents=True, exist_ok=True)
     (COVERAGE / f"{program.name}-{mode}.txt").write_text(result.stdout)
+    if result.returncode == NO_LDT:
+        pytest.skip(result.stdout.splitlines()[-1])
     assert result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout[-8000:]}{result.stderr}"
     return result.stdout
 
@@ -35,7 +38,10 @@ def harness(c_program: Callable[..., Path]) -> Path:
     return c_program("isa/harness.c")
 
 
-@pytest.mark.parametrize("mode", [64, 32])
+MODES = [64, 32, 33, 16]  # of the code; 33: 32 bits with the segments of an LDT, like 16
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_against_the_host(
     harness: Path, mode: int, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,7 +50,7 @@ def test_against_the_host(
         pytest.skip("test_millions_against_the_host has more of the same")
     lines = run(harness, 40, 100, mode, 200).splitlines()
     with capsys.disabled():
-        print(f"\n{lines[0]}: {lines[-1]}")
+        print(f"\n{lines[0]}\n{lines[-1]}")
 
 
 def test_portable_arithmetic(c_program: Callable[..., Path]) -> None:
@@ -64,12 +70,12 @@ def test_conditions_and_vendors(c_program: Callable[..., Path], name: str, asan:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("mode", [64, 32])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.timeout(1800)
 def test_millions_against_the_host(
     harness: Path, mode: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ten millions in both modes together, at least 1,000 of each form and size of each row."""
-    table = run(harness, 450, 1000, mode, 1700)
+    """More than ten millions together, at least 1,000 of each form and size of each row."""
+    table = run(harness, 400, 1000, mode, 1700)
     with capsys.disabled():
         print("\n" + table)

@@ -26,6 +26,8 @@ static void prepare(int mode, const uint8_t *bytes, unsigned len)
     memcpy(c.bytes, bytes, len);
     c.len = (uint8_t)len;
     c.mode = (uint8_t)mode;
+    c.cs = mode == 64 ? 0x33 : 0x23;
+    c.ss = c.ds = c.es = 0x2b;
     c.before.rip = CODE_ADDR + 256;
     c.before.gpr[RBX] = DATA_ADDR;
     c.before.gpr[RSP] = DATA_ADDR + 4096;

@@ -100,7 +100,7 @@ static inline const struct insn *branch_to(struct vcpu *v, uint64_t target)
 static inline __attribute__((always_inline)) uint64_t branch_target(struct vcpu *v, const struct insn *i,
                                                                    const unsigned size)
 {
-    return (v->gpr[REG_PAGE] + i->off + i->len + (int64_t)i->disp) & v->ip_mask & size_mask(size);
+    return (v->gpr[REG_PAGE] + i->off + i->len + (int64_t)i->disp) & size_mask(size);
 }
 
 /* Takes the direct branch: to its decoded target when linked and nothing asks for a poll. */
