@@ -97,14 +97,15 @@ static void copy_up(uint8_t *to, const uint8_t *from, uint64_t n, unsigned size)
 
 static uint64_t movs_stretch(struct vcpu *v, const struct insn *i, unsigned size)
 {
-    uint64_t mask = address_mask(i), count = count_of(v, i), n = count, bytes;
-    uint64_t from = source(v, i, size), to = destination(v, i, size, true);
+    uint64_t mask = address_mask(i), count = count_of(v, i), n = count, bytes, from, to;
     uint8_t *hfrom, *hto;
 
     if (v->eflags & FL_DF || v->slow)
         return 0;
     if (v->mode != MODE_LONG && !(v->seg[i->seg].flat && v->seg[ES].flat))
         return 0;
+    from = source(v, i, size);
+    to = destination(v, i, size, true);
     n = n < in_page(from, size) ? n : in_page(from, size);
     n = n < in_page(to, size) ? n : in_page(to, size);
     n = n < until_wrap(v, RSI, mask, size) ? n : until_wrap(v, RSI, mask, size);
