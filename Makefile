@@ -61,15 +61,10 @@ assets: $(VENV)/ready
 assets-full: $(VENV)/ready
 	@$(PY) -m tools.assets all
 
-# Written before the core ran, and failing or untried with it: `make test-full` runs them all. Each is to be mended and
-# taken off this list.
-PENDING = --ignore=tests/boot --ignore=tests/clients
-
 ## test       the test suite (TEST_ARGS='-k name' for a part of it)
 test: packages-test
 	@$(MAKE) --no-print-directory build assets
-	@echo 'not yet part of this run: $(PENDING)'
-	@$(PY) -m pytest $(PENDING) --ignore=tests/bench $(TEST_ARGS)
+	@$(PY) -m pytest --ignore=tests/bench $(TEST_ARGS)
 
 ## test-full  the long runs too; a missing counterpart fails instead of skipping
 test-full: packages-full

@@ -106,7 +106,7 @@ def test_disk(linux: Linux, tmp_path: Path) -> None:
     )
     done, _ = linux("--disk", disk, "--append", f"kvmish.run={script}")
     assert done.status == 0, done.tail(30)
-    sums = [line.split()[0] for _, line in done.lines if line.endswith("/dev/vda")]
+    sums = [line.split()[0] for _, line in done.lines if line.endswith("  /dev/vda")]
     assert sums == [
         hashlib.md5(content, usedforsecurity=False).hexdigest(),
         hashlib.md5(disk.read_bytes(), usedforsecurity=False).hexdigest(),
