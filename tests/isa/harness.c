@@ -12,6 +12,7 @@
 #include "cases.h"
 #include "emu.h"
 #include "host.h"
+#include "invalid.h"
 
 static unsigned reported, difference_at;
 static uint8_t reported_of[ROWS_MAX];
@@ -37,7 +38,7 @@ static void report(const struct icase *c, const struct state *host, const struct
     ZydisFormatter formatter;
     char text[128] = "?";
 
-    if (reported_of[row] >= 2 || ++reported > 100)
+    if (reported_of[row] >= (getenv("ALL") ? 200 : 2) || ++reported > 400)
         return;
     reported_of[row]++;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
@@ -382,6 +383,30 @@ static void run_template(const struct template *t, unsigned count)
     }
 }
 
+/* Bytes that are no instruction, as if they were a row of the table. */
+static void run_invalid(unsigned count)
+{
+    static struct template none;
+    struct state host, ours;
+    struct icase c;
+
+    none.cell = (uint16_t)cell_count;
+    cells[cell_count++] = (struct cell){.row = (uint16_t)row_count, .templates = 1};
+    snprintf(rows[row_count++].name, sizeof(rows[0].name), "(invalid)");
+    fill_data();
+    for (unsigned n = 0; n < count; n++) {
+        const char *what;
+
+        make_invalid(&c);
+        what = run_case(&none, &c, &host, &ours);
+        if (!what)
+            continue;
+        cells[none.cell].differences++;
+        report(&c, &host, &ours, what, row_count - 1);
+        fill_data();
+    }
+}
+
 /* Cells whose encodings were too few, or whose cases hard to find. */
 static void top_up(unsigned per, const char *only)
 {
@@ -479,6 +504,8 @@ int main(int argc, char **argv)
         if (!only || strcmp(rows[cells[templates[k].cell].row].name, only) == 0)
             run_template(&templates[k], each);
     top_up(per, only);
+    if (!only || strcmp(only, "(invalid)") == 0)
+        run_invalid(200 * each);
     for (unsigned row = 0; row < row_count; row++)
         if (!only || strcmp(rows[row].name, only) == 0)
             sum_row(row, per, &all);
