@@ -79,6 +79,10 @@ void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
 void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n);
 /* Raises the fault that a store of n bytes would raise, and nothing else (sets A and D). */
 void mem_check_write(struct vcpu *v, uint64_t linear, size_t n);
+/* The same three without a look at alignment (EFLAGS.AC): elements of gathers and masked moves. */
+void mem_read_elements(struct vcpu *v, uint64_t linear, void *buf, size_t n);
+void mem_write_elements(struct vcpu *v, uint64_t linear, const void *buf, size_t n);
+void mem_check_elements(struct vcpu *v, uint64_t linear, size_t n);
 
 /* Read-modify-write. begin: value read, all write rights checked; end: cannot fault. For RAM within a page `host`
  * is the address, else NULL. */

@@ -39,7 +39,7 @@ static const struct insn *mask_load(struct vcpu *v, const struct insn *i)
 
         for (unsigned k = 0; k < op->mem_bytes / n; k++)
             if (masked(mask, k, n))
-                mem_read_bytes(v, linear + k * n, bounce + k * n, n);
+                mem_read_elements(v, linear + k * n, bounce + k * n, n);
         p = bounce;
     }
     op->code(v, p, NULL);
@@ -64,10 +64,10 @@ static const struct insn *mask_store(struct vcpu *v, const struct insn *i)
     }
     for (unsigned k = 0; k < op->mem_bytes / n; k++)
         if (masked(mask, k, n))
-            mem_check_write(v, linear + k * n, n);
+            mem_check_elements(v, linear + k * n, n);
     for (unsigned k = 0; k < op->mem_bytes / n; k++)
         if (masked(mask, k, n))
-            mem_write_bytes(v, linear + k * n, data + k * n, n);
+            mem_write_elements(v, linear + k * n, data + k * n, n);
     return insn_next(i);
 }
 
@@ -80,8 +80,10 @@ static void byte_masked_store(struct vcpu *v, const struct insn *i, const uint8_
     uint64_t linear;
 
     linear = ea(v, i, n, true);
-    if (v->amd) /* whatever the mask says; SDM: up to the implementation */
-        mem_check_write(v, linear, n);
+    if (v->amd) { /* whatever the mask says; SDM: up to the implementation */
+        mem_check_write(v, linear, 8); /* the alignment that AC wants */
+        mem_check_write(v, linear + n - 8, 8);
+    }
     first = 4096 - (linear & 4095);
     for (k = 0; k < n; k++)
         any[k >= first] |= mask[k] & 0x80;
@@ -173,7 +175,7 @@ static void gather_slow(struct vcpu *v, const struct insn *i, const struct progr
         }
         longjmp(v->out, left);
     }
-    mem_read_bytes(v, gather_linear(v, i, p->op, k), p->dst + k * p->op->element, p->op->element);
+    mem_read_elements(v, gather_linear(v, i, p->op, k), p->dst + k * p->op->element, p->op->element);
     memcpy(v->out, out, sizeof(out));
 }
 

@@ -159,15 +159,30 @@ static void fx_check(struct vcpu *v)
         cpu_fault(v, VEC_NM);
 }
 
+/* FXSAVE, FXRSTOR: #AC(0) of less than 4 bytes' alignment comes before all but a canonical address; SDM vol. 2: up to the processor. */
+static void check_fx_alignment(struct vcpu *v, const struct insn *i)
+{
+    uint64_t base = v->mode != MODE_LONG || i->seg >= FS ? v->seg[i->seg].base : 0;
+    uint64_t linear = base + ea_offset(v, i);
+
+    if (v->tlb == &v->tlb_sets[TLB_USER_AC] && linear & 3 && (v->mode != MODE_LONG || cpu_canonical(v, linear)))
+        cpu_fault_error(v, VEC_AC, 0);
+}
+
 static uint64_t aligned_area(struct vcpu *v, const struct insn *i, unsigned size, bool write, unsigned align)
 {
     uint64_t linear = ea(v, i, size, write);
 
-    if (align == 16) /* FXSAVE, FXRSTOR: before alignment, unlike all others */
-        mem_check_canonical(v, linear, size);
     if (linear & (align - 1))
         cpu_gp(v, 0);
     return linear;
+}
+
+/* FXSAVE's and FXRSTOR's: unlike others they look whether the address is canonical before they look at its alignment. */
+static uint64_t fx_area(struct vcpu *v, const struct insn *i, bool write)
+{
+    mem_check_canonical(v, ea(v, i, XSAVE_LEGACY_BYTES, write), XSAVE_LEGACY_BYTES);
+    return aligned_area(v, i, XSAVE_LEGACY_BYTES, write, 16);
 }
 
 const struct insn *op_fxsave(struct vcpu *v, const struct insn *i)
@@ -176,7 +191,8 @@ const struct insn *op_fxsave(struct vcpu *v, const struct insn *i)
     unsigned count = xmm_count(v);
 
     fx_check(v);
-    uint64_t linear = aligned_area(v, i, XSAVE_LEGACY_BYTES, true, 16);
+    check_fx_alignment(v, i);
+    uint64_t linear = fx_area(v, i, true);
     x87_to_image(v, image, i->prefix & PFX_REXW);
     xmm_to_image(v, image, count);
     mem_check_write(v, linear, XSAVE_LEGACY_BYTES);
@@ -190,7 +206,8 @@ const struct insn *op_fxrstor(struct vcpu *v, const struct insn *i)
     uint32_t mxcsr;
 
     fx_check(v);
-    mem_read_bytes(v, aligned_area(v, i, XSAVE_LEGACY_BYTES, false, 16), image, sizeof(image));
+    check_fx_alignment(v, i);
+    mem_read_bytes(v, fx_area(v, i, false), image, sizeof(image));
     memcpy(&mxcsr, image + IMG_MXCSR, 4);
     if (mxcsr & ~(uint32_t)MXCSR_VALID)
         cpu_gp(v, 0);

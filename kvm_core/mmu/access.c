@@ -362,12 +362,19 @@ static void bytes_load(struct vcpu *v, const struct page *p, uint64_t linear, ui
 
 void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n)
 {
+    linear = wrap_linear(v, linear);
+    check_canonical(v, linear, n);
+    check_aligned(v, current_kind(v), linear, n);
+    mem_read_elements(v, linear, buf, n);
+}
+
+void mem_read_elements(struct vcpu *v, uint64_t linear, void *buf, size_t n)
+{
     size_t first = 4096 - (linear & 0xfff);
     struct page a, b;
 
     linear = wrap_linear(v, linear);
     check_canonical(v, linear, n);
-    check_aligned(v, current_kind(v), linear, n);
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, (unsigned)n, false);
     translate(v, current_kind(v), linear, ACC_READ, &a);
@@ -399,12 +406,19 @@ static void bytes_store(struct vcpu *v, const struct page *p, uint64_t linear, c
 
 void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
 {
+    linear = wrap_linear(v, linear);
+    check_canonical(v, linear, n);
+    check_aligned(v, current_kind(v), linear, n);
+    mem_write_elements(v, linear, buf, n);
+}
+
+void mem_write_elements(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
+{
     size_t first = 4096 - (linear & 0xfff);
     struct page a, b;
 
     linear = wrap_linear(v, linear);
     check_canonical(v, linear, n);
-    check_aligned(v, current_kind(v), linear, n);
     translate(v, current_kind(v), linear, ACC_WRITE, &a);
     if (first >= n) {
         bytes_store(v, &a, linear, buf, n);
@@ -419,6 +433,14 @@ void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
 }
 
 void mem_check_write(struct vcpu *v, uint64_t linear, size_t n)
+{
+    linear = wrap_linear(v, linear);
+    check_canonical(v, linear, n);
+    check_aligned(v, current_kind(v), linear, n);
+    mem_check_elements(v, linear, n);
+}
+
+void mem_check_elements(struct vcpu *v, uint64_t linear, size_t n)
 {
     struct page p;
 

@@ -92,7 +92,7 @@ static void random_state(struct state *s)
         s->gpr[k] = mode == 64 ? random_integer() : k < 8 ? (uint32_t)random_integer() : 0;
         random_vector(s->ymm[k], 32);
     }
-    s->rflags = rnd() & (ARITH_FLAGS | (chance(10) ? DF_FLAG : 0));
+    s->rflags = rnd() & (ARITH_FLAGS | (chance(10) ? DF_FLAG : 0) | (chance(10) ? AC_FLAG : 0));
     if (chance(50))
         mxcsr |= rnd() & 0xe07f; /* rounding, FTZ, DAZ, flags */
     if (chance(15))

@@ -130,7 +130,7 @@ static void emu_create(void)
         fprintf(stderr, "cannot create a vCPU\n");
         exit(3);
     }
-    emu->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG | CR0_MP;
+    emu->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG | CR0_MP | CR0_AM;
     emu->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
     emu->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE;
     emu->cr3 = GPA_TABLES;

@@ -23,6 +23,8 @@ extern uint32_t host_far[2], host_xcr0, host_sel[3];
 extern uint8_t host_xsave[];
 void host_run_asm(void);
 extern char host_return[];
+void host_signal_entry(int sig, siginfo_t *info, void *context);
+void host_signal(int sig, siginfo_t *info, void *context);
 
 __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "host_gpr: .zero 128\nhost_flags: .quad 0\nhost_target: .quad 0\nhost_stack: .quad 0\n"
@@ -42,6 +44,8 @@ __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "pushq host_flags(%rip)\npopfq\nmov host_gpr+32(%rip), %rsp\njmp *host_target(%rip)\n"
         "1: pushq host_flags(%rip)\npopfq\n"
         "mov host_sel+8(%rip), %ss\nmov host_gpr+32(%rip), %rsp\nljmp *host_far(%rip)\n"
+        ".globl host_signal_entry\nhost_signal_entry:\n" /* alignment checks off before any C */
+        "pushfq\nandl $~0x40000, (%rsp)\npopfq\njmp host_signal\n"
         "host_return:\nmov host_stack(%rip), %rsp\ncld\nfninit\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 
@@ -50,7 +54,7 @@ static uint8_t *host_code;
 static const struct icase *host_case; /* being tried */
 static volatile sig_atomic_t host_running;
 
-static void host_signal(int sig, siginfo_t *info, void *context)
+void host_signal(int sig, siginfo_t *info, void *context)
 {
     static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
@@ -119,7 +123,7 @@ static void host_create(void)
     static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
     size_t stack_bytes = 1 << 16;
     stack_t ss = {.ss_sp = malloc(stack_bytes), .ss_size = stack_bytes};
-    struct sigaction sa = {.sa_sigaction = host_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction sa = {.sa_sigaction = host_signal_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
 
     uint32_t high;

@@ -15,7 +15,7 @@ enum { /* linear addresses, the same on both sides; what surrounds code and data
 };
 #define GS_BASE 0xa5f3008ull /* in 64-bit mode */
 
-enum { ARITH_FLAGS = 0x8d5, DF_FLAG = 0x400 };
+enum { ARITH_FLAGS = 0x8d5, DF_FLAG = 0x400, AC_FLAG = 0x40000 };
 
 struct state {
     uint64_t gpr[16], rip;
