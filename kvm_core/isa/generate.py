@@ -1,7 +1,8 @@
 """Turns the instruction table (*.isa in this directory) into the C files of ../gen.
 
-Outputs: handlers.h (prototypes), handlers_HEADER.c (each semantics template specialised by operand form and size),
-table.inc (the rows, by Zydis mnemonic). Run `make generate`; the result is checked in and compared by a test.
+Outputs: handlers.h (prototypes), handlers_HEADER.c (each semantics template specialised by operand
+form and size), table.inc (the rows, by Zydis mnemonic). Run `make generate`; the result is checked
+in and compared by a test.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def table(rows: list[Row]) -> str:
     out += [f"    [ZYDIS_MNEMONIC_{row.mnemonic}] = {cell(row)},\n" for row in plain]
     out.append("};\n\nstatic const struct isa_variant isa_variants[] = {\n")
     out += [
-        f"    {{ZYDIS_MNEMONIC_{row.mnemonic}, VARIANT_{row.variant.upper()}, {cell(row)}}},\n" for row in special
+        f"    {{ZYDIS_MNEMONIC_{row.mnemonic}, VARIANT_{row.variant.upper()}, {cell(row)}}},\n"
+        for row in special
     ]
     out.append("};\n")
     return "".join(out)
@@ -127,7 +129,8 @@ def cell(row: Row) -> str:
     """The C initialiser of struct isa_row."""
     any_form = "true" if "*" in row.forms else "false"
     if row.entries:
-        how = f".entries = entries_{ident(row)}, .entry_count = {len(row.entries)}, .any_form = {any_form}"
+        how = f".entries = entries_{ident(row)}, .entry_count = {len(row.entries)}"
+        how += f", .any_form = {any_form}"
     elif row.handler == "native":
         how = ".native = true"
     else:
