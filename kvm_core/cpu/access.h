@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cpu/cpu.h"
+#include "mmu/hostmem.h"
 #include "mmu/tlb.h"
 
 /* Slow paths, size 1, 2, 4, 8. */
@@ -49,12 +50,7 @@ static inline uint64_t mem_load(struct vcpu *v, uint64_t linear, const unsigned 
     void *p = mem_probe_read(v, linear, size);
     if (unlikely(!p))
         return mem_load_slow(v, linear, size);
-    switch (size) {
-    case 1: return *(volatile uint8_t *)p;
-    case 2: return *(volatile uint16_t *)p;
-    case 4: return *(volatile uint32_t *)p;
-    default: return *(volatile uint64_t *)p;
-    }
+    return host_get(p, size);
 }
 static inline void mem_store(struct vcpu *v, uint64_t linear, const unsigned size, uint64_t value)
 {
@@ -63,12 +59,7 @@ static inline void mem_store(struct vcpu *v, uint64_t linear, const unsigned siz
         mem_store_slow(v, linear, size, value);
         return;
     }
-    switch (size) {
-    case 1: *(volatile uint8_t *)p = (uint8_t)value; break;
-    case 2: *(volatile uint16_t *)p = (uint16_t)value; break;
-    case 4: *(volatile uint32_t *)p = (uint32_t)value; break;
-    default: *(volatile uint64_t *)p = value; break;
-    }
+    host_put(p, size, value);
 }
 
 /* Any number of bytes up to 4096 (two pages at most); a store checks both pages before it writes.

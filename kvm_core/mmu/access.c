@@ -166,10 +166,10 @@ static uint64_t host_load(const uint8_t *p, unsigned size)
     uint64_t value = 0;
 
     switch (size) {
-    case 1: return *p;
-    case 2: return *(const uint16_t *)p;
-    case 4: return *(const uint32_t *)p;
-    case 8: return *(const uint64_t *)p;
+    case 1:
+    case 2:
+    case 4:
+    case 8: return host_get(p, size);
     }
     memcpy(&value, p, size);
     return value;
@@ -178,10 +178,10 @@ static uint64_t host_load(const uint8_t *p, unsigned size)
 static void host_store(uint8_t *p, unsigned size, uint64_t value)
 {
     switch (size) {
-    case 1: *p = (uint8_t)value; return;
-    case 2: *(uint16_t *)p = (uint16_t)value; return;
-    case 4: *(uint32_t *)p = (uint32_t)value; return;
-    case 8: *(uint64_t *)p = value; return;
+    case 1:
+    case 2:
+    case 4:
+    case 8: host_put(p, size, value); return;
     }
     memcpy(p, &value, size);
 }

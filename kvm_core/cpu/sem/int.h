@@ -59,26 +59,6 @@ static inline __attribute__((always_inline)) bool host_cas(void *p, uint64_t *ol
     }
 }
 
-static inline __attribute__((always_inline)) uint64_t host_get(const void *p, const unsigned size)
-{
-    switch (size) {
-    case 1: return *(const volatile uint8_t *)p;
-    case 2: return *(const volatile uint16_t *)p;
-    case 4: return *(const volatile uint32_t *)p;
-    default: return *(const volatile uint64_t *)p;
-    }
-}
-
-static inline __attribute__((always_inline)) void host_put(void *p, const unsigned size, uint64_t value)
-{
-    switch (size) {
-    case 1: *(volatile uint8_t *)p = (uint8_t)value; break;
-    case 2: *(volatile uint16_t *)p = (uint16_t)value; break;
-    case 4: *(volatile uint32_t *)p = (uint32_t)value; break;
-    default: *(volatile uint64_t *)p = value; break;
-    }
-}
-
 /* Reads a memory operand, replaces it by EXPR over `old` and `fl` (flags in and out), atomically with a LOCK prefix.
  * Flags are committed last. */
 #define RMW(v, i, lin, size, locked, EXPR)                                                          \
