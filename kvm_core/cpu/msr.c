@@ -337,20 +337,16 @@ static int write_efer(struct vcpu *v, uint64_t value, bool host)
 /* A write by the guest moves its TSC, so that IA32_TSC_ADJUST keeps the sum. SDM vol. 3, 17.17.3 */
 static int write_tsc(struct vcpu *v, uint32_t index, uint64_t value, bool host)
 {
-    uint64_t delta;
+    uint64_t delta = value - (index == MSR_IA32_TSC ? cpu_rdtsc(v) : v->tsc_adjust);
 
-    if (index == MSR_IA32_TSC_ADJUST) {
-        if (!host && !cpu_has(v, FEAT_TSC_ADJUST))
-            return REFUSED;
-        if (!host)
-            v->tsc_offset += value - v->tsc_adjust;
-        v->tsc_adjust = value;
-        return DONE;
-    }
-    delta = value - cpu_rdtsc(v);
-    v->tsc_offset += delta;
-    if (!host)
+    if (index == MSR_IA32_TSC_ADJUST && !host && !cpu_has(v, FEAT_TSC_ADJUST))
+        return REFUSED;
+    if (index == MSR_IA32_TSC || !host)
+        v->tsc_offset += delta;
+    if (index == MSR_IA32_TSC_ADJUST || !host)
         v->tsc_adjust += delta;
+    if (!host && v->ops->tsc_moved)
+        v->ops->tsc_moved(v);
     return DONE;
 }
 

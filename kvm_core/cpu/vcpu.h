@@ -163,6 +163,8 @@ struct machine_ops {
     uint8_t (*cr8_read)(struct vcpu *v);
     void (*cr8_write)(struct vcpu *v, uint8_t tpr);
     bool (*hypercall)(struct vcpu *v); /* VMCALL/VMMCALL; false: #UD */
+    /* The guest has moved its TSC (IA32_TSC, IA32_TSC_ADJUST): timers and clocks that count by it follow. May be NULL. */
+    void (*tsc_moved)(struct vcpu *v);
     /* MSR_IA32_APICBASE bit 11, for CPUID leaf 1 */
     bool (*apic_enabled)(struct vcpu *v);
     /* This vCPU is about to decode from a page that it has not flagged yet (mmu/phys.h: page_flags): the

@@ -35,7 +35,58 @@ void clock_vm_init(struct kvm_vm *vm)
     vm->clock_base_tsc = host_tsc();
     vm->clock_base_ns = 0;
     vm->tsc_offset = -vm->clock_base_tsc;
+    vm->tsc_written_at = vm->clock_base_tsc;
 }
+
+/* ---- the TSCs of a VM ------------------------------------------------------------------------------------------------ */
+
+/* A guest whose TSCs differ must not read one vCPU's time page with another's TSC: PV_TIME_STABLE says it may. */
+static bool tsc_matched(struct kvm_vm *vm)
+{
+    unsigned n = atomic_load(&vm->vcpus);
+
+    for (unsigned i = 1; i < n; i++)
+        if (vm->vcpu[i]->cpu.tsc_offset != vm->vcpu[0]->cpu.tsc_offset)
+            return false;
+    return true;
+}
+
+void clock_tsc_moved(struct kvm_vcpu *kv)
+{
+    struct kvm_vm *vm = kv->vm;
+    unsigned n = atomic_load(&vm->vcpus);
+
+    for (unsigned i = 0; i < n; i++)
+        vcpu_post(vm->vcpu[i], VCPU_CLOCK);
+    if (kv->has_lapic)
+        lapic_tsc_changed(&kv->lapic);
+}
+
+void ops_tsc_moved(struct vcpu *v)
+{
+    clock_tsc_moved(kvm_of(v));
+}
+
+/* A client sets vCPU after vCPU to one value, and means one time: a value within a second of what the last one
+ * would have become, or 0, joins the vCPU to the others, as KVM does it. */
+void clock_tsc_written(struct kvm_vcpu *kv, uint64_t value)
+{
+    struct kvm_vm *vm = kv->vm;
+    uint64_t now = host_tsc(), second = (uint64_t)kv->cpu.tsc_khz * 1000, expected;
+
+    pthread_mutex_lock(&vm->clock_lock);
+    expected = vm->tsc_written + (now - vm->tsc_written_at);
+    if (!value || (value < expected + second && value + second > expected))
+        kv->cpu.tsc_offset = vm->tsc_offset;
+    else
+        vm->tsc_offset = kv->cpu.tsc_offset;
+    vm->tsc_written = value ? value : now + vm->tsc_offset;
+    vm->tsc_written_at = now;
+    pthread_mutex_unlock(&vm->clock_lock);
+    clock_tsc_moved(kv);
+}
+
+/* ---- kvmclock -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t vm_clock_ns(struct kvm_vm *vm, uint64_t tsc)
 {
@@ -110,7 +161,7 @@ static void time_page_write(struct kvm_vcpu *kv, uint8_t extra_flags)
     pthread_mutex_unlock(&vm->clock_lock);
     t.tsc_to_system_mul = scale_of(kv->cpu.tsc_khz, &shift);
     t.tsc_shift = shift;
-    t.flags = PV_TIME_STABLE | (old.flags & PV_TIME_GUEST_STOPPED) | extra_flags;
+    t.flags = (tsc_matched(vm) ? PV_TIME_STABLE : 0) | (old.flags & PV_TIME_GUEST_STOPPED) | extra_flags;
     t.version = (old.version + 1) | 1;
     vcpu_guest_write(kv, gpa, &t.version, sizeof(t.version));
     atomic_thread_fence(memory_order_seq_cst);

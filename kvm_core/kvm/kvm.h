@@ -137,7 +137,8 @@ struct kvm_vm {
     int64_t clock_base_ns;
     uint64_t wall_clock_msr;
     uint32_t tsc_khz;
-    uint64_t tsc_offset; /* of the vCPUs: the VM's TSC starts at 0 */
+    uint64_t tsc_offset; /* of all vCPUs that nobody has set apart: the VM's TSC starts at 0 */
+    uint64_t tsc_written, tsc_written_at; /* the client's last IA32_TSC, and the host's TSC then */
 
     _Atomic uint64_t stat_flushes;
     uint64_t *stat_page;
@@ -323,6 +324,10 @@ int caps_enable_vcpu(struct kvm_vcpu *kv, const struct kvm_enable_cap *cap);
 
 
 void clock_vm_init(struct kvm_vm *vm);
+/* The client has written IA32_TSC: see clock.c. The TSC of a vCPU has moved: its clocks follow. */
+void clock_tsc_written(struct kvm_vcpu *kv, uint64_t value);
+void clock_tsc_moved(struct kvm_vcpu *kv);
+void ops_tsc_moved(struct vcpu *v);
 uint64_t clock_guest_ns(struct kvm_vm *vm);
 int clock_get(struct kvm_vm *vm, struct kvm_clock_data *d);
 int clock_set(struct kvm_vm *vm, const struct kvm_clock_data *d);

@@ -8,7 +8,7 @@
 #include "kvm/pv.h"
 
 enum { LIST_MAX = 512 };
-enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
+enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
 
 /* What KVM_GET_MSR_INDEX_LIST adds to the processor's. */
 static const uint32_t machine_index[] = {
@@ -118,11 +118,8 @@ static int host_write(struct kvm_vcpu *kv, struct kvm_msr_entry *e)
 
     if (result > 0)
         result = machine_write(kv, e->index, e->data, true);
-    if (!result && (e->index == 0x10 || e->index == 0x3b)) {
-        atomic_fetch_or(&kv->events, VCPU_CLOCK);
-        if (kv->has_lapic)
-            lapic_tsc_changed(&kv->lapic);
-    }
+    if (!result && e->index == MSR_TSC)
+        clock_tsc_written(kv, e->data);
     return result;
 }
 

@@ -81,6 +81,7 @@ const struct machine_ops vm_machine_ops = {
     .cr8_read = op_cr8_read,
     .cr8_write = op_cr8_write,
     .hypercall = ops_hypercall,
+    .tsc_moved = ops_tsc_moved,
     .apic_enabled = op_apic_enabled,
     .code_page = ops_code_page,
     .code_written = ops_code_written,

@@ -365,9 +365,7 @@ static int vcpu_attr(struct kvm_vcpu *kv, const struct client *c, unsigned long 
     if (GET(c, offset, a.addr))
         return -EFAULT;
     kv->cpu.tsc_offset = offset;
-    vcpu_post(kv, VCPU_CLOCK);
-    if (kv->has_lapic)
-        lapic_tsc_changed(&kv->lapic);
+    clock_tsc_moved(kv);
     return 0;
 }
 
