@@ -38,15 +38,17 @@ static bool debugger_takes(struct vcpu *v)
 /* Whether TF traps after the instruction, `next_rip` being what follows it in memory. INT n, INT1, INT3 and INTO clear TF
  * without a trap; SYSCALL and SYSRET are judged by the TF that they leave (APM vol. 2, 13.1.4), so that SFMASK can prevent
  * the trap. DEBUGCTL.BTF: branches only. SDM vol. 3, 18.3.1.4 */
-static bool single_step_due(const struct vcpu *v, insn_fn *fn, uint32_t flags, uint64_t next_rip)
+static bool single_step_due(const struct vcpu *v, insn_fn *fn, uint32_t flags, uint64_t next_rip, bool repeats)
 {
+    bool branched = v->rip != next_rip && !repeats; /* a branch to what follows anyway goes unnoticed */
+
     if (fn == op_syscall || fn == op_sysret)
         return v->eflags & FL_TF;
     if (!(flags & FL_TF) || fn == op_int || fn == op_int1 || fn == op_int3)
         return false;
     if (fn == op_into)
-        return v->rip == next_rip && !(v->debugctl & DEBUGCTL_BTF);
-    return !(v->debugctl & DEBUGCTL_BTF) || v->rip != next_rip;
+        return !branched && !(v->debugctl & DEBUGCTL_BTF);
+    return !(v->debugctl & DEBUGCTL_BTF) || branched;
 }
 
 static bool loads_ss(const struct insn *i)
@@ -110,7 +112,7 @@ static void step(struct vcpu *v)
     v->slow &= (uint8_t)~SLOW_SINGLE;
     if (v->shadow == SHADOW_MOV_SS)
         return;
-    if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || single_step_due(v, fn, flags, next_rip))
+    if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || single_step_due(v, fn, flags, next_rip, i->prefix & (PFX_REP | PFX_REPNE)))
         v->db_pending |= DR6_BS;
     if (v->db_pending)
         debug_trap(v);

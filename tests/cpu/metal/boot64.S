@@ -126,8 +126,19 @@ common:
         movq    kernel_rsp, %rsp
         andq    $-16, %rsp
         subq    $256, %rsp
-        call    trap
-        jmp     resume
+        call    trap                    /* the frame, to go on behind it, or 0 */
+        testq   %rax, %rax
+        jz      resume
+        movq    %rax, %rsp
+        popq    %rax
+        popq    %rbx
+        popq    %rcx
+        popq    %rdx
+        popq    %rsi
+        popq    %rdi
+        popq    %rbp
+        addq    $16, %rsp
+        iretq
 
         .align 16
 entries:                                /* 16 bytes each */

@@ -39,6 +39,11 @@ extern uint64_t gdt[32], idt[256], ldt[4];
 extern struct tss tss;
 extern uint8_t user_stack[1024], inner_stack[4][1024];
 
+/* Vectors whose traps are logged, and the snippet goes on: a bit each. */
+extern uint64_t going_on;
+/* What trap() calls for those, after logging; it may change the frame. */
+extern void (*on_trap)(struct frame *f);
+
 void *memcpy(void *to, const void *from, unsigned long n);
 void *memset(void *to, int c, unsigned long n);
 uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar);
@@ -47,6 +52,7 @@ void gate_put(uint64_t *at, uint32_t sel, uint64_t off, uint32_t access, unsigne
               uint64_t high);
 void tables_reset(void);
 void write_msr(uint32_t index, uint64_t value);
+uint64_t read_msr(uint32_t index);
 struct entry at(const void *code, unsigned cpl);
 void run(struct entry *e);
 char outcome(void);
@@ -57,14 +63,10 @@ void put_char(char c);
 void line_end(void);
 void report(const char *name);
 
-void test_loads(void);
-void test_transfers(void);
-void test_returns(void);
-void test_gates(void);
-void test_syscalls(void);
+void tests(void); /* the image's own */
 
 #define SNIPPET(name, code)                                                                        \
-    extern const char name[];                                                                      \
+    extern const char name[] __attribute__((unused));                                              \
     __asm__(".text\n.balign 16\n" #name ":\n" code "\nint $0x40\n")
 
 #endif

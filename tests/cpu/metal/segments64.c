@@ -58,7 +58,7 @@ static void one(const char *name, const void *code, unsigned cpl, uint64_t rax)
     tables_reset();
 }
 
-void test_loads(void)
+static void test_loads(void)
 {
     for (unsigned cpl = 0; cpl < 4; cpl += 3) {
         matrix("mov ss cpl ", load_ss, cpl);
@@ -146,7 +146,7 @@ static void call_gates(const char *name, const void *code, unsigned cpl)
     tables_reset();
 }
 
-void test_transfers(void)
+static void test_transfers(void)
 {
     for (unsigned cpl = 0; cpl < 4; cpl += 3) {
         direct("far jmp ", far_jmp, cpl);
@@ -183,7 +183,7 @@ static void back(const void *code, unsigned cpl, uint64_t rip, uint64_t cs, uint
     put_char(outcome());
 }
 
-void test_returns(void)
+static void test_returns(void)
 {
     static const void *const how[] = {do_iretq, do_lretq, do_iretd, do_lret};
     static const char *const names[] = {"iretq ", "lretq ", "iretd ", "lretd "};
@@ -223,7 +223,7 @@ void test_returns(void)
     }
 }
 
-void test_gates(void)
+static void test_gates(void)
 {
     for (unsigned cpl = 0; cpl < 4; cpl += 3) {
         for (unsigned ist = 0; ist < 2; ist++) {
@@ -272,7 +272,7 @@ static void call(const char *name, const void *code, uint64_t cs, uint64_t rcx, 
     report(name);
 }
 
-void test_syscalls(void)
+static void test_syscalls(void)
 {
     write_msr(STAR, (uint64_t)(UCODE32) << 48 | (uint64_t)KCODE << 32 | 0x1234);
     write_msr(LSTAR, (uint64_t)landing | 0xffff800000000000);
@@ -297,4 +297,13 @@ void test_syscalls(void)
     write_msr(SYSENTER_CS, 0);
     call("sysenter null", do_sysenter, UCODE, 0, 0, 0);
     call("sysexit null", do_sysexit64, KCODE, 0, 0, 0);
+}
+
+void tests(void)
+{
+    test_loads();
+    test_transfers();
+    test_returns();
+    test_gates();
+    test_syscalls();
 }
