@@ -77,8 +77,8 @@ static uint64_t reserved_long(const struct vcpu *v, uint64_t pte, int shift, boo
 
     if (!(v->efer & EFER_NXE))
         bits |= PTE_NX;
-    if (shift == 48 || shift == 39) /* PML5E, PML4E have no PS (4.5.2) */
-        bits |= PTE_PS;
+    if (shift == 48 || shift == 39) /* PML5E, PML4E have no PS (4.5.2); AMD's no bit 8 either (APM vol. 2, 5.3.3) */
+        bits |= v->amd ? PTE_PS | PTE_G : PTE_PS;
     if (shift == 30 && large && !cpu_has(v, FEAT_PDPE1GB))
         bits |= PTE_PS;
     if (large)
@@ -181,7 +181,8 @@ static enum step path_find(struct vcpu *v, uint64_t linear, struct path *p)
     return path_32(v, (uint32_t)linear, p);
 }
 
-/* Access rights, SDM vol. 3, 4.6: true when allowed. *pk is set when only the protection key denies. */
+/* Access rights, SDM vol. 3, 4.6: true when allowed. *pk is set when the protection key denies, whatever
+ * else does. */
 static bool rights_allow(const struct vcpu *v, uint64_t rights, uint64_t leaf, bool user, bool smap, int access,
                          bool *pk)
 {
@@ -195,21 +196,16 @@ static bool rights_allow(const struct vcpu *v, uint64_t rights, uint64_t leaf, b
             return user_page;
         return !(user_page && v->cr4 & CR4_SMEP);
     }
-    if (user && !user_page)
-        return false;
-    if (!user && user_page && smap)
-        return false;
-    if (access == ACC_WRITE && !(rights & PTE_W) && (user || v->cr0 & CR0_WP))
-        return false;
     if (v->cr4 & CR4_PKE && user_page && cpu_lma(v)) {
         unsigned key = leaf >> 59 & 15;
         bool ad = v->pkru >> (2 * key) & 1, wd = v->pkru >> (2 * key + 1) & 1;
-        if (ad || (wd && access == ACC_WRITE && (user || v->cr0 & CR0_WP))) {
-            *pk = true;
-            return false;
-        }
+        *pk = ad || (wd && access == ACC_WRITE && (user || v->cr0 & CR0_WP));
     }
-    return true;
+    if (user ? !user_page : user_page && smap)
+        return false;
+    if (access == ACC_WRITE && !(rights & PTE_W) && (user || v->cr0 & CR0_WP))
+        return false;
+    return !*pk;
 }
 
 uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int access, struct walk *out)

@@ -32,7 +32,7 @@ start32:
         movl    $0x8000, %ecx
         rep stosl
         movl    $TABLES, %edi
-        movl    $0xc00, %ecx
+        movl    $0x1000, %ecx
         rep stosl
         movl    $(TABLES + 0x1000 + 7), TABLES
         movl    $(TABLES + 0x1000 + 7), TABLES + 256 * 8
@@ -44,9 +44,17 @@ start32:
         addl    $0x200000, %eax
         addl    $8, %edi
         loop    1b
+#ifdef LA57
+        movl    $(TABLES + 7), TABLES + 0x3000
+        movl    $(TABLES + 7), TABLES + 0x3000 + 511 * 8
+        movl    $(TABLES + 0x3000), %eax
+        movl    %eax, %cr3
+        movl    $0x1620, %eax           /* LA57 */
+#else
         movl    $TABLES, %eax
         movl    %eax, %cr3
         movl    $0x620, %eax            /* PAE, OSFXSR, OSXMMEXCPT */
+#endif
         movl    %eax, %cr4
         movl    $0xc0000080, %ecx
         rdmsr

@@ -222,13 +222,7 @@ void trap(uint32_t ss, struct frame *f)
 int main(void)
 {
     tables_reset();
-    test_loads();
-    test_transfers();
-    test_returns();
-    test_gates();
-    test_flags();
-    test_tasks();
-    test_vm86();
+    tests();
     put("end\n");
     return 0;
 }

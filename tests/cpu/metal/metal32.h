@@ -31,6 +31,7 @@ enum {
     FL_IOPL = 0x3000,
     FL_NT = 0x4000,
     FL_VM = 0x20000,
+    FL_AC = 1 << 18,
     FL_VIF = 1 << 19,
     FL_VIP = 1 << 20
 };
@@ -73,6 +74,7 @@ void put_char(char c);
 void line_end(void);           /* prints and clears the sum */
 void report(const char *name); /* a line with the whole of `last` */
 
+void tests(void); /* the image's own */
 void test_loads(void);
 void test_transfers(void);
 void test_returns(void);
@@ -83,7 +85,7 @@ void test_vm86(void);
 
 /* SNIPPET(name, "assembly"): code that runs at any privilege. */
 #define SNIPPET(name, code)                                                                        \
-    extern const char name[];                                                                      \
+    extern const char name[] __attribute__((unused));                                                                     \
     __asm__(".text\n.balign 16\n" #name ":\n" code "\nint $0x40\n")
 
 #endif

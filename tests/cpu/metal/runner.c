@@ -15,7 +15,8 @@
 
 #include "kvm/door.h"
 
-enum { ROM_BYTES = 65536, RAM_BYTES = 16 << 20, CPUID_MAX = 256 };
+enum { ROM_BYTES = 65536, RAM_BYTES = 16 << 20, CPUID_MAX = 256,
+       MAXPHYADDR = 40 /* as QEMU TCG has it */ };
 #define ROM_GPA (0x100000000ull - ROM_BYTES)
 
 static bool real; /* the host's */
@@ -43,6 +44,8 @@ static void set_cpuid(int sys, int vcpu, const char *vendor)
     KVM(sys, KVM_GET_SUPPORTED_CPUID, id);
     for (unsigned n = 0; n < id->nent; n++) {
         struct kvm_cpuid_entry2 *e = &id->entries[n];
+        if (e->function == 0x80000008)
+            e->eax = (e->eax & ~0xffu) | MAXPHYADDR;
         if (e->function != 0 && e->function != 0x80000000)
             continue;
         for (unsigned k = 0; k < 2 && vendor; k++) {
