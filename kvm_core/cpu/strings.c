@@ -261,12 +261,13 @@ static void io_exit(struct vcpu *v, uint16_t port, unsigned size, bool write, ui
     cpu_leave(v, EXIT_PIO);
 }
 
-/* How many elements one exit may carry: to the end of the page, of the data page, of the count. */
-static uint64_t io_batch(struct vcpu *v, const struct insn *i, uint64_t linear, unsigned size)
+/* How many elements one exit may carry: to the end of the page, of the data page, of the count. One, unless memory is
+ * plain: a device's accesses are logged one by one. */
+static uint64_t io_batch(struct vcpu *v, const struct insn *i, uint64_t linear, unsigned size, bool plain)
 {
     uint64_t n = repeated(i) ? count_of(v, i) : 1;
 
-    if (v->eflags & FL_DF || v->slow || (v->mode != MODE_LONG && !v->seg[i->seg].flat && n > 1))
+    if (!plain || v->eflags & FL_DF || v->slow || (v->mode != MODE_LONG && !v->seg[i->seg].flat && n > 1))
         return 1;
     n = n < in_page(linear, size) ? n : in_page(linear, size);
     n = n < PIO_DATA_BYTES / size ? n : PIO_DATA_BYTES / size;
@@ -290,7 +291,7 @@ static const struct insn *outs(struct vcpu *v, const struct insn *i, unsigned si
         uint64_t from = source(v, i, size);
         uint32_t value = (uint32_t)mem_load(v, from, size);
         if (v->ops->pio_out(v, port, size, value)) {
-            n = io_batch(v, i, from, size);
+            n = io_batch(v, i, from, size, mem_probe_read(v, from, 1));
             memcpy(v->pio_data, &value, size);
             for (uint64_t k = 1; k < n; k++) {
                 value = (uint32_t)mem_load(v, from + k * size, size);
@@ -321,17 +322,17 @@ static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned siz
     uint64_t to = destination(v, i, size, true);
     mem_check_write(v, to, size);
     if (v->log.replay && v->pio_count) {
-        n = v->pio_count;
-        v->pio_count = 0;
+        n = v->pio_count; /* kept until every store is done: one to a device exits, and comes back here */
         for (uint64_t k = 0; k < n; k++) {
             uint32_t value = 0;
             memcpy(&value, v->pio_data + k * size, size);
             mem_store(v, to + k * size, size, value);
         }
+        v->pio_count = 0;
     } else {
         uint32_t value = 0;
         if (v->ops->pio_in(v, port, size, &value))
-            io_exit(v, port, size, false, (uint32_t)io_batch(v, i, to, size));
+            io_exit(v, port, size, false, (uint32_t)io_batch(v, i, to, size, mem_probe_write(v, to, 1)));
         mem_store(v, to, size, value);
     }
     if (v->slow & SLOW_BREAKPOINT)
