@@ -7,17 +7,31 @@
 #include "cpu/far.h"
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
+#include "mmu/phys.h"
 
 #define OP(name) const struct insn *op_##name(struct vcpu *v, const struct insn *i)
 
 /* ---- far transfers ---------------- */
 
+static bool in_device(struct vcpu *v, uint64_t linear)
+{
+    struct page_ref ref;
+    bool writable, user;
+    uint64_t gpa;
+
+    return !mem_probe_read(v, linear, 1) && mmu_translate(v, linear, &gpa, &writable, &user) &&
+           !phys_lookup(v->phys, gpa, &ref);
+}
+
 /* m16:16, m16:32, m16:64: offset first. AMD has no m16:64: REX.W is ignored (APM vol. 3, CALL far,
- * LSS). */
-static unsigned pointer_size(const struct vcpu *v, const struct insn *i)
+ * LSS); but a pointer in a device's memory is KVM's to emulate, and it reads 64 bits for every vendor. */
+static unsigned pointer_size(struct vcpu *v, const struct insn *i)
 {
     unsigned size = far_opsize(v, i);
-    return size == 8 && v->amd ? 4 : size;
+
+    if (size == 8 && v->amd && !in_device(v, ea(v, i, 6, false)))
+        return 4;
+    return size;
 }
 
 static uint16_t load_pointer(struct vcpu *v, const struct insn *i, unsigned size, uint64_t *off)
