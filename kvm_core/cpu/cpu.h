@@ -97,6 +97,7 @@ void cpu_answer(struct vcpu *v, const void *data);
 
 void cpu_write_cr0(struct vcpu *v, uint64_t value); /* checks, #GP; flushes; cpu_update_mode() */
 void cpu_write_cr3(struct vcpu *v, uint64_t value);
+uint64_t cpu_cr4_allowed(const struct vcpu *v); /* CR4 bits that this guest may set */
 void cpu_write_cr4(struct vcpu *v, uint64_t value);
 void cpu_write_dr(struct vcpu *v, unsigned n, uint64_t value);
 uint64_t cpu_read_dr(struct vcpu *v, unsigned n);

@@ -38,6 +38,7 @@
     X(SMAP, 7, 0, 1, 20, OURS) X(CLFLUSHOPT, 7, 0, 1, 23, OURS) X(CLWB, 7, 0, 1, 24, OURS)    \
     X(SHA, 7, 0, 1, 29, HOST) X(UMIP, 7, 0, 2, 2, OURS) X(PKU, 7, 0, 2, 3, OURS)              \
     X(OSPKE, 7, 0, 2, 4, NEVER) X(LA57, 7, 0, 2, 16, OURS) X(RDPID, 7, 0, 2, 22, OURS)        \
+    X(PKS, 7, 0, 2, 31, OURS)                                                                 \
     X(FSRM, 7, 0, 3, 4, OURS) X(MD_CLEAR, 7, 0, 3, 10, OURS) X(SERIALIZE, 7, 0, 3, 14, OURS)  \
     X(SPEC_CTRL, 7, 0, 3, 26, OURS) X(STIBP, 7, 0, 3, 27, OURS)                               \
     X(FLUSH_L1D, 7, 0, 3, 28, OURS) X(ARCH_CAPABILITIES, 7, 0, 3, 29, OURS)                   \

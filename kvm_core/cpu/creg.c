@@ -101,7 +101,7 @@ void cpu_write_cr3(struct vcpu *v, uint64_t value)
 }
 
 /* CR4 bits that this guest may set: KVM lets the ones of old be set whatever CPUID says. */
-static uint64_t cr4_allowed(const struct vcpu *v)
+uint64_t cpu_cr4_allowed(const struct vcpu *v)
 {
     uint64_t bits = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE |
                     CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
@@ -111,7 +111,7 @@ static uint64_t cr4_allowed(const struct vcpu *v)
     } by_cpuid[] = {
         {CR4_UMIP, FEAT_UMIP},  {CR4_LA57, FEAT_LA57},     {CR4_FSGSBASE, FEAT_FSGSBASE},
         {CR4_PCIDE, FEAT_PCID}, {CR4_OSXSAVE, FEAT_XSAVE}, {CR4_SMEP, FEAT_SMEP},
-        {CR4_SMAP, FEAT_SMAP},  {CR4_PKE, FEAT_PKU},
+        {CR4_SMAP, FEAT_SMAP},  {CR4_PKE, FEAT_PKU},       {CR4_PKS, FEAT_PKS},
     };
 
     for (unsigned n = 0; n < sizeof(by_cpuid) / sizeof(by_cpuid[0]); n++)
@@ -125,7 +125,7 @@ void cpu_write_cr4(struct vcpu *v, uint64_t value)
     uint64_t changed = value ^ v->cr4, pdpte[4] = {0};
     bool load;
 
-    if (value & ~cr4_allowed(v))
+    if (value & ~cpu_cr4_allowed(v))
         cpu_gp(v, 0);
     if (cpu_lma(v) && (!(value & CR4_PAE) || (changed & CR4_LA57)))
         cpu_gp(v, 0);
@@ -140,7 +140,8 @@ void cpu_write_cr4(struct vcpu *v, uint64_t value)
     if (load)
         copy_pdptes(v, pdpte);
     if (changed &
-        (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE))
+        (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE |
+         CR4_PKS))
         tlb_flush_all(v);
     cpu_update_mode(v);
 }

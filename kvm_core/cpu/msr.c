@@ -12,6 +12,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/msr_index.h"
 #include "cpu/state.h"
+#include "mmu/tlb.h"
 
 enum { REFUSED = -1, DONE = 0, NOT_OURS = 1 };
 
@@ -444,6 +445,14 @@ static int write_special(struct vcpu *v, uint32_t index, uint64_t value, bool ho
             v->ucode_rev = value;
         return DONE; /* a guest's write is how it asks for the revision */
     case MSR_IA32_XSS: return (!host && !cpu_has(v, FEAT_XSAVES)) || value ? REFUSED : DONE;
+    case MSR_IA32_PKRS:
+        if ((!host && !cpu_has(v, FEAT_PKS)) || value >> 32)
+            return REFUSED;
+        if (v->pkrs != value) {
+            v->pkrs = value;
+            tlb_flush_all(v); /* its tags were made under the old rights */
+        }
+        return DONE;
     case MSR_IA32_MISC_FEATURES:
         if (value & ~(uint64_t)(v->platform_info & PLATFORM_CPUID_FAULT ? MISC_CPUID_FAULT : 0))
             return REFUSED;
@@ -482,6 +491,7 @@ static int read_special(struct vcpu *v, uint32_t index, uint64_t *value, bool ho
     case MSR_IA32_DEBUGCTL: *value = v->debugctl; return DONE;
     case MSR_IA32_UCODE_REV: *value = ucode_rev(v); return DONE;
     case MSR_IA32_XSS: *value = v->xss; return host || cpu_has(v, FEAT_XSAVES) ? DONE : REFUSED;
+    case MSR_IA32_PKRS: *value = v->pkrs; return host || cpu_has(v, FEAT_PKS) ? DONE : REFUSED;
     case MSR_IA32_MISC_FEATURES: *value = v->misc_features; return DONE;
     case MSR_AMD_HWCR: *value = v->amd_hwcr; return DONE;
     case MSR_AMD_OSVW_LENGTH:
@@ -561,6 +571,7 @@ static const uint32_t saved[] = {
     MSR_IA32_UCODE_REV,
     MSR_IA32_DEBUGCTL,
     MSR_IA32_XSS,
+    MSR_IA32_PKRS,
     MSR_AMD_HWCR,
     MSR_AMD_OSVW_LENGTH,
     MSR_AMD_OSVW_STATUS,

@@ -30,6 +30,7 @@ enum {
     MSR_MTRR_DEF_TYPE = 0x2ff,
     MSR_IA32_PERF_CAPABILITIES = 0x345,
     MSR_IA32_MC0_CTL = 0x400,
+    MSR_IA32_PKRS = 0x6e1,
     MSR_IA32_XSS = 0xda0
 };
 

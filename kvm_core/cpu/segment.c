@@ -3,6 +3,7 @@
 
 #include "cpu/access.h"
 #include "cpu/cpuid.h"
+#include "cpu/msr.h"
 
 /* ---- descriptor tables ---------------- */
 
@@ -128,7 +129,7 @@ static void system_high(struct vcpu *v, uint16_t sel, unsigned vector, struct se
     if (!segment_read_high(v, sel, &high) || high & 0x1full << 40)
         cpu_fault_error(v, vector, SEL_ERROR(sel));
     seg->base |= high << 32;
-    if (!cpu_canonical(v, seg->base))
+    if (!msr_canonical(v, seg->base)) /* by the widest address of the processor, whatever CR4.LA57: SDM vol. 3, 4.5.2 */
         cpu_fault_error(v, vector, SEL_ERROR(sel));
 }
 

@@ -65,21 +65,6 @@ static void get_common(struct kvm_vcpu *kv, struct common *s)
                                  : APIC_DEFAULT_BASE | APIC_BASE_ENABLE | (kv->id == kv->vm->bsp_id ? APIC_BASE_BSP : 0);
 }
 
-/* CR4 bits that this guest may set: SDM vol. 3, 2.5 */
-static uint64_t cr4_valid(const struct vcpu *v)
-{
-    static const struct { uint32_t bit; enum cpu_feature f; } by_feature[] = {
-        {CR4_UMIP, FEAT_UMIP}, {CR4_LA57, FEAT_LA57}, {CR4_FSGSBASE, FEAT_FSGSBASE}, {CR4_PCIDE, FEAT_PCID},
-        {CR4_OSXSAVE, FEAT_XSAVE}, {CR4_SMEP, FEAT_SMEP}, {CR4_SMAP, FEAT_SMAP}, {CR4_PKE, FEAT_PKU}};
-    uint64_t valid = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
-                     CR4_OSFXSR | CR4_OSXMMEXCPT;
-
-    for (unsigned i = 0; i < sizeof(by_feature) / sizeof(*by_feature); i++)
-        if (cpu_has(v, by_feature[i].f))
-            valid |= by_feature[i].bit;
-    return valid;
-}
-
 static bool common_valid(const struct kvm_vcpu *kv, const struct common *s)
 {
     if ((s->efer & EFER_LME) && (s->cr0 & CR0_PG)) {
@@ -90,7 +75,7 @@ static bool common_valid(const struct kvm_vcpu *kv, const struct common *s)
     }
     if (s->cr0 >> 32 || ((s->cr0 & CR0_NW) && !(s->cr0 & CR0_CD)) || ((s->cr0 & CR0_PG) && !(s->cr0 & CR0_PE)))
         return false;
-    return !(s->cr4 & ~cr4_valid(&kv->cpu));
+    return !(s->cr4 & ~cpu_cr4_allowed(&kv->cpu));
 }
 
 static int set_common(struct kvm_vcpu *kv, const struct common *s)

@@ -196,9 +196,10 @@ static bool rights_allow(const struct vcpu *v, uint64_t rights, uint64_t leaf, b
             return user_page;
         return !(user_page && v->cr4 & CR4_SMEP);
     }
-    if (v->cr4 & CR4_PKE && user_page && cpu_lma(v)) {
+    if (cpu_lma(v) && (user_page ? v->cr4 & CR4_PKE : v->cr4 & CR4_PKS && !user)) { /* SDM vol. 3, 4.6.2 */
+        uint32_t keys = user_page ? v->pkru : (uint32_t)v->pkrs;
         unsigned key = leaf >> 59 & 15;
-        bool ad = v->pkru >> (2 * key) & 1, wd = v->pkru >> (2 * key + 1) & 1;
+        bool ad = keys >> (2 * key) & 1, wd = keys >> (2 * key + 1) & 1;
         *pk = ad || (wd && access == ACC_WRITE && (user || v->cr0 & CR0_WP));
     }
     if (user ? !user_page : user_page && smap)

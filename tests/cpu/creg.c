@@ -72,7 +72,7 @@ static void test_cr4(struct vcpu *v)
     static const uint32_t known[] = {CR4_VME,        CR4_PVI,  CR4_TSD,  CR4_DE,       CR4_PSE,
                                      CR4_PAE,        CR4_MCE,  CR4_PGE,  CR4_PCE,      CR4_OSFXSR,
                                      CR4_OSXMMEXCPT, CR4_UMIP, CR4_LA57, CR4_FSGSBASE, CR4_OSXSAVE,
-                                     CR4_SMEP,       CR4_SMAP, CR4_PKE};
+                                     CR4_SMEP,       CR4_SMAP, CR4_PKE,  CR4_PKS};
     uint64_t all = 0;
 
     for (unsigned k = 0; k < sizeof(known) / sizeof(known[0]); k++)

@@ -221,6 +221,9 @@ static void test_system_registers(struct vcpu *v)
           v->seg[TR].base == (0xffff800000000000 | TSS2));
     gdt_set(S_TSS2, desc(TSS2, 0x67, 0x89));
     put(GDT + S_TSS2 + 8, 8, 0x00008000);
+    CHECK(OUTCOME(v, segment_load_tr(v, S_TSS2)) == OK, "57 bits count even with CR4.LA57 clear");
+    gdt_set(S_TSS2, desc(TSS2, 0x67, 0x89));
+    put(GDT + S_TSS2 + 8, 8, 0x01000000);
     CHECK(OUTCOME(v, segment_load_tr(v, S_TSS2)) == VEC_GP && v->fault.error == S_TSS2,
           "not canonical");
 }
