@@ -325,6 +325,10 @@ void insn_int(struct vcpu *v, const struct insn *i, unsigned vector, enum event_
         if (cpu_iopl(v) < 3)
             cpu_gp(v, 0);
     }
+    if (type == EVENT_ICEBP) { /* takes the breakpoints of a MOV SS before it along */
+        v->dr[6] |= v->db_pending;
+        v->db_pending = 0;
+    }
     v->rip = cpu_this_rip(v, i);
     v->pending = (struct event){.type = type, .vector = (uint8_t)vector, .insn_len = i->len};
     exception_deliver(v);

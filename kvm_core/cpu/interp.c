@@ -80,7 +80,7 @@ static void step(struct vcpu *v)
     }
     if (shadow != SHADOW_MOV_SS) /* which holds traps of its own instruction back: SDM vol. 3, 6.8.3 */
         v->db_pending = 0;
-    if ((v->slow & SLOW_BREAKPOINT) && !(flags & FL_RF) && !v->log.replay && shadow != SHADOW_MOV_SS &&
+    if ((v->slow & SLOW_BREAKPOINT) && !(flags & FL_RF) && !v->log.replay && (v->amd || shadow != SHADOW_MOV_SS) &&
         debug_insn_breakpoint(v, linear, &dr6))
         cpu_debug_fault(v, dr6);
     i = codecache_single(v);
@@ -211,6 +211,13 @@ static bool left(struct vcpu *v, int how)
         v->shadow = SHADOW_NONE;
         v->log.replay = false;
         v->log.count = 0;
+        /* HLT, MWAIT, MOV CR8; a debug trap ends the waiting at once */
+        if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || (cur && single_step_due(v, cur->fn, v->eflags, v->rip)))
+            v->db_pending |= DR6_BS;
+        if (v->db_pending && v->exit.reason != EXIT_DEBUG) {
+            debug_trap(v);
+            return v->exit.reason != EXIT_TPR;
+        }
     }
     return false;
 }

@@ -78,6 +78,8 @@ void insn_sysret(struct vcpu *v, const struct insn *i, unsigned opsize)
     else
         cpu_set_eflags(v, cpu_get_eflags(v) | FL_IF);
     far_commit(v, &cs, &ss, 3, rip);
+    if (v->eflags & FL_TF) /* the TF just loaded counts, unlike IRET's: APM vol. 2, 13.1.4 */
+        v->pending = (struct event){.type = EVENT_TRAP, .vector = VEC_DB, .payload = 1 << 14 /* BS */};
 }
 
 void insn_sysenter(struct vcpu *v, const struct insn *i)
