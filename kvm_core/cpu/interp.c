@@ -212,7 +212,7 @@ static bool left(struct vcpu *v, int how)
         v->log.replay = false;
         v->log.count = 0;
         /* HLT, MWAIT, MOV CR8; a debug trap ends the waiting at once */
-        if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || (cur && single_step_due(v, cur->fn, v->eflags, v->rip)))
+        if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || (cur && single_step_due(v, cur->fn, v->eflags, v->rip, false)))
             v->db_pending |= DR6_BS;
         if (v->db_pending && v->exit.reason != EXIT_DEBUG) {
             debug_trap(v);
