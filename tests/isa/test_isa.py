@@ -76,6 +76,6 @@ def test_millions_against_the_host(
     harness: Path, mode: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """More than ten millions together, at least 1,000 of each form and size of each row."""
-    table = run(harness, 400, 1000, mode, 1700)
+    table = run(harness, 200, 1000, mode, 1700)
     with capsys.disabled():
         print("\n" + table)
