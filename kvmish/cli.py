@@ -69,23 +69,23 @@ def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
     return doctor_report.run(output_format, None if no_kvm else kvm_path, click.echo)
 
 
-@cli.command(context_settings=PASS_ON, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def bench(arguments: tuple[str, ...]) -> int:
-    """Time boots beside QEMU TCG and write docs/performance.md.
-
-    Further arguments go to pytest; a run of a part writes no page.
-    """
+@cli.command()
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Runs of each side, alternating.")
+@click.option("-k", "expression", default="", help="Only benchmarks whose names match; no page.")
+def bench(rounds: int, expression: str) -> int:
+    """Time boots beside QEMU TCG and write docs/performance.md."""
     if not (ROOT / "tests" / "bench").is_dir():
         return _refuse(f"no tests/bench under {ROOT}: bench runs from a source tree")
     results = ROOT / "build" / "bench"
     results.mkdir(parents=True, exist_ok=True)
-    json_file = results / "results.json"
+    json_file = results / ("part.json" if expression else "results.json")
     command = [sys.executable, "-m", "pytest", "tests/bench", "--benchmark-enable"]
-    command += ["--benchmark-only", f"--benchmark-json={json_file}", *arguments]
+    command += ["--benchmark-only", f"--benchmark-json={json_file}", f"--rounds={rounds}"]
+    command += ["-k", expression] if expression else []
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if status == 0 and not arguments:
+    if status == 0:
         render = [sys.executable, "-m", "tools.performance", str(json_file)]
+        render += ["--print"] if expression else []
         status = subprocess.run(render, cwd=ROOT, check=False).returncode
     return status
 

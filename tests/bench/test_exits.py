@@ -9,29 +9,28 @@ from pathlib import Path
 
 import pytest
 
-CASES = {"kvmish": ("direct", 2_000_000), "host's /dev/kvm": ("/dev/kvm", 50_000)}
+from tests.bench.conftest import Comparison
+
+EXITS = {"kvmish": ("direct", 2_000_000), "host's /dev/kvm": ("/dev/kvm", 20_000)}
 
 
 @pytest.mark.host_kvm
-@pytest.mark.parametrize("column", CASES)
-def test_io_exit(benchmark: object, c_program: Callable[[str], Path], column: str) -> None:
-    door, exits = CASES[column]
-    if door != "direct" and not os.access(door, os.R_OK | os.W_OK):
-        pytest.skip(f"{door} cannot be opened here")
+@pytest.mark.timeout(3600)
+def test_io_exit(comparison: Comparison, c_program: Callable[[str], Path]) -> None:
     program = c_program("bench/exit_cost.c")
-    found: list[float] = []
 
-    def run() -> None:
+    def cost(door: str, exits: int) -> dict[str, float]:
         done = subprocess.run(
             [program, door, str(exits)], capture_output=True, text=True, check=True, timeout=120
         )
-        found.append(float(done.stdout))
+        return {"out dx, al": float(done.stdout)}
 
-    benchmark.pedantic(run, rounds=3, iterations=1)  # type: ignore[attr-defined]
-    benchmark.extra_info.update(  # type: ignore[attr-defined]
-        table="An I/O exit (KVM_RUN to KVM_EXIT_IO and back), in C",
-        unit="ns",
-        row="out dx, al",
-        column=column,
-        value=min(found),
+    comparison.run(
+        "An I/O exit (KVM_RUN to KVM_EXIT_IO and back), in C",
+        "ns",
+        {
+            column: lambda door=door, exits=exits: cost(door, exits)
+            for column, (door, exits) in EXITS.items()
+            if door == "direct" or os.access(door, os.R_OK | os.W_OK)
+        },
     )
