@@ -1,7 +1,8 @@
 """`Kvm`, `Vm` and `Vcpu`: the KVM objects as Python objects, over any door.
 
 One method per call, named as the call; structures are those of kvm_core.abi. A refused call
-raises OSError with KVM's errno: this is the ABI, not a policy. `Vcpu.run()` returns a typed exit.
+raises OSError with KVM's errno and the names of call and door: this is the ABI, not a policy.
+`Vcpu.run()` returns a typed exit.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ _REASON_OFFSET = abi.KvmRun.exit_reason.offset
 _IMMEDIATE_EXIT_OFFSET = abi.KvmRun.immediate_exit.offset
 
 
+def _request_name(request: int) -> str:
+    """KVM's name of a request, for messages only."""
+    for name, value in vars(abi).items():
+        if name.startswith("KVM_") and value == request:
+            return name
+    return f"ioctl {request:#x}"
+
+
 class _Object:
     """A descriptor behind a door; closed once, also by `with`."""
 
@@ -48,8 +57,17 @@ class _Object:
         request: int,
         arg: int | ctypes.Structure | ctypes.Array[ctypes.c_char] | bytearray | ctypes.c_uint64 = 0,
     ) -> int:
-        """Pass one call on. :raise OSError: with KVM's errno."""
-        return self.door.ioctl(self.fd, request, arg)
+        """Pass one call on. :raise OSError: with KVM's errno, naming the call and the door."""
+        if self.fd < 0:  # closed; its number may be another file's by now
+            raise self._refused(request, errno.EBADF)
+        try:
+            return self.door.ioctl(self.fd, request, arg)
+        except OSError as error:
+            raise self._refused(request, error.errno or 0) from None
+
+    def _refused(self, request: int, number: int) -> OSError:
+        what = f"{_request_name(request)} on --kvm {self.door.name}"
+        return OSError(number, f"{what}: {os.strerror(number)}")
 
     def close(self) -> None:
         """Close the descriptor; a second time does nothing."""
@@ -389,7 +407,7 @@ class Vcpu(_Object):
         if result < 0:
             if -result in (errno.EINTR, errno.EAGAIN):
                 return _INTERRUPTED
-            raise OSError(-result, os.strerror(-result))
+            raise self._refused(abi.KVM_RUN, -result)
         reason = _REASON.unpack_from(self.map, _REASON_OFFSET)[0]
         if reason == 2:  # Exit.IO, the one that must be quick
             direction, size, port, count, offset = _IO.unpack_from(self.map, _EXIT_OFFSET)
@@ -594,6 +612,7 @@ class Vcpu(_Object):
     def close(self) -> None:
         """Close the descriptor and unmap its pages (Python's mapping has a descriptor too)."""
         self.vm.forget_ring(self.map)
+        self._enter = lambda: -errno.EBADF
         self._mmio_data.release()
         self._view.release()
         with contextlib.suppress(BufferError):  # someone keeps an exit's data

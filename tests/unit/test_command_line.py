@@ -29,6 +29,9 @@ def _kvmish(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("doctor", "--format", "yaml"),
         ("exec",),
         ("exec", "--", "no-such-program-anywhere"),
+        ("bench", "--frobnicate"),
+        ("bench", "--rounds", "0"),
+        ("boot", "--frobnicate"),
     ],
     ids=" ".join,
 )

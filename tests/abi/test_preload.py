@@ -1,0 +1,48 @@
+"""The contract and the Python objects again, on the path /dev/kvm that the preload door serves.
+
+Whoever opens the host's own device instead fails the test (tests/conftest.py).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTRACT = ["tests/abi/test_contract.py", "-k", "/dev/kvm"]
+OBJECTS = ["tests/unit/test_doors.py"]
+
+
+def _pytest(preload: str, arguments: list[str], **extra: str) -> None:
+    environment = {**os.environ, "LD_PRELOAD": preload, "KVMISH_TEST_DOOR": "/dev/kvm", **extra}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+    assert "runtime error" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
+def test_on_the_preload_door(arguments: list[str]) -> None:
+    _pytest(f"{ROOT}/build/libkvmish-preload.so", arguments)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
+def test_on_the_preload_door_under_the_sanitizers(arguments: list[str]) -> None:
+    runtime = subprocess.run(
+        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    _pytest(
+        f"{Path(runtime).resolve()}:{ROOT}/build/asan/libkvmish-preload.so",
+        arguments,
+        ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
+        UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
+    )
