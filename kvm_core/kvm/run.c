@@ -60,6 +60,18 @@ static bool take_irq(struct kvm_vcpu *kv)
     return true;
 }
 
+/* Whether an NMI can be taken now. While one is in service, only one more is remembered: SDM vol. 3, 6.7.1 */
+static bool nmi_due(struct kvm_vcpu *kv)
+{
+    uint32_t n = atomic_load(&kv->nmi_queued);
+
+    if (!kv->cpu.nmi_masked)
+        return n;
+    while (n > 1 && !atomic_compare_exchange_weak(&kv->nmi_queued, &n, 1))
+        ;
+    return false;
+}
+
 /* Chooses what the vCPU takes at this entry: reinjected events first, then NMI, then interrupts. SDM vol. 3, 6.9.
  * Returns the budget to run with. */
 int run_inject(struct kvm_vcpu *kv)
@@ -71,9 +83,9 @@ int run_inject(struct kvm_vcpu *kv)
     waits = irq_waits(kv);
     if (v->log.replay || v->pending.type != EVENT_NONE) {
         v->want_window |= waits; /* first the instruction or the event in progress */
-        return atomic_load(&kv->nmi_queued) && !v->nmi_masked ? 1 : BUDGET;
+        return nmi_due(kv) ? 1 : BUDGET;
     }
-    if (atomic_load(&kv->nmi_queued) && !v->nmi_masked) {
+    if (nmi_due(kv)) {
         if (v->shadow)
             return 1;
         atomic_fetch_sub(&kv->nmi_queued, 1);
