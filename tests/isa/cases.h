@@ -368,12 +368,14 @@ static bool adjust(const struct template *t, struct icase *c, const ZydisDecoded
     for (unsigned k = 0; k < z->operand_count; k++) { /* FS and GS are the test program's own */
         bool segment = op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
                        ZydisRegisterGetClass(op[k].reg.value) == ZYDIS_REGCLASS_SEGMENT;
-        if (segment && (op[k].reg.value == ZYDIS_REGISTER_FS || op[k].reg.value == ZYDIS_REGISTER_GS))
+        if (segment && !host_has_fsgsbase() && (op[k].reg.value == ZYDIS_REGISTER_FS || op[k].reg.value == ZYDIS_REGISTER_GS))
             return false;
     }
     if (t->mnemonic == ZYDIS_MNEMONIC_MOV && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
         ZydisRegisterGetClass(op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT)
         gpr[gpr_id(op[1].reg.value)] = random_selector() | (chance(50) ? rnd() << 16 : 0);
+    if ((t->mnemonic == ZYDIS_MNEMONIC_WRFSBASE || t->mnemonic == ZYDIS_MNEMONIC_WRGSBASE) && chance(70))
+        gpr[gpr_id(op[0].reg.value)] &= (1ull << 47) - 1;
     if (takes_selector(t->mnemonic) && op[k_last(z)].type == ZYDIS_OPERAND_TYPE_REGISTER)
         gpr[gpr_id(op[k_last(z)].reg.value)] = random_selector() | (chance(50) ? rnd() << 16 : 0);
     if (mode != 64)

@@ -7,6 +7,7 @@
 #ifndef TESTS_ISA_EMU_H
 #define TESTS_ISA_EMU_H
 
+#include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,7 @@ enum {
 #define PTE_NX (1ull << 63)
 
 static struct vcpu *emu;
+static uint64_t emu_fs_base; /* as the test program's */
 static uint8_t *emu_ram, *emu_data, *emu_code;
 
 static void emu_map(uint64_t linear, uint64_t gpa, uint64_t rights)
@@ -64,6 +66,9 @@ static void emu_segments(const struct icase *c)
     emu_segment(SS, c->ss);
     emu_segment(DS, c->ds);
     emu_segment(ES, c->es);
+    emu->seg[FS] = emu->seg[GS] = (struct segment){.ar = AR_UNUSABLE};
+    emu->seg[FS].base = emu_fs_base;
+    emu->seg[GS].base = GS_BASE;
     emu->cpl = 3;
     cpu_update_mode(emu);
 }
@@ -99,6 +104,13 @@ static void emu_system(void)
         gdt[(LDT_ADDR - GDT_ADDR) / 8 + n] = ldt_descriptor(n);
 }
 
+static bool host_has_la57(void)
+{
+    unsigned a, b, c = 0, d;
+
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 16 & 1;
+}
+
 static void emu_create(void)
 {
     static struct machine_ops none;
@@ -126,6 +138,9 @@ static void emu_create(void)
     emu->phys = map;
     emu->ops = &none;
     n = cpuid_supported(model, sizeof(model) / sizeof(model[0]));
+    for (int k = 0; k < n; k++) /* addresses as wide as the host's: SDM vol. 2, CPUID, leaf 7 */
+        if (model[k].function == 7 && model[k].index == 0 && !host_has_la57())
+            model[k].ecx &= ~(1u << 16);
     if (n <= 0 || cpu_create(emu) || cpuid_set(emu, model, (unsigned)n)) {
         fprintf(stderr, "cannot create a vCPU\n");
         exit(3);
@@ -136,8 +151,6 @@ static void emu_create(void)
     emu->cr3 = GPA_TABLES;
     emu->xcr0 = 7;
     emu_system();
-    emu->seg[FS] = emu->seg[GS] = (struct segment){.ar = AR_UNUSABLE};
-    emu->seg[GS].base = GS_BASE;
     emu_segments(&(struct icase){.cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b});
     codecache_flush(emu);
 }
@@ -186,6 +199,8 @@ static void emu_frame(struct state *after)
     after->rip = frame[1];
     after->rflags = frame[3] & (ARITH_FLAGS | DF_FLAG);
     after->gpr[RSP] = frame[4];
+    after->sel[CS] = (uint16_t)frame[2];
+    after->sel[SS] = (uint16_t)frame[5];
     after->cr2 = vector == VEC_PF ? emu->cr2 : 0;
 }
 
@@ -196,6 +211,10 @@ static void emu_store(struct state *s)
     memcpy(s->ymm, emu->ymm, sizeof(s->ymm));
     memcpy(s->fx, emu->fx, 160);
     s->in_use = xsave_in_use(emu) & 7;
+    for (int k = ES; k <= GS; k++)
+        s->sel[k] = emu->seg[k].sel;
+    s->fs_base = emu->seg[FS].base;
+    s->gs_base = emu->seg[GS].base;
 }
 
 /* Runs what stands at c->before.rip. budget: instructions between looks at the outside; single: the careful path. */

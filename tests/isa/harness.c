@@ -68,6 +68,12 @@ static void report(const struct icase *c, const struct state *host, const struct
         printf("\n");
     }
     printf("  memory operand at %" PRIx64 "\n", c->target);
+    for (int k = 0; k < 6; k++)
+        if (host->sel[k] != ours->sel[k])
+            printf("  segment register %d: host %x ours %x\n", k, host->sel[k], ours->sel[k]);
+    if (host->fs_base != ours->fs_base || host->gs_base != ours->gs_base)
+        printf("  bases: host %" PRIx64 " %" PRIx64 " ours %" PRIx64 " %" PRIx64 "\n", host->fs_base, host->gs_base,
+               ours->fs_base, ours->gs_base);
     print_state("before", &c->before);
     print_state("host  ", host);
     print_state("ours  ", ours);
@@ -132,6 +138,11 @@ static const char *compare(const struct icase *c, const struct state *host, cons
         return "flags";
     if (memcmp(host->ymm, ours->ymm, sizeof(host->ymm)) != 0)
         return "vector registers";
+    for (int k = 0; k < 6; k++) /* the kernel's way out leaves a null selector no RPL */
+        if (host->sel[k] != (ours->sel[k] < 4 ? 0 : ours->sel[k]))
+            return "segment registers";
+    if (host_fsgsbase && (host->fs_base != ours->fs_base || host->gs_base != ours->gs_base))
+        return "segment bases";
     /* AVX alone: Linux says of x87 and SSE that they are in use, in a signal frame. Ours may be in use where the host has
      * noticed a copy of an initial register (SDM vol. 1, 13.6: XINUSE is up to the processor). */
     if (host->in_use & ~ours->in_use & 4)
@@ -526,6 +537,7 @@ int main(int argc, char **argv)
     enumerate();
     emu_create();
     host_create();
+    emu_fs_base = host_home[0];
     if (segmented) {
         emu_ldt();
         if (!ldt_install()) {

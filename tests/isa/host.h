@@ -20,6 +20,9 @@
 
 extern uint64_t host_gpr[16], host_flags, host_target, host_stack;
 extern uint32_t host_far[2], host_xcr0, host_sel[3];
+extern uint16_t host_seg[4]; /* DS ES FS GS afterwards */
+extern uint64_t host_base[2], host_home[2]; /* of FS and GS: afterwards; the program's own */
+extern uint32_t host_fsgsbase;
 extern uint8_t host_xsave[];
 void host_run_asm(void);
 extern char host_return[];
@@ -29,6 +32,7 @@ void host_signal(int sig, siginfo_t *info, void *context);
 __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "host_gpr: .zero 128\nhost_flags: .quad 0\nhost_target: .quad 0\nhost_stack: .quad 0\n"
         "host_far: .long 0, 0\nhost_xcr0: .long 0\nhost_sel: .long 0, 0, 0\n"
+        "host_seg: .word 0, 0, 0, 0\n.balign 8\nhost_base: .quad 0, 0\nhost_home: .quad 0, 0\nhost_fsgsbase: .long 0\n"
         ".text\n.globl host_run_asm\nhost_run_asm:\n"
         "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
         "mov %rsp, host_stack(%rip)\n"
@@ -45,7 +49,13 @@ __asm__(".data\n.balign 64\nhost_xsave: .zero 1024\n"
         "1: pushq host_flags(%rip)\npopfq\n"
         "mov host_sel+8(%rip), %ss\nmov host_gpr+32(%rip), %rsp\nljmp *host_far(%rip)\n"
         ".globl host_signal_entry\nhost_signal_entry:\n" /* alignment checks off before any C */
-        "pushfq\nandl $~0x40000, (%rsp)\npopfq\njmp host_signal\n"
+        "pushfq\nandl $~0x40000, (%rsp)\npopfq\n"
+        "movw %ds, host_seg(%rip)\nmovw %es, host_seg+2(%rip)\nmovw %fs, host_seg+4(%rip)\nmovw %gs, host_seg+6(%rip)\n"
+        "cmpl $0, host_fsgsbase(%rip)\nje 2f\n"
+        "rdfsbase %rax\nmov %rax, host_base(%rip)\nrdgsbase %rax\nmov %rax, host_base+8(%rip)\n"
+        "xor %eax, %eax\nmov %eax, %fs\nmov %eax, %gs\n"
+        "mov host_home(%rip), %rax\nwrfsbase %rax\nmov host_home+8(%rip), %rax\nwrgsbase %rax\n"
+        "2: jmp host_signal\n"
         "host_return:\nmov host_stack(%rip), %rsp\ncld\nfninit\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 
@@ -75,6 +85,14 @@ void host_signal(int sig, siginfo_t *info, void *context)
         s->gpr[k] = g[order[k]];
     if ((g[REG_CSGSFS] & 0xffff) != 0x33) /* above bit 31 the kernel's way out to a 16-bit stack leaves its mark */
         s->gpr[4] = (uint32_t)s->gpr[4];
+    s->sel[0] = host_seg[1];
+    s->sel[1] = g[REG_CSGSFS] & 0xffff;
+    s->sel[2] = (uint64_t)g[REG_CSGSFS] >> 48;
+    s->sel[3] = host_seg[0];
+    s->sel[4] = host_seg[2];
+    s->sel[5] = host_seg[3];
+    s->fs_base = host_base[0];
+    s->gs_base = host_base[1];
     s->rip = g[REG_RIP];
     s->rflags = g[REG_EFL] & (ARITH_FLAGS | DF_FLAG);
     s->vector = g[REG_TRAPNO];
@@ -126,6 +144,10 @@ static void host_create(void)
     struct sigaction sa = {.sa_sigaction = host_signal_entry, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
 
+    host_fsgsbase = host_has_fsgsbase();
+    if (host_fsgsbase)
+        __asm__("rdfsbase %0" : "=r"(host_home[0]));
+    host_home[1] = GS_BASE;
     uint32_t high;
     __asm__("xgetbv" : "=a"(host_xcr0), "=d"(high) : "c"(0));
     host_xcr0 &= 7;

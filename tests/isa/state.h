@@ -25,6 +25,8 @@ struct state {
     int vector;      /* of the fault; -1: none */
     uint32_t error;
     uint64_t cr2;    /* #PF */
+    uint16_t sel[6];         /* ES CS SS DS FS GS */
+    uint64_t fs_base, gs_base; /* where the host has RDFSBASE */
     uint8_t in_use;  /* XSAVE components x87, SSE, AVX that are not in their initial state */
 };
 
