@@ -2,8 +2,8 @@
 
 A program runs at CPL 0 with the first 2 MiB and the APICs mapped one to one. `say x` tells the test
 a 32-bit number; `done` ends. `handle n, label` lets label serve vector n: rsi points to vector,
-error code, RIP, CS, RFLAGS, RSP and SS, and all registers are saved around it. An exception that nobody
-handles ends the guest as Unhandled.
+error code, RIP, CS, RFLAGS, RSP and SS, and all registers are saved around it. An exception that
+nobody handles ends the guest as Unhandled.
 """
 
 from __future__ import annotations
