@@ -5,10 +5,12 @@
  */
 #include <errno.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "cpu/lockstep.h"
 #include "kvm/door.h"
 #include "kvm/files.h"
 #include "kvm/kvm.h"
@@ -150,7 +152,9 @@ static enum cpu_exit_reason enter(struct kvm_vcpu *kv, int budget)
     if (__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
         vcpu_drain(kv);
     if (!__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
-        reason = engine_emulate.enter(v, budget);
+        reason = v->lockstep ? lockstep_enter(v, budget) : engine_emulate.enter(v, budget);
+    if (reason == EXIT_INTERNAL && v->lockstep)
+        fputs(lockstep_report(v->lockstep), stderr);
     __atomic_store_n(&v->in_guest, 0, __ATOMIC_SEQ_CST);
     return reason;
 }

@@ -118,6 +118,21 @@ static void step(struct vcpu *v)
         debug_trap(v);
 }
 
+/* Lockstep: one instruction as the fast path executes it. */
+static void single(struct vcpu *v)
+{
+    const struct insn *i, *next;
+
+    v->cur = NULL;
+    i = codecache_lookup(v);
+    v->blk_start = v->cur = i;
+    next = i->fn(v, i);
+    settle(v, true);
+    if (next)
+        v->rip = (v->gpr[REG_PAGE] + next->off) & v->ip_mask;
+    v->slow &= (uint8_t)~SLOW_LOCKSTEP;
+}
+
 /* Whether the next instruction needs the careful path. */
 static bool careful(const struct vcpu *v)
 {
@@ -152,7 +167,10 @@ static void run(struct vcpu *v)
             return;
         }
         if (unlikely(careful(v))) {
-            step(v);
+            if (v->slow == SLOW_LOCKSTEP && !v->shadow && !(v->eflags & (FL_TF | FL_RF)) && !v->log.replay)
+                single(v);
+            else
+                step(v);
             continue;
         }
         v->cur = NULL;
@@ -182,7 +200,7 @@ static bool left(struct vcpu *v, int how)
         v->pio_count = 0;
         v->db_pending = 0;
         v->shadow = SHADOW_NONE;
-        v->slow &= (uint8_t)~(SLOW_SINGLE | SLOW_DB_DUE);
+        v->slow &= (uint8_t)~(SLOW_SINGLE | SLOW_LOCKSTEP | SLOW_DB_DUE);
         if (exception_merge(v)) {
             v->exit.reason = EXIT_SHUTDOWN;
             return false;

@@ -38,7 +38,7 @@ void cpu_update_flat(struct vcpu *v, enum segreg s)
 
 void cpu_update_slow(struct vcpu *v)
 {
-    uint8_t slow = v->slow & (SLOW_SINGLE | SLOW_DB_DUE);
+    uint8_t slow = v->slow & (SLOW_SINGLE | SLOW_LOCKSTEP | SLOW_DB_DUE);
     uint64_t dr7 = v->guest_debug & KVM_GUESTDBG_USE_HW_BP ? v->guest_debug_dr[7] : v->dr[7];
 
     if (v->eflags & FL_TF)

@@ -135,7 +135,12 @@ static const struct insn *random_number(struct vcpu *v, const struct insn *i, en
 
     if (!cpu_has(v, f))
         cpu_ud(v);
-    ok = getrandom(&number, sizeof(number), GRND_NONBLOCK) == sizeof(number);
+    if (v->frozen_tsc) { /* both engines draw the same */
+        number = (v->frozen_tsc ^ v->gpr[RSP]) * 0x9e3779b97f4a7c15;
+        ok = true;
+    } else {
+        ok = getrandom(&number, sizeof(number), GRND_NONBLOCK) == sizeof(number);
+    }
     reg_set(v, i->dst, i->size, ok ? number : 0);
     v->oszapc = ok ? PF_CF : 0;
     return insn_next(i);

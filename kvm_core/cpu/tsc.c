@@ -100,4 +100,7 @@ uint64_t host_tsc(void)
     return clock_ns();
 }
 
-uint64_t cpu_rdtsc(const struct vcpu *v) { return host_tsc() + v->tsc_offset; }
+uint64_t cpu_rdtsc(const struct vcpu *v)
+{
+    return v->frozen_tsc ? v->frozen_tsc : host_tsc() + v->tsc_offset;
+}

@@ -189,6 +189,7 @@ struct codecache;
 struct phys_map;
 struct cpuid_model;
 struct native_cache;
+struct lockstep;
 
 /* ---- the processor ---------------------------------------------------------------------- */
 
@@ -228,6 +229,8 @@ struct vcpu {
     uint64_t smi_count, feature_control, tsc_adjust, pkrs, u_cet, s_cet;
     uint64_t amd_syscfg, amd_hwcr, amd_de_cfg, amd_ls_cfg, ucode_rev, virt_ssbd;
     uint64_t arch_capabilities, platform_info, misc_features, power_ctl, osvw_length, osvw_status;
+    struct lockstep *lockstep; /* cpu/lockstep.h; NULL: one engine */
+    uint64_t frozen_tsc;       /* lockstep: the guest's TSC during a stretch; 0: it runs */
     uint64_t tsc_offset;      /* guest TSC = host TSC + offset (the same rate) */
     uint32_t tsc_khz;
 
@@ -301,6 +304,7 @@ enum { SHADOW_NONE = 0, SHADOW_STI = 1, SHADOW_MOV_SS = 2 };
 enum { /* reasons for the instruction-by-instruction path */
     SLOW_TF = 1, SLOW_BREAKPOINT = 2, SLOW_GUEST_DEBUG = 4,
     SLOW_SINGLE = 8, /* lockstep */
+    SLOW_LOCKSTEP = 32, /* lockstep: one instruction of the engine's own kind */
     SLOW_DB_DUE = 16 /* db_pending traps before the next instruction: a task switch with the T bit */
 };
 

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cpu/lockstep.h"
 #include "cpu/msr.h"
 #include "kvm/kvm.h"
 #include "mmu/tlb.h"
@@ -32,6 +33,8 @@ void vcpu_interrupt(struct kvm_vcpu *kv)
     atomic_store(&kv->signalled, 1);
     vcpu_kick(kv);
 }
+
+enum { LOCKSTEP_STRETCH = 200 }; /* instructions between two comparisons */
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
@@ -101,6 +104,10 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
         kv->has_lapic = true;
     }
     vcpu_reset(kv, false);
+    if (getenv("KVMISH_LOCKSTEP") && (kv->index || !lockstep_create(&kv->cpu, &engine_emulate, LOCKSTEP_STRETCH))) {
+        vcpu_destroy(kv); /* lockstep is for one vCPU */
+        return NULL;
+    }
     kv->cpu.tsc_khz = vm->tsc_khz; /* all processors of a machine count alike */
     kv->cpu.tsc_offset = vm->tsc_offset;
     return kv;
@@ -110,6 +117,7 @@ void vcpu_destroy(struct kvm_vcpu *kv)
 {
     if (kv->has_lapic)
         lapic_destroy(&kv->lapic);
+    lockstep_destroy(kv->cpu.lockstep);
     cpu_destroy(&kv->cpu);
     if (kv->run)
         munmap(kv->run, VCPU_MAP_BYTES);

@@ -1,6 +1,7 @@
 /* The slow path of every guest memory access: translation, TLB fill, devices, page crossing, code pages. */
 #include "cpu/access.h"
 
+#include "cpu/lockstep.h"
 #include "isa/codecache.h"
 #include "mmu/phys.h"
 
@@ -133,11 +134,13 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     out->host = ref.host;
     if (access == ACC_WRITE)
         phys_mark_dirty(ref.slot, ref.page);
+    if (unlikely(v->lockstep != NULL) && access == ACC_WRITE)
+        lockstep_page(v, ref.slot, ref.page, ref.host);
     if (kind == TLB_USER_AC || ((v->slow & SLOW_BREAKPOINT) && debug_page_watched(v, linear)))
         return;
     struct tlb_set *set = &v->tlb_sets[kind];
     struct tlb_entry *e = &set->e[page >> 12 & (TLB_ENTRIES - 1)];
-    bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !ref.slot->dirty) &&
+    bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || v->lockstep)) &&
                   !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
     e->read_tag = page;
     e->write_tag = direct ? page : TLB_NONE;

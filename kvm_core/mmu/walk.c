@@ -3,6 +3,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/cpuid.h"
+#include "cpu/lockstep.h"
 #include "mmu/phys.h"
 
 enum { /* page-table entry bits, SDM vol. 3, table 4-20 */
@@ -40,10 +41,12 @@ static bool entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct entry
 }
 
 /* Sets A (and D) in an entry; false when the entry has changed meanwhile and the walk must restart. */
-static bool entry_set(struct entry *e, uint64_t bits)
+static bool entry_set(struct vcpu *v, struct entry *e, uint64_t bits)
 {
     if ((e->value & bits) == bits || e->ref.slot->readonly)
         return true;
+    if (unlikely(v->lockstep != NULL))
+        lockstep_page(v, e->ref.slot, e->ref.page, e->ref.host);
     if (e->at64) {
         uint64_t old = e->value;
         if (!__atomic_compare_exchange_n(e->at64, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
@@ -232,8 +235,8 @@ uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int a
             return WALK_FAULT | error | PF_P | (pk ? PF_PK : 0);
         bool restart = false;
         for (int n = 0; n < p.count - 1 && !restart; n++)
-            restart = !entry_set(&p.level[n], PTE_A);
-        if (!restart && entry_set(leaf, PTE_A | (access == ACC_WRITE ? PTE_D : 0))) {
+            restart = !entry_set(v, &p.level[n], PTE_A);
+        if (!restart && entry_set(v, leaf, PTE_A | (access == ACC_WRITE ? PTE_D : 0))) {
             bool may_write = rights_allow(v, p.rights, leaf->value, user, smap, ACC_WRITE, &pk);
             *out = (struct walk){.gpa = p.gpa,
                                  .writable = may_write && leaf->value & PTE_D,
