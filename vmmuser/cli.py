@@ -247,6 +247,11 @@ def _why(door: Door) -> str:
 @click.option("--cpu", default="host", show_default=True, help=f"One of {', '.join(cpuid.MODELS)}.")
 @click.option("--engine", default="emulate", show_default=True, help="How guest code is run.")
 @click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
+@click.option(
+    "--lockstep",
+    is_flag=True,
+    help="Compare each stretch with the interpreter's careful path; one processor, slow.",
+)
 @click.option("--report", "report_path", help="Write what was measured to this file, as JSON.")
 def boot(
     kernel: str | None,
@@ -258,6 +263,7 @@ def boot(
     cpu: str,
     engine: str,
     kvm: str,
+    lockstep: bool,
     report_path: str | None,
 ) -> int:
     """Boot a Linux kernel; the terminal is its console.
@@ -284,6 +290,10 @@ def boot(
         cpu=cpu,
         disks=[parse_disk(text) for text in disks],
     )
+    if lockstep and (kvm != "direct" or config.vcpus != 1):
+        raise ConfigError("--lockstep is for one processor in this process: no --kvm, --smp 1")
+    if lockstep:
+        os.environ["KVMISH_LOCKSTEP"] = "1"  # read where the core creates a vCPU
     if report_path:
         _check_report(report_path)
     door = open_door(kvm)

@@ -200,6 +200,8 @@ static bool left(struct vcpu *v, int how)
         v->pio_count = 0;
         v->db_pending = 0;
         v->shadow = SHADOW_NONE;
+        if (v->slow & (SLOW_SINGLE | SLOW_LOCKSTEP))
+            v->budget--; /* one step ends at the handler's first instruction */
         v->slow &= (uint8_t)~(SLOW_SINGLE | SLOW_LOCKSTEP | SLOW_DB_DUE);
         if (exception_merge(v)) {
             v->exit.reason = EXIT_SHUTDOWN;

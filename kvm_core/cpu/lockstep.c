@@ -46,11 +46,11 @@ static void memory_before(struct vcpu *v, struct lockstep *l, unsigned pages)
 
 /* First byte that differs from what the engine under test left, as page and offset; false: none. The reference may have
  * written pages that the other did not. */
-static bool memory_differs(const struct lockstep *l, unsigned tested_pages, uint64_t *gpa)
+static bool memory_differs(const struct lockstep *l, uint64_t *gpa)
 {
     for (unsigned n = 0; n < l->pages; n++) {
         const struct saved_page *p = &l->page[n];
-        const uint8_t *want = n < tested_pages ? p->after : p->before;
+        const uint8_t *want = n < l->tested_pages ? p->after : p->before;
         if (!memcmp(p->host, want, 4096))
             continue;
         *gpa = p->slot->gpa + (p->index << 12);
@@ -91,28 +91,34 @@ static enum cpu_exit_reason run_one(struct vcpu *v, const struct engine *engine,
     return reason;
 }
 
-static bool ended_alike(struct vcpu *v, const struct lockstep *l, enum cpu_exit_reason reason, unsigned tested_pages)
+static bool ended_alike(struct vcpu *v, struct lockstep *l, enum cpu_exit_reason reason)
 {
     bool poll = l->reason == EXIT_POLL || l->reason == EXIT_WINDOW;
     uint64_t gpa;
 
     if (poll ? reason != EXIT_POLL : reason != l->reason)
         return false;
-    return l->devices.next == l->devices.count && !lockstep_state_differs(&l->tested_after, v, NULL) &&
-           !memory_differs(l, tested_pages, &gpa);
+    if (l->tested_after.rip != v->rip || memcmp(l->tested_after.gpr, v->gpr, 16 * sizeof(v->gpr[0])))
+        return false;
+    l->nearly = lockstep_state_differs(&l->tested_after, v, NULL);
+    if (!l->nearly && memory_differs(l, &gpa))
+        l->nearly = "memory";
+    if (!l->nearly && l->devices.next != l->devices.count)
+        l->nearly = "device accesses";
+    return !l->nearly;
 }
 
 /* The reference follows until it stands where the other stood; false: it never does. */
-static bool follow(struct vcpu *v, struct lockstep *l, unsigned tested_pages, uint64_t steps_max)
+static bool follow(struct vcpu *v, struct lockstep *l, uint64_t steps_max)
 {
-    bool window = v->want_window, same = false;
+    bool window = v->want_window, same = ended_alike(v, l, EXIT_POLL); /* a kick may have kept the other from starting */
     uint32_t kicked = 0;
 
     v->want_window = false;
     for (uint64_t step = 0; step < steps_max && !same; step++) {
         kicked |= __atomic_exchange_n(&v->kick, 0, __ATOMIC_SEQ_CST);
-        enum cpu_exit_reason reason = run_one(v, &engine_emulate, 1, SLOW_SINGLE);
-        same = ended_alike(v, l, reason, tested_pages);
+        enum cpu_exit_reason reason = run_one(v, &engine_emulate, v->pending.type ? 0 : 1, SLOW_SINGLE); /* 0: delivers */
+        same = ended_alike(v, l, reason);
         if (reason != EXIT_POLL && !same)
             break;
     }
@@ -126,7 +132,6 @@ static bool follow(struct vcpu *v, struct lockstep *l, unsigned tested_pages, ui
 static bool compare(struct vcpu *v, struct lockstep *l, int32_t budget, uint8_t slow)
 {
     uint64_t executed, first_device = l->devices.next;
-    unsigned tested_pages;
     bool same;
 
     l->pages = 0;
@@ -140,18 +145,19 @@ static bool compare(struct vcpu *v, struct lockstep *l, int32_t budget, uint8_t 
         l->skipped++;
         return true;
     }
-    tested_pages = l->pages;
-    for (unsigned n = 0; n < tested_pages; n++)
+    l->tested_pages = l->pages;
+    l->nearly = NULL;
+    for (unsigned n = 0; n < l->tested_pages; n++)
         memcpy(l->page[n].after, l->page[n].host, 4096);
 
-    memory_before(v, l, tested_pages);
+    memory_before(v, l, l->tested_pages);
     state_put(v, &l->before);
     tlb_flush_all(v);
     if (!l->devices.replay)
         l->devices.count = l->devices.next;
     l->device_end = l->devices.next;
     lockstep_devices_replay(l, first_device, l->device_end);
-    same = follow(v, l, tested_pages, slow ? 4 : executed * STEPS_PER_INSTRUCTION + STEPS_MIN);
+    same = follow(v, l, slow ? 4 : executed * STEPS_PER_INSTRUCTION + STEPS_MIN);
     l->compared++;
     if (!same)
         return false;
@@ -167,7 +173,7 @@ static void narrow(struct vcpu *v, struct lockstep *l)
     uint64_t count = l->devices.count, executed = l->tested_after.instructions - l->before.instructions;
 
     state_save(start, &l->before);
-    lockstep_describe(v, l, "the engines differ behind this stretch as a whole", l->pages);
+    lockstep_describe(v, l, "the engines differ behind this stretch as a whole");
     memory_before(v, l, l->pages);
     state_put(v, start);
     l->devices.replay = true;
@@ -177,7 +183,7 @@ static void narrow(struct vcpu *v, struct lockstep *l)
         __atomic_store_n(&v->kick, 0, __ATOMIC_SEQ_CST);
         l->devices.count = count;
         if (!compare(v, l, 1, SLOW_LOCKSTEP)) {
-            lockstep_describe(v, l, "the engines differ behind this instruction", l->pages);
+            lockstep_describe(v, l, "the engines differ behind this instruction");
             return;
         }
         if (l->reason != EXIT_POLL)

@@ -37,9 +37,10 @@ struct lockstep {
     } devices;
     uint64_t device_end; /* where the engine under test was in it behind the stretch */
     bool overflow;
-    unsigned pages;
+    unsigned pages, tested_pages; /* written by either; by the engine under test: the first of them */
     enum cpu_exit_reason reason; /* of the engine under test */
     uint64_t compared, skipped;
+    const char *nearly; /* what still differed when the reference was at the same place with the same registers */
     char report[REPORT_BYTES];
     struct vcpu start, before, tested_after;
     struct saved_page page[PAGES_MAX];
@@ -53,6 +54,6 @@ void lockstep_devices_replay(struct lockstep *l, uint64_t first, uint64_t end);
  * begin (NULL: with the first field). */
 const char *lockstep_state_differs(const struct vcpu *a, const struct vcpu *b, const char *last);
 /* Writes the report: l->before, l->tested_after and *v. */
-void lockstep_describe(struct vcpu *v, struct lockstep *l, const char *title, unsigned pages);
+void lockstep_describe(struct vcpu *v, struct lockstep *l, const char *title);
 
 #endif

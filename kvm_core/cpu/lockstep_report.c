@@ -102,15 +102,16 @@ static void say_field(struct lockstep *l, size_t *used, const char *title, const
     }
 }
 
-static void say_memory(struct lockstep *l, size_t *used, unsigned pages)
+static void say_memory(struct lockstep *l, size_t *used)
 {
-    for (unsigned n = 0; n < pages; n++) {
+    for (unsigned n = 0; n < l->pages; n++) {
         const struct saved_page *p = &l->page[n];
+        const uint8_t *tested = n < l->tested_pages ? p->after : p->before;
         for (unsigned k = 0; k < 4096; k++) {
-            if (p->host[k] == p->after[k])
+            if (p->host[k] == tested[k])
                 continue;
             say(l, used, "memory at %" PRIx64 ": before %02x, tested %02x, reference %02x\n",
-                p->slot->gpa + (p->index << 12) + k, p->before[k], p->after[k], p->host[k]);
+                p->slot->gpa + (p->index << 12) + k, p->before[k], tested[k], p->host[k]);
             return;
         }
     }
@@ -137,7 +138,7 @@ static void say_bytes(struct vcpu *v, struct lockstep *l, size_t *used)
     say(l, used, "\n");
 }
 
-void lockstep_describe(struct vcpu *v, struct lockstep *l, const char *title, unsigned pages)
+void lockstep_describe(struct vcpu *v, struct lockstep *l, const char *title)
 {
     size_t used = 0;
 
@@ -152,7 +153,9 @@ void lockstep_describe(struct vcpu *v, struct lockstep *l, const char *title, un
         say_field(l, &used, "tested", &l->tested_after, name);
         say_field(l, &used, "ref", v, name);
     }
-    say_memory(l, &used, pages);
+    say_memory(l, &used);
+    if (l->nearly)
+        say(l, &used, "with the same registers at the same place there differed: %s\n", l->nearly);
     if (l->tested_after.exit.reason != v->exit.reason)
         say(l, &used, "exit: tested %u, reference %u\n", l->tested_after.exit.reason, v->exit.reason);
     if (l->devices.next != l->devices.count)
