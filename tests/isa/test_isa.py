@@ -48,7 +48,7 @@ def test_against_the_host(
     """Every operand form and size of every row: at least 100 cases."""
     if full:
         pytest.skip("test_millions_against_the_host has more of the same")
-    lines = run(harness, 40, 100, mode, 200).splitlines()
+    lines = run(harness, 20, 100, mode, 200).splitlines()
     with capsys.disabled():
         print(f"\n{lines[0]}\n{lines[-1]}")
 
@@ -67,6 +67,17 @@ def test_conditions_and_vendors(c_program: Callable[..., Path], name: str, asan:
     program = c_program(f"isa/{name}.c", asan=asan)
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mode", MODES)
+def test_under_asan(
+    c_program: Callable[..., Path], mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every operand form and size a few times, under ASan and UBSan."""
+    options = "detect_leaks=0:handle_segv=0:allow_user_segv_handler=1:use_sigaltstack=0"
+    monkeypatch.setenv("ASAN_OPTIONS", options)
+    run(c_program("isa/harness.c", asan=True), 2, 10, mode, 240)
 
 
 @pytest.mark.full

@@ -199,7 +199,7 @@ static void check_edge(void)
     EXPECT(after.gpr[RAX] == (uint32_t)at);
     PREPARE(64, 0x89, 0x05, 0xf8, 0xff, 0xff, 0x7f); /* mov [], eax */
     run();
-    EXPECT(after.vector == -1 && *(uint32_t *)(emu_ram + FAR_GPA + (at & 0xfff)) == 0);
+    EXPECT(after.vector == -1 && memcmp(emu_ram + FAR_GPA + (at & 0xfff), "\0\0\0\0", 4) == 0);
     PREPARE(64, 0x0f, 0x10, 0x05, 0xf7, 0xff, 0xff, 0x7f); /* movups xmm0, [] */
     run();
     EXPECT(after.vector == -1 && after.ymm[0][15] == 0x42);
