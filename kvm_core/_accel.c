@@ -233,14 +233,14 @@ static int run_loop(struct kvm_vcpu *kv)
         if (r <= 0)
             return r;
         pv_eoi_check(kv); /* what has ended no longer hides what waits */
-        if (!runnable(kv)) {
-            block(kv);
-            continue;
-        }
         if (kv->run->request_interrupt_window && kv->vm->irq.mode != IRQCHIP_KERNEL && run_ready_for_injection(kv)) {
             kv->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
             kv->stat.irq_window_exits++;
             return 0;
+        }
+        if (!runnable(kv)) {
+            block(kv);
+            continue;
         }
         if (kv->msr_steal & 1)
             clock_steal(kv);

@@ -55,7 +55,7 @@ static bool take_irq(struct kvm_vcpu *kv)
         return false;
     kv->cpu.pending = (struct event){.type = EVENT_EXTINT, .vector = (uint8_t)vector};
     kv->stat.irq_injections++;
-    if (kv->msr_pv_eoi & 1)
+    if (kv->has_lapic && kv->msr_pv_eoi & 1)
         pv_eoi_offer(kv);
     return true;
 }
@@ -79,7 +79,9 @@ int run_inject(struct kvm_vcpu *kv)
     struct vcpu *v = &kv->cpu;
     bool waits;
 
-    v->want_window = kv->run->request_interrupt_window && kv->vm->irq.mode != IRQCHIP_KERNEL;
+    /* Not while LINT0 lets no PIC through: the window would open at once, be no window, and no instruction would run. */
+    v->want_window = kv->run->request_interrupt_window && kv->vm->irq.mode != IRQCHIP_KERNEL &&
+                     (!kv->has_lapic || lapic_accepts_extint(&kv->lapic));
     waits = irq_waits(kv);
     if (v->log.replay || v->pending.type != EVENT_NONE) {
         v->want_window |= waits; /* first the instruction or the event in progress */
