@@ -20,6 +20,7 @@ class Machine:
 
     accel: str = "tcg"
     machine: str = "pc"
+    cpu: str = ""  # QEMU's default
     smp: int = 1
     memory_mb: int = 256
     flavour: Flavour = CLOUD
@@ -40,6 +41,7 @@ class Machine:
         accel = "kvm" if self.accel == "kvmish" else "tcg"
         words = ["qemu-system-x86_64", "-accel", accel, "-M", self.machine, *COMMON.split()]
         words += ["-m", str(self.memory_mb), "-smp", str(self.smp), *self.extra]
+        words += ["-cpu", self.cpu] if self.cpu else []
         words += ["-kernel", str(self.flavour.kernel), "-initrd", str(self.flavour.initrd)]
         words += ["-append", self.append]
         return [str(KVMISH), "exec", "--", *words] if self.accel == "kvmish" else words

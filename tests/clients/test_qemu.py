@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,51 +18,85 @@ import pytest
 from tests import console, qemu
 from vmmuser.assets import FLAVOURS, ROOT, SELFCHECK_MARK, USERLAND_MARK
 
-TCG_SECONDS = 40
+TCG_SECONDS = 60
 BOOT_SECONDS = 120
+PRELOAD = ROOT / "build" / "libkvmish-preload.so"
 MICROVM = "microvm,acpi=on"  # our kernel has no virtio_mmio.device= parameter, only ACPI
 
-# The default, what it is without an in-kernel interrupt controller, and both halves.
+# One of each kind; both halves of the interrupt controllers, and none; several processors.
 QUICK = [
     qemu.Machine(),
-    qemu.Machine(smp=2),
+    qemu.Machine(smp=2, cpu="host"),
+    qemu.Machine(machine="pc,kernel-irqchip=off"),
+    qemu.Machine(machine="q35,kernel-irqchip=split", smp=2, cpu="max"),
+    qemu.Machine(machine=MICROVM, cpu="host"),
 ]
 LONG = [
-    qemu.Machine(smp=4),
-    qemu.Machine(machine="q35"),
-    qemu.Machine(machine="q35", smp=4),
-    qemu.Machine(machine=MICROVM),
-    qemu.Machine(machine="pc,kernel-irqchip=off"),
-    qemu.Machine(machine="pc,kernel-irqchip=split"),
-    qemu.Machine(machine="q35,kernel-irqchip=split", smp=2),
-    qemu.Machine(flavour=FLAVOURS["generic"], memory_mb=512),
-    qemu.Machine(flavour=FLAVOURS["rt"], memory_mb=512),
+    qemu.Machine(machine=f"{machine},kernel-irqchip={irqchip}", cpu=cpu)
+    for machine in ("pc", "q35", MICROVM)
+    for irqchip in ("on", "split", "off")
+    for cpu in ("", "qemu64", "host", "max")
 ]
+LONG += [
+    qemu.Machine(machine=f"{machine},kernel-irqchip={irqchip}", smp=smp, cpu="host")
+    for machine in ("pc", "q35", MICROVM)
+    for irqchip in ("on", "split")
+    for smp in (2, 4)
+]
+LONG += [qemu.Machine(flavour=FLAVOURS[name], memory_mb=512) for name in ("generic", "rt")]
+
+# TCG prints these too, but not at every boot: they come when the host was slow to let QEMU run.
+HOST_WAS_BUSY = (
+    "APIC calibration not consistent with PM-Timer",
+    "APIC frequency too slow, disabling apic timer",
+    "tsc: Unable to calibrate against PIT",
+    "tsc: Fast TSC calibration failed",
+    "clocksource: Long readout interval",
+    "clocksource: timekeeping watchdog on CPU",
+    "hrtimer: interrupt took",
+)
+
+# What TCG prints on microvm, which hangs there by itself at three of eight boots or more; and the
+# real-time clock's line, because QEMU gives microvm an RTC (rtc=auto) without KVM only.
+MICROVM_PRINTS = {
+    "PCI: Fatal: No config space access function found",
+    "PCI: System does not support PCI",
+    "rtc_cmos rtc_cmos: broken or not accessible",
+}
 
 
 def _id(machine: qemu.Machine) -> str:
-    return f"{machine.machine}-smp{machine.smp}-{machine.flavour.name}"
+    return f"{machine.machine}-{machine.cpu or 'default'}-smp{machine.smp}-{machine.flavour.name}"
 
 
 def _facts(transcript: console.Transcript) -> dict[str, str]:
     """What the self-check printed, by name."""
     found = {}
     for line in transcript.values("kvmish: "):
-        match = re.match(r"(cpu count|memory|disks|check \w+) (.*)", line)
+        match = re.match(r"(cpu count|disks|check \w+) (.*)", line)
         if match:
             found[match.group(1)] = match.group(2)
     return found
 
 
+def _warnings(transcript: console.Transcript) -> set[str]:
+    """The kernel's lines of level warning and worse, without their numbers."""
+    lines = transcript.values("kvmish: dmesg: ")
+    return {re.sub(r"\d+", "#", line) for line in lines if not line.startswith(HOST_WAS_BUSY)}
+
+
 @cache
-def _under_tcg(machine: qemu.Machine) -> console.Transcript:
-    plain = machine.machine.replace(",kernel-irqchip=off", "").replace(",kernel-irqchip=split", "")
-    command = qemu.Machine(**{**vars(machine), "machine": plain, "accel": "tcg"}).command()
-    for _ in range(3):  # QEMU's own microvm hangs now and then under TCG
-        transcript = console.run(command, TCG_SECONDS)
-        if transcript.has(SELFCHECK_MARK):
-            break
+def _boot_under_tcg(machine: qemu.Machine) -> console.Transcript:
+    transcript = console.run(machine.command(), TCG_SECONDS)
+    assert transcript.has(SELFCHECK_MARK), transcript.tail()
     return transcript
+
+
+def _under_tcg(machine: qemu.Machine) -> console.Transcript:
+    """The same machine, as far as TCG has it: no halves of controllers, and no host processor."""
+    plain = re.sub(",kernel-irqchip=[a-z]+", "", machine.machine)
+    cpu = "max" if machine.cpu == "host" else machine.cpu
+    return _boot_under_tcg(replace(machine, machine=plain, cpu=cpu, accel="tcg"))
 
 
 def _boot_and_compare(machine: qemu.Machine) -> None:
@@ -70,11 +105,13 @@ def _boot_and_compare(machine: qemu.Machine) -> None:
     assert ours.has(SELFCHECK_MARK), ours.tail()
     assert ours.status == 0, ours.tail()
     assert ours.has("reboot: Power down"), ours.tail()
-    theirs = _under_tcg(machine)
-    assert theirs.has(SELFCHECK_MARK), theirs.tail()
-    assert _facts(ours) == _facts(theirs)
-    mark = "kvmish: dmesg: "
-    assert set(ours.values(mark)) - set(theirs.values(mark)) == set()
+    if machine.machine.startswith("microvm"):
+        assert ours.values("kvmish: cpu count ") == [str(machine.smp)]
+        assert _warnings(ours) <= MICROVM_PRINTS
+    else:
+        theirs = _under_tcg(machine)
+        assert _facts(ours) == _facts(theirs)
+        assert _warnings(ours) - _warnings(theirs) == set()
 
 
 @pytest.fixture(autouse=True)
@@ -96,11 +133,16 @@ def test_more_machines_boot_as_under_tcg(machine: qemu.Machine) -> None:
 
 
 def test_guest_clock_keeps_the_hosts_time() -> None:
-    """Within 0.5 % over ten seconds; the lines' own way to the host is under 20 ms."""
+    """Within 0.5 % over ten seconds; the lines' own way to the host is under 20 ms.
+
+    By LD_PRELOAD itself, the other way to what `kvmish exec` does.
+    """
     seconds = 10
     append = f"console=ttyS0 quiet kvmish.selfcheck kvmish.clock={seconds}"
-    machine = qemu.Machine(append=append)
-    transcript = console.run(machine.with_accel("kvmish").command(), BOOT_SECONDS)
+    command = qemu.Machine(append=append, accel="kvmish").command()
+    command = command[command.index("--") + 1 :]
+    environment = {"LD_PRELOAD": str(PRELOAD)}
+    transcript = console.run(command, BOOT_SECONDS, environment=environment)
     stamps = [when for when, line in transcript.lines if "kvmish: clock " in line]
     values = [float(value) for value in transcript.values("kvmish: clock ")]
     assert len(stamps) == len(values) == 2, transcript.tail()
