@@ -91,7 +91,8 @@ enum { COMPONENTS = sizeof(components) / sizeof(components[0]) };
 
 static bool needs_avx(enum cpu_feature f)
 {
-    return f == FEAT_AVX || f == FEAT_AVX2 || f == FEAT_FMA || f == FEAT_F16C;
+    return f == FEAT_AVX || f == FEAT_AVX2 || f == FEAT_FMA || f == FEAT_F16C || f == FEAT_VAES ||
+           f == FEAT_VPCLMULQDQ;
 }
 
 static void probe(void)
@@ -383,7 +384,9 @@ static void derive(struct vcpu *v)
     memset(v->features, 0, sizeof(v->features));
     for (unsigned f = 0; f < FEAT_COUNT; f++) {
         registers(find(m->entry, m->count, features[f].leaf, features[f].sub), out);
-        if (out[features[f].reg] >> features[f].bit & 1)
+        if (!(out[features[f].reg] >> features[f].bit & 1))
+            continue;
+        if (features[f].who != HOST || offered(f)) /* else its instructions are #UD, whatever the client says */
             v->features[f / 64] |= 1ull << (f % 64);
     }
     registers(find(m->entry, m->count, 0, 0), out);

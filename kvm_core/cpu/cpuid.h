@@ -37,7 +37,8 @@
     X(ZERO_FCS_FDS, 7, 0, 1, 13, HOST) X(RDSEED, 7, 0, 1, 18, OURS) X(ADX, 7, 0, 1, 19, HOST) \
     X(SMAP, 7, 0, 1, 20, OURS) X(CLFLUSHOPT, 7, 0, 1, 23, OURS) X(CLWB, 7, 0, 1, 24, OURS)    \
     X(SHA, 7, 0, 1, 29, HOST) X(UMIP, 7, 0, 2, 2, OURS) X(PKU, 7, 0, 2, 3, OURS)              \
-    X(OSPKE, 7, 0, 2, 4, NEVER) X(LA57, 7, 0, 2, 16, OURS) X(RDPID, 7, 0, 2, 22, OURS)        \
+    X(OSPKE, 7, 0, 2, 4, NEVER) X(VAES, 7, 0, 2, 9, HOST) X(VPCLMULQDQ, 7, 0, 2, 10, HOST)    \
+    X(LA57, 7, 0, 2, 16, OURS) X(RDPID, 7, 0, 2, 22, OURS)        \
     X(PKS, 7, 0, 2, 31, OURS)                                                                 \
     X(FSRM, 7, 0, 3, 4, OURS) X(MD_CLEAR, 7, 0, 3, 10, OURS) X(SERIALIZE, 7, 0, 3, 14, OURS)  \
     X(SPEC_CTRL, 7, 0, 3, 26, OURS) X(STIBP, 7, 0, 3, 27, OURS)                               \
@@ -46,7 +47,8 @@
     X(XGETBV1, 0xd, 1, 0, 2, OURS) X(XSAVES, 0xd, 1, 0, 3, OURS)                              \
     X(LAHF_LM, 0x80000001, 0, 2, 0, OURS) X(CMP_LEGACY, 0x80000001, 0, 2, 1, OURS_AMD)        \
     X(SVM, 0x80000001, 0, 2, 2, NEVER) X(CR8_LEGACY, 0x80000001, 0, 2, 4, NEVER)              \
-    X(LZCNT, 0x80000001, 0, 2, 5, HOST) X(PREFETCHW, 0x80000001, 0, 2, 8, OURS)               \
+    X(LZCNT, 0x80000001, 0, 2, 5, HOST) X(SSE4A, 0x80000001, 0, 2, 6, HOST)                   \
+    X(PREFETCHW, 0x80000001, 0, 2, 8, OURS)                                                   \
     X(OSVW, 0x80000001, 0, 2, 9, OURS_AMD) X(TOPOEXT, 0x80000001, 0, 2, 22, OURS_AMD)         \
     X(SYSCALL, 0x80000001, 0, 3, 11, OURS) X(NX, 0x80000001, 0, 3, 20, OURS)                  \
     X(MMXEXT, 0x80000001, 0, 3, 22, HOST) X(FFXSR, 0x80000001, 0, 3, 25, NEVER)               \

@@ -149,8 +149,8 @@ static void check_vendor(bool amd)
     check_data(amd);
 }
 
-/* The default model with another vendor, or without a feature. */
-static void set_model(bool amd, bool popcnt)
+/* The default model with another vendor, and without one feature (bit of a leaf's ECX), if any. */
+static void set_model(bool amd, uint32_t leaf, unsigned bit)
 {
     static struct kvm_cpuid_entry2 model[256];
     int n = cpuid_supported(model, sizeof(model) / sizeof(model[0]));
@@ -161,8 +161,8 @@ static void set_model(bool amd, bool popcnt)
             memcpy(&model[k].edx, amd ? "enti" : "ineI", 4);
             memcpy(&model[k].ecx, amd ? "cAMD" : "ntel", 4);
         }
-        if (model[k].function == 1 && !popcnt)
-            model[k].ecx &= ~(1u << 23);
+        if (leaf && model[k].function == leaf && model[k].index == 0)
+            model[k].ecx &= ~(1u << bit);
     }
     if (n <= 0 || cpuid_set(emu, model, (unsigned)n)) {
         printf("the model is refused\n");
@@ -170,17 +170,29 @@ static void set_model(bool amd, bool popcnt)
     }
 }
 
-/* What was decoded under one model does not outlive it, at the same address. */
-static void check_model_change(void)
+/* An instruction is there when its feature is: decoded under one model, it does not outlive it at the same address. */
+static void check_model_change(uint32_t leaf, unsigned bit, enum cpu_feature feature, const uint8_t *bytes, unsigned len)
 {
-    PREPARE(64, 0xf3, 0x0f, 0xb8, 0xc3); /* popcnt eax, ebx */
+    prepare(64, bytes, len);
     emu_code_put(c.before.rip, c.bytes, c.len);
     for (int k = 0; k < 4; k++) {
-        set_model(emu->amd, !(k & 1));
+        set_model(emu->amd, k & 1 ? leaf : 0, bit);
+        if (!(k & 1) && !cpu_has(emu, feature)) /* this host has not got it */
+            break;
         emu_go(&c, &after, 1000, false);
         EXPECT(after.vector == (k & 1 ? VEC_UD : -1));
     }
     emu_code_put(c.before.rip, NULL, c.len);
+    set_model(emu->amd, 0, 0);
+}
+
+static void check_features(void)
+{
+    check_model_change(1, 23, FEAT_POPCNT, (const uint8_t[]){0xf3, 0x0f, 0xb8, 0xc3}, 4);
+    check_model_change(1, 12, FEAT_FMA, (const uint8_t[]){0xc4, 0xe2, 0xf1, 0x98, 0xc2}, 5);
+    check_model_change(7, 9, FEAT_VAES, (const uint8_t[]){0xc4, 0xe2, 0x7d, 0xdc, 0xc1}, 5);
+    check_model_change(7, 10, FEAT_VPCLMULQDQ, (const uint8_t[]){0xc4, 0xe3, 0x7d, 0x44, 0xc1, 0x00}, 6);
+    check_model_change(0x80000001, 6, FEAT_SSE4A, (const uint8_t[]){0x66, 0x0f, 0x79, 0xc1}, 4);
 }
 
 /* mov eax, [rip + 0x7ffffff8] and its like: farther from the page than 32 bits say. */
@@ -209,10 +221,10 @@ int main(void)
 {
     emu_create();
     for (int k = 0; k < 4; k++) {
-        set_model(k & 1, true);
+        set_model(k & 1, 0, 0);
         check_vendor(k & 1);
     }
-    check_model_change();
+    check_features();
     check_edge();
     printf("%d failures\n", failures);
     return failures != 0;
