@@ -35,7 +35,9 @@ _BITS: dict[tuple[int, int, str], str] = {
     ): "0:fsgsbase 1:tsc_adjust 3:bmi1 5:avx2 7:smep 8:bmi2 9:erms 10:invpcid 18:rdseed "
     "19:adx 20:smap 23:clflushopt 24:clwb 29:sha",
     (7, 0, "ecx"): "2:umip 3:pku 4:ospke 16:la57 22:rdpid",
-    (7, 0, "edx"): "",
+    # Of vulnerabilities and their absence, which every model keeps as the core has it: MD_CLEAR,
+    # SPEC_CTRL, STIBP, L1D_FLUSH, ARCH_CAPABILITIES, SSBD. Not FSRM: Linux believes it without ERMS.
+    (7, 0, "edx"): "10:kept 26:kept 27:kept 28:kept 29:kept 31:kept",
     (7, 1, "eax"): "",
     (0x80000001, 0, "ecx"): "0:lahf_lm 1:cmp_legacy 5:abm 6:sse4a 8:prefetchw",
     (
@@ -49,7 +51,7 @@ _BITS: dict[tuple[int, int, str], str] = {
 
 _BASELINE = (
     "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse "
-    "sse2 syscall nx lm x2apic tsc_deadline hypervisor htt cmp_legacy"
+    "sse2 syscall nx lm x2apic tsc_deadline hypervisor htt cmp_legacy kept"
 )
 _QEMU64 = _BASELINE + " sse3 cx16 lahf_lm"
 _V2 = _QEMU64 + " ssse3 sse4_1 sse4_2 popcnt rdtscp tsc_adjust fxsr_opt pdpe1gb smep umip"
@@ -59,8 +61,6 @@ _V3 = (
     "rdseed adx aes pclmulqdq clflushopt clwb prefetchw"
 )
 _MODEL_FEATURES = {"qemu64": _QEMU64, "x86-64-v2": _V2, "x86-64-v3": _V3}
-# Words that describe vulnerabilities and their absence stay as the core has them.
-_KEPT_WORDS = {(7, 0, "edx")}
 
 
 def _mask(word: tuple[int, int, str], features: set[str]) -> int:
@@ -104,7 +104,7 @@ def model(supported: list[KvmCpuidEntry2], name: str) -> list[KvmCpuidEntry2]:
     for entry in entries:
         function, index = entry.function, entry.index
         for word in _BITS:
-            if (function, index) == word[:2] and word not in _KEPT_WORDS:
+            if (function, index) == word[:2]:
                 setattr(entry, word[2], getattr(entry, word[2]) & _mask(word, features))
         if function == 0xD and not _fit_xsave(entry, features):
             continue

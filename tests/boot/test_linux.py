@@ -83,6 +83,13 @@ def test_several_processors(linux: Linux, count: int) -> None:
     assert done.values("kvmish: cpu count ") == [str(count)]
 
 
+@pytest.mark.parametrize("model", ["x86-64-v3", "x86-64-v2", "qemu64"])
+def test_processor_models(linux: Linux, model: str) -> None:
+    done, _ = linux("--cpu", model)
+    good(done)
+    assert done.values("kvmish: cpu model ") == [f"kvmish {model}"]
+
+
 def test_warnings(linux: Linux) -> None:
     """Nothing of level warning or worse, but what QEMU's microvm prints too: it has no PCI."""
     done, _ = linux("--smp", "2")

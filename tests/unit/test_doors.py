@@ -21,6 +21,9 @@ from kvm_core.errors import ConfigError
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
 CODE = 0x1000
 
+# Under the preload door this very process opens /dev/kvm, and gets ours; the outer run watches the device.
+pytestmark = [] if DOOR == "direct" else [pytest.mark.host_kvm]
+
 
 class Machine:
     """One page of memory, one real-mode vCPU at its start."""

@@ -125,7 +125,10 @@ class TestCpuid:
         assert find(cpuid.model(source, "x86-64-v3"), 1).ecx == 1
 
     def test_vulnerability_bits_stay(self) -> None:
-        assert find(cpuid.model(supported(), "qemu64"), 7).edx == 0x1234
+        source = supported()
+        find(source, 7).edx = 0xBC000400 | 1 << 4  # FSRM, which Linux takes to imply ERMS
+        assert find(cpuid.model(source, "qemu64"), 7).edx == 0xBC000400
+        assert find(cpuid.model(source, "host"), 7).edx == 0xBC000410
 
     def test_xsave_shrinks_with_the_model(self) -> None:
         v3 = cpuid.model(supported(), "x86-64-v3")
