@@ -35,8 +35,8 @@ _BITS: dict[tuple[int, int, str], str] = {
     ): "0:fsgsbase 1:tsc_adjust 3:bmi1 5:avx2 7:smep 8:bmi2 9:erms 10:invpcid 18:rdseed "
     "19:adx 20:smap 23:clflushopt 24:clwb 29:sha",
     (7, 0, "ecx"): "2:umip 3:pku 4:ospke 16:la57 22:rdpid",
-    # Of vulnerabilities and their absence, which every model keeps as the core has it: MD_CLEAR,
-    # SPEC_CTRL, STIBP, L1D_FLUSH, ARCH_CAPABILITIES, SSBD. Not FSRM: Linux believes it without ERMS.
+    # What the core says of vulnerabilities, in every model: MD_CLEAR, SPEC_CTRL, STIBP, L1D_FLUSH,
+    # ARCH_CAPABILITIES, SSBD. Not FSRM, which Linux believes without ERMS.
     (7, 0, "edx"): "10:kept 26:kept 27:kept 28:kept 29:kept 31:kept",
     (7, 1, "eax"): "",
     (0x80000001, 0, "ecx"): "0:lahf_lm 1:cmp_legacy 5:abm 6:sse4a 8:prefetchw",

@@ -1,4 +1,4 @@
-"""The TSCs of a VM's vCPUs stay one clock however the client sets them (KVM API 4.18, vcpu.rst 4)."""
+"""The TSCs of a VM's vCPUs stay one clock however the client sets them (KVM API 4.18)."""
 
 from __future__ import annotations
 

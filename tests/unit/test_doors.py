@@ -21,7 +21,7 @@ from kvm_core.errors import ConfigError
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
 CODE = 0x1000
 
-# Under the preload door this very process opens /dev/kvm, and gets ours; the outer run watches the device.
+# Under the preload door this very process opens /dev/kvm and gets ours; the outer run watches.
 pytestmark = [] if DOOR == "direct" else [pytest.mark.host_kvm]
 
 
