@@ -58,7 +58,7 @@ OP(salc)
     return insn_next(i);
 }
 
-/* ---- decimal: SDM vol. 2, AAA AAD AAM AAS DAA DAS --------------------------------------------- */
+/* ---- decimal: SDM vol. 2, AAA AAD AAM AAS DAA DAS; flags that it leaves undefined are as AMD's processors have them */
 
 static void set_flag(struct vcpu *v, uint32_t flag, bool on)
 {
@@ -92,6 +92,7 @@ static void decimal_adjust(struct vcpu *v, bool subtract)
     result_flags(v, al);
     set_flag(v, PF_AF, low);
     set_flag(v, PF_CF, carry);
+    set_flag(v, PF_OF, (subtract ? old & ~al : al & ~old) & 0x80);
 }
 
 OP(daa)
@@ -112,8 +113,9 @@ static void ascii_adjust(struct vcpu *v, bool subtract)
     bool adjust = (ax & 0xf) > 9 || v->oszapc & PF_AF;
 
     if (adjust)
-        ax = (uint16_t)(subtract ? ax - 0x106 : ax + 0x106);
-    result_flags(v, (uint8_t)ax);
+        ax = (uint16_t)(subtract ? alu_sub(&v->oszapc, ax, 0x106, 2) : alu_add(&v->oszapc, ax, 0x106, 2));
+    else
+        (void)alu_or(&v->oszapc, ax, ax, 2);
     set_flag(v, PF_AF, adjust);
     set_flag(v, PF_CF, adjust);
     reg_set(v, RAX, 2, ax & 0xff0f);
@@ -138,7 +140,7 @@ OP(aam)
     if (!base)
         cpu_fault(v, VEC_DE);
     reg_set(v, RAX, 2, (uint64_t)(al / base) << 8 | al % base);
-    result_flags(v, al % base);
+    (void)alu_or(&v->oszapc, al % base, al % base, 1);
     return insn_next(i);
 }
 
@@ -146,9 +148,7 @@ OP(aad)
 {
     uint8_t al = (uint8_t)v->gpr[RAX], ah = (uint8_t)(v->gpr[RAX] >> 8);
 
-    al = (uint8_t)(al + ah * (uint8_t)i->imm);
-    reg_set(v, RAX, 2, al);
-    result_flags(v, al);
+    reg_set(v, RAX, 2, (uint8_t)alu_add(&v->oszapc, al, (uint8_t)(ah * (uint8_t)i->imm), 1));
     return insn_next(i);
 }
 
