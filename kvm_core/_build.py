@@ -1,4 +1,4 @@
-"""cffi build of kvm_core._kvm, API mode: the C core's door functions, linked from its archive.
+"""cffi build of kvm_core._kvm, API mode: the core's door and its CPU models, from its archive.
 
 The Makefile compiles the core, once; this file compiles only the wrapper. Alone (`pip install .`),
 it asks make for the archive first.
@@ -22,10 +22,15 @@ ffi = FFI()
 ffi.cdef((ROOT / "kvm_core" / "_cdef.h").read_text(encoding="ascii"))
 ffi.set_source(
     "kvm_core._kvm",
-    '#include <stdint.h>\n#include "kvm/door.h"\n',
+    '#include <stdint.h>\n#include "cpu/cpuid_models.h"\n#include "kvm/door.h"\n',
     include_dirs=["kvm_core"],
     extra_objects=[str(ARCHIVE)],
     libraries=["Zydis", "pthread", "dl", "m"],
-    depends=[str(ARCHIVE), "kvm_core/_cdef.h", "kvm_core/kvm/door.h"],
+    depends=[
+        str(ARCHIVE),
+        "kvm_core/_cdef.h",
+        "kvm_core/cpu/cpuid_models.h",
+        "kvm_core/kvm/door.h",
+    ],
     extra_compile_args=["-O2", "-std=gnu11"],
 )

@@ -1,5 +1,9 @@
-/* What Python sees of the core: the door, file for file with kvm_core/kvm/door.h. */
+/* What Python sees of the core: the door (kvm_core/kvm/door.h) and the named processor models (cpu/cpuid_models.h). */
 int kvmish_open(void);
 int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg);
 int kvmish_close(int fd);
 int kvmish_kick(int fd);
+
+struct kvm_cpuid_entry2;
+const char *cpuid_model_name(unsigned n);
+int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsigned n);

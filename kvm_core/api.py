@@ -21,8 +21,20 @@ from typing import NamedTuple, TypeVar
 from kvm_core import abi, exits
 from kvm_core.abi import Cap, Exit
 from kvm_core.door import DeviceDoor, DirectDoor, Door, open_door
+from kvm_core.models import apply_cpu_model, cpu_model_names
 
-__all__ = ["CoalescedWrite", "DeviceDoor", "DirectDoor", "Door", "Kvm", "Vcpu", "Vm", "open_door"]
+__all__ = [
+    "CoalescedWrite",
+    "DeviceDoor",
+    "DirectDoor",
+    "Door",
+    "Kvm",
+    "Vcpu",
+    "Vm",
+    "apply_cpu_model",
+    "cpu_model_names",
+    "open_door",
+]
 
 S = TypeVar("S", bound=ctypes.Structure)
 

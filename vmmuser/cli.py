@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from kvm_core.api import Door, open_door
+from kvm_core.api import Door, cpu_model_names, open_door
 from kvm_core.errors import ConfigError, VmError
-from vmmuser import assets, cpuid
+from vmmuser import assets
 from vmmuser.config import MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import HELP, Keys, Output, ending_signals, raw_terminal
 from vmmuser.device import State
@@ -244,7 +244,7 @@ def _why(door: Door) -> str:
 )
 @click.option("-m", "memory", default="256", show_default=True, help="Memory: MiB, or 512M, 2G.")
 @click.option("--smp", default="1", show_default=True, help="Number of processors.")
-@click.option("--cpu", default="host", show_default=True, help=f"One of {', '.join(cpuid.MODELS)}.")
+@click.option("--cpu", default="host", show_default=True, help="A model; `--cpu list` names them.")
 @click.option("--engine", default="emulate", show_default=True, help="How guest code is run.")
 @click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
 @click.option(
@@ -274,8 +274,8 @@ def boot(
     logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
     if engine != "emulate":
         raise ConfigError(f"--engine {engine}: there is no such engine; use emulate")
-    if cpu not in cpuid.MODELS:
-        raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(cpuid.MODELS)}")
+    if cpu not in (known := cpu_model_names()):
+        raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
     interactive = sys.stdin.isatty()
     kernel, initrd = _default_files(kernel, initrd)
     words = [CONSOLE_CMDLINE, append]

@@ -21,7 +21,7 @@ from typing import Literal
 
 from kvm_core import abi
 from kvm_core.abi import Cap
-from kvm_core.api import Door, Kvm, StatsReader, Vcpu
+from kvm_core.api import Door, Kvm, StatsReader, Vcpu, apply_cpu_model
 from kvm_core.errors import BackendError, ConfigError
 from kvm_core.exits import (
     FailEntry,
@@ -153,7 +153,7 @@ class Machine:
             self.vm.set_user_memory_region(slot, ram.gpa, ram.size, host)
 
     def _set_up_vcpus(self, config: MachineConfig) -> None:
-        entries = cpuid.model(self.kvm.get_supported_cpuid(), config.cpu)
+        entries = apply_cpu_model(self.kvm.get_supported_cpuid(), config.cpu)
         hole = self.board.mmio_hole
         msrs = cpustate.firmware_msrs(hole, cpuid.physical_address_bits(entries))
         for index, processor in enumerate(self.processors):

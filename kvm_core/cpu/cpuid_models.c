@@ -76,17 +76,18 @@ static bool contains(const uint8_t *list, unsigned f)
     return false;
 }
 
+static const struct {
+    uint32_t leaf;
+    uint8_t sub, reg, bit;
+} where[FEAT_COUNT] = {
+#define X(name, leaf, sub, reg, bit, who) [FEAT_##name] = {leaf, sub, reg, bit},
+    CPU_FEATURES(X)
+#undef X
+};
+
 static uint32_t *feature_word(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned f,
                               uint32_t *bit)
 {
-    static const struct {
-        uint32_t leaf;
-        uint8_t sub, reg, bit;
-    } where[FEAT_COUNT] = {
-#define X(name, leaf, sub, reg, bit, who) [FEAT_##name] = {leaf, sub, reg, bit},
-        CPU_FEATURES(X)
-#undef X
-    };
     struct kvm_cpuid_entry2 *e = find(entries, n, where[f].leaf, where[f].sub);
 
     *bit = 1u << where[f].bit;
@@ -130,6 +131,27 @@ static bool keeps(const struct model *m, unsigned f)
         if (contains(m->without[k], f))
             return false;
     return true;
+}
+
+/* Takes away what another KVM offers and no model of ours knows: AVX-512 and the like. */
+static void drop_unknown(struct kvm_cpuid_entry2 *entries, unsigned n)
+{
+    static const struct {
+        uint32_t leaf;
+        uint8_t sub, reg;
+    } words[] = {{1, 0, 2}, {1, 0, 3}, {7, 0, 1}, {7, 0, 2}, {7, 1, 0}, {0xd, 1, 0}, {0x80000001, 0, 2}};
+
+    for (unsigned w = 0; w < sizeof(words) / sizeof(words[0]); w++) {
+        struct kvm_cpuid_entry2 *e = find(entries, n, words[w].leaf, words[w].sub);
+        uint32_t known = 0;
+
+        for (unsigned f = 0; f < FEAT_COUNT; f++)
+            if (where[f].leaf == words[w].leaf && where[f].sub == words[w].sub &&
+                where[f].reg == words[w].reg)
+                known |= 1u << where[f].bit;
+        if (e)
+            *reg_of(e, words[w].reg) &= known;
+    }
 }
 
 static void set_brand(struct kvm_cpuid_entry2 *entries, unsigned n, const char *name)
@@ -185,6 +207,7 @@ int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsign
         if (word && !keeps(m, f))
             *word &= ~bit;
     }
+    drop_unknown(entries, n);
     e = find(entries, n, 1, 0);
     if (e)
         e->eax = SIGNATURE;
@@ -195,67 +218,4 @@ int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsign
     for (unsigned k = 0; k < sizeof(host_leaves) / sizeof(host_leaves[0]); k++)
         n = drop_leaf(entries, n, host_leaves[k]);
     return (int)limit_xsave(entries, n);
-}
-
-/* ---- topology ----------------------------------------------------------------------------------
- */
-
-static struct kvm_cpuid_entry2 *find_or_add(struct kvm_cpuid_entry2 *entries, unsigned *n,
-                                            unsigned max, uint32_t leaf, uint32_t sub)
-{
-    struct kvm_cpuid_entry2 *e = find(entries, *n, leaf, sub);
-
-    if (!e && *n < max) {
-        e = &entries[(*n)++];
-        *e = (struct kvm_cpuid_entry2){
-            .function = leaf, .index = sub, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
-    }
-    return e;
-}
-
-/* Leaves 0xB: level 0 is the thread, 1 the core; EAX the bits to shift out, ECX 15:8 the type. SDM
- * vol. 2, CPUID */
-static bool put_levels(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned max,
-                       unsigned apic_id, unsigned cpus, unsigned bits)
-{
-    for (unsigned level = 0; level < 3; level++) {
-        struct kvm_cpuid_entry2 *e = find_or_add(entries, n, max, 0xb, level);
-
-        if (!e)
-            return false;
-        e->eax = level == 1 ? bits : 0;
-        e->ebx = level == 0 ? 1 : level == 1 ? cpus : 0;
-        e->ecx = level < 2 ? level | (level + 1) << 8 : level;
-        e->edx = apic_id;
-    }
-    return true;
-}
-
-int cpuid_topology(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned max, unsigned apic_id,
-                   unsigned cpus)
-{
-    unsigned bits = 0, logical;
-    struct kvm_cpuid_entry2 *e;
-
-    while (1u << bits < cpus && bits < 31)
-        bits++;
-    logical = 1u << bits > 255 ? 255 : 1u << bits;
-    e = find(entries, n, 1, 0);
-    if (e) {
-        e->ebx = (e->ebx & 0xffff) | (apic_id & 0xff) << 24 | logical << 16;
-        e->edx = cpus > 1 ? e->edx | 1u << 28 : e->edx; /* HTT */
-    }
-    for (unsigned k = 0; k < n; k++)
-        if (entries[k].function == 4 && (entries[k].eax & 0x1f))
-            entries[k].eax = (entries[k].eax & 0x03ffffff) | ((logical > 64 ? 64 : logical) - 1)
-                                                                 << 26;
-    e = find(entries, n, 0x80000008, 0);
-    if (e)
-        e->ecx = bits << 12 | ((cpus > 256 ? 256 : cpus) - 1);
-    e = find(entries, n, 0x8000001e, 0);
-    if (e) {
-        e->eax = apic_id;
-        e->ebx = apic_id & 0xff;
-    }
-    return put_levels(entries, &n, max, apic_id, cpus, bits) ? (int)n : -E2BIG;
 }

@@ -1,5 +1,5 @@
-/* Named processor models, as restrictions of what KVM_GET_SUPPORTED_CPUID answers; for a VMM, not
- * for the core. */
+/* Named processor models, as restrictions of what KVM_GET_SUPPORTED_CPUID answers; for a VMM (by
+ * way of kvm_core/models.py), not for the core. */
 #ifndef KVMISH_CPU_CPUID_MODELS_H
 #define KVMISH_CPU_CPUID_MODELS_H
 
@@ -12,10 +12,5 @@ const char *cpuid_model_name(unsigned n);
  * number of entries, -ENOENT for an unknown model, -ENOTSUP when the entries lack something that it
  * requires. */
 int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsigned n);
-
-/* Writes the topology of one socket with `cpus` cores of one thread into the entries of the
- * processor with this APIC id. The new number of entries, or -E2BIG. */
-int cpuid_topology(struct kvm_cpuid_entry2 *entries, unsigned n, unsigned max, unsigned apic_id,
-                   unsigned cpus);
 
 #endif

@@ -148,6 +148,16 @@ def test_shell_and_power_button() -> None:
         terminal.close()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["generic", "rt"])
+def test_flavours(linux: Linux, name: str, need: Callable[[bool, str], None]) -> None:
+    flavour = assets.FLAVOURS[name]
+    need(flavour.ready(), f"Debian's {name} kernel (make assets-full)")
+    options = ("--kernel", flavour.kernel, "--initrd", flavour.initrd, "-m", "512")
+    done, _ = linux(*options, "--append", "kvmish.selfcheck")
+    good(done)
+
+
 def test_panic_ends_the_run(linux: Linux) -> None:
     """panic=-1 resets the machine, which without a terminal is the end."""
     done, report = linux("--kernel", assets.CLOUD.kernel, "--append", "init=/nothing panic=-1")

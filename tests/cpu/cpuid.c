@@ -210,19 +210,6 @@ static void test_named_models(void)
     free_vcpu(v);
 }
 
-static void test_topology(void)
-{
-    int n = cpuid_supported(entries, CPUID_MODEL_MAX);
-
-    CHECK(cpuid_topology(entries, (unsigned)n, (unsigned)n, 2, 3) == -E2BIG);
-    n = cpuid_topology(entries, (unsigned)n, CPUID_MODEL_MAX, 2, 3);
-    CHECK(n > 0);
-    CHECK(entry(n, 1, 0)->ebx >> 24 == 2 && (entry(n, 1, 0)->ebx >> 16 & 0xff) == 4);
-    CHECK(entry(n, 0xb, 1)->eax == 2 && entry(n, 0xb, 1)->ebx == 3 &&
-          entry(n, 0xb, 1)->ecx == 0x201);
-    CHECK(entry(n, 0xb, 0)->edx == 2 && entry(n, 0xb, 0)->ebx == 1);
-}
-
 int main(void)
 {
     test_data_features_are_the_hosts();
@@ -234,6 +221,5 @@ int main(void)
     test_dynamic_bits();
     test_out_of_range();
     test_named_models();
-    test_topology();
     return report();
 }

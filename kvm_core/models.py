@@ -1,0 +1,47 @@
+"""The named processor models, whose one definition is kvm_core/cpu/cpuid_models.c.
+
+They work on what any KVM's KVM_GET_SUPPORTED_CPUID answered, so a VMM applies them on every door.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from importlib import import_module
+from typing import Any
+
+from kvm_core.abi import KvmCpuidEntry2
+from kvm_core.errors import BackendError, ConfigError
+
+
+def _module() -> Any:
+    try:
+        return import_module("kvm_core._kvm")
+    except ImportError as error:
+        raise BackendError(f"the core is not built ({error}); run `make ext`") from None
+
+
+def cpu_model_names() -> list[str]:
+    """Return what `--cpu` may be. :raise BackendError: if the core is not built."""
+    module = _module()
+    names: list[str] = []
+    while name := module.lib.cpuid_model_name(len(names)):
+        names.append(module.ffi.string(name).decode("ascii"))
+    return names
+
+
+def apply_cpu_model(supported: list[KvmCpuidEntry2], name: str) -> list[KvmCpuidEntry2]:
+    """Return the supported CPUID restricted to a model.
+
+    :raise ConfigError: for an unknown model, or one that needs what is not supported.
+    """
+    module = _module()
+    entries = (KvmCpuidEntry2 * len(supported))(*supported)
+    pointer = module.ffi.cast("struct kvm_cpuid_entry2 *", ctypes.addressof(entries))
+    count = module.lib.cpuid_model_apply(name.encode(), pointer, len(supported))
+    if count == -errno.ENOENT:
+        known = ", ".join(cpu_model_names())
+        raise ConfigError(f"--cpu {name}: no such model; choose one of {known}")
+    if count < 0:
+        raise ConfigError(f"--cpu {name}: needs instructions that this host lacks; use --cpu host")
+    return [KvmCpuidEntry2.from_buffer_copy(bytes(entry)) for entry in entries[:count]]
