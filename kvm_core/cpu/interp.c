@@ -236,7 +236,7 @@ static bool left(struct vcpu *v, int how)
             v->db_pending |= DR6_BS;
         if (v->db_pending && v->exit.reason != EXIT_DEBUG) {
             debug_trap(v);
-            return v->exit.reason != EXIT_TPR;
+            return v->exit.reason == EXIT_HLT || v->exit.reason == EXIT_MWAIT;
         }
     }
     return false;

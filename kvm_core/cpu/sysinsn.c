@@ -502,6 +502,7 @@ OP(vmcall)
 {
     uint64_t next = cpu_next_rip(v, i);
 
+    v->rip = next;
     if (!v->ops->hypercall || !v->ops->hypercall(v))
         cpu_ud(v);
     return end_block(v, next);

@@ -113,6 +113,7 @@ enum cpu_exit_reason { /* why engine->enter() came back */
     EXIT_TPR,      /* CR8 was written while want_tpr_exit was set (rip is behind it) */
     EXIT_SHUTDOWN, /* triple fault */
     EXIT_DEBUG,    /* guest debug: exit.debug */
+    EXIT_HYPERCALL, /* VMCALL that the machine hands to the client (rip is behind it) */
     EXIT_MWAIT,    /* MWAIT: treated as HLT that also wakes at once when in doubt */
     EXIT_INTERNAL  /* an instruction that cannot be executed here: exit.internal */
 };
@@ -162,7 +163,7 @@ struct machine_ops {
     bool (*msr_allowed)(struct vcpu *v, uint32_t index, bool write);
     uint8_t (*cr8_read)(struct vcpu *v);
     void (*cr8_write)(struct vcpu *v, uint8_t tpr);
-    bool (*hypercall)(struct vcpu *v); /* VMCALL/VMMCALL; false: #UD */
+    bool (*hypercall)(struct vcpu *v); /* VMCALL/VMMCALL, rip behind it; false: #UD; may leave with EXIT_HYPERCALL */
     /* The guest has moved its TSC (IA32_TSC, IA32_TSC_ADJUST): timers and clocks that count by it follow. May be NULL. */
     void (*tsc_moved)(struct vcpu *v);
     /* MSR_IA32_APICBASE bit 11, for CPUID leaf 1 */

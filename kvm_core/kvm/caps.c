@@ -4,8 +4,9 @@
 
 #include "cpu/msr.h"
 #include "kvm/kvm.h"
+#include "kvm/pv.h"
 
-enum { HC_MAP_GPA_RANGE = 12, HYPERCALL_EXITS_VALID = 1 << HC_MAP_GPA_RANGE };
+enum { HYPERCALL_EXITS_VALID = 1 << HC_MAP_GPA_RANGE };
 
 #define QUIRKS                                                                                          \
     (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE |      \

@@ -353,6 +353,22 @@ void pv_eoi_offer(struct kvm_vcpu *kv)
 
 /* ---- hypercalls ---------------------------------------------------------------------------------------------------- */
 
+/* Guest pages shared or private: the client's to note. Comes back only to refuse. KVM API 5, KVM_EXIT_HYPERCALL */
+static uint64_t map_gpa_range(struct kvm_vcpu *kv, const uint64_t a[4])
+{
+    struct kvm_run *run = kv->run;
+
+    if (!(kv->vm->hypercall_exits >> HC_MAP_GPA_RANGE & 1))
+        return (uint64_t)-PV_ENOSYS;
+    if (a[0] % KVM_PAGE || !a[1] || a[0] / KVM_PAGE + a[1] <= a[0] / KVM_PAGE)
+        return (uint64_t)-PV_EINVAL;
+    memset(&run->hypercall, 0, sizeof(run->hypercall));
+    run->hypercall.nr = HC_MAP_GPA_RANGE;
+    memcpy(run->hypercall.args, a, 3 * sizeof(*a));
+    run->hypercall.longmode = cpu_is_long(&kv->cpu);
+    cpu_leave(&kv->cpu, EXIT_HYPERCALL);
+}
+
 static uint64_t hypercall(struct kvm_vcpu *kv, uint64_t nr, const uint64_t a[4])
 {
     switch (nr) {
@@ -368,6 +384,7 @@ static uint64_t hypercall(struct kvm_vcpu *kv, uint64_t nr, const uint64_t a[4])
             break;
         return (uint64_t)irqchip_pv_send_ipi(&kv->vm->irq, a[0], a[1], (uint32_t)a[2], a[3], cpu_is_long(&kv->cpu));
     case HC_SCHED_YIELD: return 0;
+    case HC_MAP_GPA_RANGE: return map_gpa_range(kv, a);
     default: break;
     }
     return (uint64_t)-PV_ENOSYS;

@@ -45,8 +45,9 @@ enum {
     HC_VAPIC_POLL_IRQ = 1,
     HC_KICK_CPU = 5,
     HC_SEND_IPI = 10,
-    HC_SCHED_YIELD = 11
+    HC_SCHED_YIELD = 11,
+    HC_MAP_GPA_RANGE = 12
 };
-enum { PV_EPERM = 1, PV_ENOSYS = 1000 };
+enum { PV_EPERM = 1, PV_EINVAL = 22, PV_ENOSYS = 1000 };
 
 #endif

@@ -253,6 +253,10 @@ int run_exit(struct kvm_vcpu *kv, enum cpu_exit_reason reason)
     case EXIT_WRMSR: return exit_msr(kv, true);
     case EXIT_TPR: return exit_tpr(kv);
     case EXIT_DEBUG: return exit_debug(kv);
+    case EXIT_HYPERCALL:
+        kv->run->exit_reason = KVM_EXIT_HYPERCALL;
+        kv->completing = EXIT_HYPERCALL;
+        return 0;
     case EXIT_SHUTDOWN:
         kv->run->exit_reason = KVM_EXIT_SHUTDOWN;
         run_cancel(kv);
@@ -300,6 +304,9 @@ void run_complete(struct kvm_vcpu *kv)
         break;
     case EXIT_RDMSR: complete_msr(kv, false); break;
     case EXIT_WRMSR: complete_msr(kv, true); break;
+    case EXIT_HYPERCALL:
+        v->gpr[RAX] = cpu_is_long(v) ? kv->run->hypercall.ret : (uint32_t)kv->run->hypercall.ret;
+        break;
     default: break;
     }
     kv->completing = EXIT_POLL;

@@ -1,0 +1,159 @@
+"""KVM's paravirtual services as a guest uses them: clock, stolen time, PV EOI, PV IPI.
+
+Layouts and numbers: Linux's Documentation/virt/kvm/x86/{msr,cpuid,hypercalls}.rst.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+
+from kvm_core import exits
+from kvm_core.abi import Exit
+from tests.abi.guest import Guest, heard
+
+PAGE = 0xE000
+WRMSR = "mov ecx, {0}; mov eax, {1}; xor edx, edx; wrmsr\n"
+APIC_ON = "mov ebx, 0xfee00000; mov dword ptr [rbx + 0xf0], 0x1ff\n"
+
+
+def test_kvm_leaves() -> None:
+    """The signature, and features without asynchronous page faults (bits 4, 10, 14)."""
+    with Guest("done") as guest:
+        leaves = {e.function: e for e in guest.vcpu.get_cpuid2()}
+    signature = leaves[0x40000000]
+    words = struct.pack("<III", signature.ebx, signature.ecx, signature.edx)
+    assert words == b"KVMKVMKVM\0\0\0"
+    features = leaves[0x40000001].eax
+    for bit in (0, 3, 5, 6, 7, 11, 24):
+        assert features >> bit & 1, bit
+    for bit in (4, 10, 14):
+        assert not features >> bit & 1, bit
+
+
+def test_clock_page() -> None:
+    """The page gives the time that KVM_GET_CLOCK gives, by the guest's own TSC."""
+    source = (
+        WRMSR.format(0x4B564D01, PAGE | 1) + "rdtsc\n mov [0xe100], eax\n mov [0xe104], edx\n done"
+    )
+    with Guest(source) as guest:
+        before = guest.vm.get_clock().clock
+        assert isinstance(guest.run(), exits.Hlt)
+        after = guest.vm.get_clock().clock
+        version, _, stamp, system, scale, shift, flags = struct.unpack_from(
+            "<IIQQIbB", guest.ram, PAGE
+        )
+        (tsc,) = struct.unpack_from("<Q", guest.ram, 0xE100)
+        assert version
+        assert version % 2 == 0
+        assert flags & 1  # stable
+        ticks = tsc - stamp
+        ticks = ticks << shift if shift >= 0 else ticks >> -shift
+        assert before <= system + (ticks * scale >> 32) <= after
+
+
+def test_wall_clock() -> None:
+    """UTC at the guest's time 0: with the clock it is now."""
+    with Guest(WRMSR.format(0x4B564D00, PAGE) + "done") as guest:
+        assert isinstance(guest.run(), exits.Hlt)
+        version, seconds, nanoseconds = struct.unpack_from("<III", guest.ram, PAGE)
+        assert version % 2 == 0
+        boot = seconds + nanoseconds / 1e9
+        assert abs(boot + guest.vm.get_clock().clock / 1e9 - time.time()) < 0.5
+
+
+def test_steal_time() -> None:
+    """The record is there at once; reserved bits of the MSR are refused."""
+    source = "handle 13, on_gp\n" + WRMSR.format(0x4B564D03, PAGE | 1) + "say [0xe008]\n"
+    source += WRMSR.format(0x4B564D03, PAGE | 3) + "done\non_gp: say 13\n done"
+    said = heard(source)
+    assert len(said) == 2
+    assert said[0] % 2 == 0
+    assert said[1] == 13
+
+
+def test_pv_eoi() -> None:
+    """Clearing the offered bit ends the interrupt: the next of the same vector comes."""
+    source = (
+        APIC_ON
+        + WRMSR.format(0x4B564D04, PAGE | 1)
+        + """
+        mov dword ptr [0xe000], 0
+        handle 0x60, on_irq
+        sti
+        mov esi, 3
+    1:  mov dword ptr [rbx + 0x300], 0x40060        # to itself
+        nop
+        dec esi
+        jnz 1b
+        jmp 3f
+    3:
+        mov eax, [rbx + 0x130]                      # nothing is in service
+        say eax
+        done
+    on_irq:
+        mov ebx, 0xfee00000
+        mov ecx, 99
+        lock btr dword ptr [0xe000], 0
+        jc 2f
+        mov ecx, 1
+        mov dword ptr [rbx + 0xb0], 0
+    2:  say ecx
+        ret
+    """
+    )
+    assert heard(source, irqchip=True) == [99, 99, 99, 0]
+
+
+def test_pv_ipi() -> None:
+    """KVM_HC_SEND_IPI: a bit map of APIC ids from a base; the answer counts who got it."""
+    source = (
+        APIC_ON
+        + """
+        handle 0x70, on_irq
+        mov eax, 10
+        mov ebx, 1
+        xor ecx, ecx
+        xor edx, edx
+        mov esi, 0x70
+        vmcall
+        say eax
+        mov eax, 10
+        mov ebx, 2                                  # nobody
+        vmcall
+        say eax
+        sti
+        nop
+        done
+    on_irq: say 0x70; ret
+    """
+    )
+    assert heard(source, irqchip=True) == [1, 0, 0x70]
+
+
+def test_unknown_hypercall() -> None:
+    """-KVM_ENOSYS; VMMCALL does as VMCALL."""
+    assert heard("mov eax, 999\n vmcall\n say eax\n mov eax, 999\n vmmcall\n say eax\n done") == [
+        0xFFFFFC18,
+        0xFFFFFC18,
+    ]
+
+
+def test_async_page_faults_are_absent() -> None:
+    said = heard(
+        "handle 13, on_gp\n" + WRMSR.format(0x4B564D02, PAGE | 1) + "done\non_gp: say 13\n done"
+    )
+    assert said == [13]
+
+
+def test_hypercall_exit() -> None:
+    """KVM_CAP_EXIT_HYPERCALL: MAP_GPA_RANGE is the client's; its answer is RAX."""
+    source = "mov eax, 12; mov ebx, 0x4000; mov ecx, 2; mov edx, 0x10; vmcall\n say eax\n done"
+    with Guest(source) as guest:
+        guest.vm.enable_cap(201, 1 << 12)
+        end = guest.run()
+        assert end == exits.Hypercall(12, (0x4000, 2, 0x10, 0, 0, 0), True), end
+        guest.vcpu.shared.hypercall.ret = 7
+        assert guest.vcpu.shared.exit_reason == Exit.HYPERCALL
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.said == [7]
