@@ -24,6 +24,8 @@ static inline uint64_t ea(struct vcpu *v, const struct insn *i, unsigned size, b
 {
     if (likely(i->am == AM_FLAT64))
         return v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (int64_t)i->disp;
+    if (i->am == AM_32 && likely(v->seg[i->seg].flat))
+        return (uint32_t)(v->gpr[i->base] + (v->gpr[i->index] << i->scale) + (int64_t)i->disp);
     return ea_slow(v, i, size, write);
 }
 /* The offset alone (LEA): no segment, no check. */
