@@ -135,17 +135,23 @@ static inline uint64_t stack_linear(struct vcpu *v, uint64_t sp, unsigned size, 
 }
 /* Loads and stores of the stack: an address that is not canonical is #SS(0), not #GP(0). */
 void stack_check_canonical(struct vcpu *v, uint64_t linear, unsigned size);
+uint64_t stack_load_slow(struct vcpu *v, uint64_t linear, unsigned size);
+void stack_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value);
 static inline uint64_t stack_load(struct vcpu *v, uint64_t linear, const unsigned size)
 {
-    if (unlikely(!mem_probe_read(v, linear, size)))
-        stack_check_canonical(v, linear, size);
-    return mem_load(v, linear, size);
+    void *p = mem_probe_read(v, linear, size);
+    if (unlikely(!p))
+        return stack_load_slow(v, linear, size);
+    return host_get(p, size);
 }
 static inline void stack_store(struct vcpu *v, uint64_t linear, const unsigned size, uint64_t value)
 {
-    if (unlikely(!mem_probe_write(v, linear, size)))
-        stack_check_canonical(v, linear, size);
-    mem_store(v, linear, size, value);
+    void *p = mem_probe_write(v, linear, size);
+    if (unlikely(!p)) {
+        stack_store_slow(v, linear, size, value);
+        return;
+    }
+    host_put(p, size, value);
 }
 static inline void stack_push(struct vcpu *v, const unsigned size, uint64_t value)
 {

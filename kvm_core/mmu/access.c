@@ -314,6 +314,18 @@ void mem_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t val
     store_kind(v, current_kind(v), linear, size, value);
 }
 
+uint64_t stack_load_slow(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    stack_check_canonical(v, linear, size);
+    return mem_load_slow(v, linear, size);
+}
+
+void stack_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value)
+{
+    stack_check_canonical(v, linear, size);
+    mem_store_slow(v, linear, size, value);
+}
+
 static enum tlb_set_kind system_kind(const struct vcpu *v)
 {
     return v->cr4 & CR4_SMAP ? TLB_SUPER_SMAP : TLB_SUPER;
