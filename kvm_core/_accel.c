@@ -81,7 +81,7 @@ static struct running *running_enter(struct kvm_vcpu *kv)
         if (atomic_load_explicit(&running[i].thread, memory_order_relaxed) ||
             !atomic_compare_exchange_strong(&running[i].thread, &free, self))
             continue;
-        atomic_store(&running[i].vcpu, kv);
+        atomic_store_explicit(&running[i].vcpu, kv, memory_order_release); /* read by this thread's handlers only */
         while (i >= high && !atomic_compare_exchange_weak(&running_high, &high, i + 1))
             ;
         kv->running_hint = i;
@@ -155,7 +155,7 @@ static enum cpu_exit_reason enter(struct kvm_vcpu *kv, int budget)
         reason = v->lockstep ? lockstep_enter(v, budget) : engine_emulate.enter(v, budget);
     if (reason == EXIT_INTERNAL && v->lockstep)
         fputs(lockstep_report(v->lockstep), stderr);
-    __atomic_store_n(&v->in_guest, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&v->in_guest, 0, __ATOMIC_RELEASE); /* who comes back in looks again, after a full barrier */
     return reason;
 }
 
@@ -228,7 +228,9 @@ static int run_loop(struct kvm_vcpu *kv)
     for (;;) {
         int r;
 
-        __atomic_store_n(&kv->cpu.kick, 0, __ATOMIC_SEQ_CST); /* before looking at what it may stand for */
+        /* Before looking at what it may stand for. A kick that comes after this look is not taken away. */
+        if (__atomic_load_n(&kv->cpu.kick, __ATOMIC_ACQUIRE))
+            __atomic_store_n(&kv->cpu.kick, 0, __ATOMIC_SEQ_CST);
         r = serve_events(kv);
         if (r <= 0)
             return r;
