@@ -31,15 +31,15 @@ struct lockstep {
     int32_t stretch; /* instructions */
     const struct machine_ops *ops; /* the real ones */
     struct {
-        bool replay;
+        bool replay; /* the reference runs: no access is real */
         uint32_t count, next;
         struct device_access a[DEVICES_MAX];
     } devices;
-    uint64_t device_end; /* where the engine under test was in it behind the stretch */
+    uint32_t device_first, device_end; /* where the engine under test was in it before the stretch, and behind it */
     bool overflow;
     unsigned pages, tested_pages; /* written by either; by the engine under test: the first of them */
     enum cpu_exit_reason reason; /* of the engine under test */
-    uint64_t compared, skipped;
+    uint64_t compared, skipped, races;
     const char *nearly; /* what still differed when the reference was at the same place with the same registers */
     char report[REPORT_BYTES];
     struct vcpu start, before, tested_after;
@@ -48,7 +48,6 @@ struct lockstep {
 
 /* lockstep_ops.c: machine_ops that record, or answer from the record. */
 extern const struct machine_ops lockstep_ops;
-void lockstep_devices_replay(struct lockstep *l, uint64_t first, uint64_t end);
 
 /* lockstep_report.c. The name of the first field in which the architectural states differ; NULL: none. `last`: where to
  * begin (NULL: with the first field). */

@@ -1,23 +1,20 @@
 /* The machine of a vCPU in lockstep: asked once, by the engine under test; the reference gets the same answers. */
 #include "cpu/lockstep_internal.h"
 
-void lockstep_devices_replay(struct lockstep *l, uint64_t first, uint64_t end)
-{
-    l->devices.replay = true;
-    l->devices.next = (uint32_t)first;
-    l->devices.count = (uint32_t)end;
-}
-
-/* The recorded access, when this is the same one. Where it is not the engines differ: nothing is done. */
+/* The recorded access, when this is the same one. The reference (`replay`) gets no other: where it asks for one the engines
+ * differ. The engine under test has a record before it when a stretch is repeated. */
 static struct device_access *replayed(struct lockstep *l, enum device_kind kind, uint64_t addr, unsigned size,
                                       const uint64_t *data)
 {
     struct device_access *a = &l->devices.a[l->devices.next];
 
-    if (l->devices.next == l->devices.count)
+    if (l->devices.next >= (l->devices.replay ? l->device_end : l->devices.count))
         return NULL;
-    if (a->kind != kind || a->addr != addr || a->size != size || (data && a->data != *data))
+    if (a->kind != kind || a->addr != addr || a->size != size || (data && a->data != *data)) {
+        if (!l->devices.replay)
+            l->devices.count = l->devices.next; /* it goes another way this time */
         return NULL;
+    }
     l->devices.next++;
     return a;
 }
@@ -30,16 +27,17 @@ static void record(struct lockstep *l, enum device_kind kind, uint64_t addr, uns
     }
     l->devices.a[l->devices.next++] = (struct device_access){
         .kind = (uint8_t)kind, .size = (uint8_t)size, .result = result, .addr = addr, .data = data};
+    l->devices.count = l->devices.next;
 }
 
 static int read_op(struct vcpu *v, enum device_kind kind, uint64_t addr, unsigned size, uint64_t *data,
                    int (*real)(struct vcpu *v, uint64_t addr, unsigned size, uint64_t *data))
 {
     struct lockstep *l = v->lockstep;
+    struct device_access *a = replayed(l, kind, addr, size, NULL);
     int result;
 
-    if (l->devices.replay) {
-        struct device_access *a = replayed(l, kind, addr, size, NULL);
+    if (a || l->devices.replay) {
         *data = a ? a->data : 0;
         return a ? a->result : 0;
     }
@@ -52,12 +50,11 @@ static int write_op(struct vcpu *v, enum device_kind kind, uint64_t addr, unsign
                     int (*real)(struct vcpu *v, uint64_t addr, unsigned size, uint64_t data))
 {
     struct lockstep *l = v->lockstep;
+    struct device_access *a = replayed(l, kind, addr, size, &data);
     int result;
 
-    if (l->devices.replay) {
-        struct device_access *a = replayed(l, kind, addr, size, &data);
+    if (a || l->devices.replay)
         return a ? a->result : 0;
-    }
     result = real(v, addr, size, data);
     record(l, kind, addr, size, data, result);
     return result;

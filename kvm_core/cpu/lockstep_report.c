@@ -158,6 +158,6 @@ void lockstep_describe(struct vcpu *v, struct lockstep *l, const char *title)
         say(l, &used, "with the same registers at the same place there differed: %s\n", l->nearly);
     if (l->tested_after.exit.reason != v->exit.reason)
         say(l, &used, "exit: tested %u, reference %u\n", l->tested_after.exit.reason, v->exit.reason);
-    if (l->devices.next != l->devices.count)
-        say(l, &used, "device accesses: tested %u, reference %u\n", l->devices.count, l->devices.next);
+    if (l->devices.next != l->device_end)
+        say(l, &used, "device accesses: tested %u, reference %u\n", l->device_end, l->devices.next);
 }
