@@ -3,8 +3,9 @@
  * One row per feature bit: name, CPUID leaf, subleaf, register (EAX 0, EBX 1, ECX 2, EDX 3), bit,
  * and who provides it: OURS the interpreter alone; OURS_AMD likewise, on a host of that vendor;
  * HOST the host processor, which executes these instructions; NEVER is known by name (a client may
- * set it) but not offered by KVM_GET_SUPPORTED_CPUID. SDM vol. 2, CPUID; AMD APM vol. 3, appendix
- * E.
+ * set it) but not offered by KVM_GET_SUPPORTED_CPUID: TSC_DEADLINE needs an irqchip of ours, so that
+ * only KVM_CAP_TSC_DEADLINE_TIMER tells of it (KVM API 4.46). SDM vol. 2, CPUID; AMD
+ * APM vol. 3, appendix E.
  */
 #ifndef KVMISH_CPU_CPUID_H
 #define KVMISH_CPU_CPUID_H
@@ -27,7 +28,7 @@
     X(SSSE3, 1, 0, 2, 9, HOST) X(FMA, 1, 0, 2, 12, HOST) X(CX16, 1, 0, 2, 13, OURS)           \
     X(PCID, 1, 0, 2, 17, OURS) X(SSE4_1, 1, 0, 2, 19, HOST) X(SSE4_2, 1, 0, 2, 20, HOST)      \
     X(X2APIC, 1, 0, 2, 21, OURS) X(MOVBE, 1, 0, 2, 22, OURS) X(POPCNT, 1, 0, 2, 23, HOST)     \
-    X(TSC_DEADLINE, 1, 0, 2, 24, OURS) X(AES, 1, 0, 2, 25, HOST) X(XSAVE, 1, 0, 2, 26, OURS)  \
+    X(TSC_DEADLINE, 1, 0, 2, 24, NEVER) X(AES, 1, 0, 2, 25, HOST) X(XSAVE, 1, 0, 2, 26, OURS) \
     X(OSXSAVE, 1, 0, 2, 27, NEVER) X(AVX, 1, 0, 2, 28, HOST) X(F16C, 1, 0, 2, 29, HOST)       \
     X(RDRAND, 1, 0, 2, 30, OURS) X(HYPERVISOR, 1, 0, 2, 31, OURS) X(ARAT, 6, 0, 0, 2, OURS)   \
     X(FSGSBASE, 7, 0, 1, 0, OURS) X(TSC_ADJUST, 7, 0, 1, 1, OURS) X(BMI1, 7, 0, 1, 3, HOST)   \

@@ -27,7 +27,7 @@ MICROVM = "microvm,acpi=on"  # our kernel has no virtio_mmio.device= parameter, 
 QUICK = [
     qemu.Machine(),
     qemu.Machine(smp=2, cpu="host"),
-    qemu.Machine(machine="pc,kernel-irqchip=off"),
+    qemu.Machine(machine="pc,kernel-irqchip=off", cpu="max"),
     qemu.Machine(machine="q35,kernel-irqchip=split", smp=2, cpu="max"),
     qemu.Machine(machine=MICROVM, cpu="host"),
 ]
