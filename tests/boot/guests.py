@@ -288,3 +288,19 @@ WAIT_FOR_BUTTON = """
     say "pressed\\n"
     jmp off
 """
+
+# Without end: a port and an address that nobody has, the RTC, a virtio device.
+FLOOD_OF_EXITS = """
+    say "up\\n"
+    mov ebx, 0xfeb00000
+    mov edi, 0xd0000000
+5:  mov dx, 0x1234
+    out dx, eax
+    in al, dx
+    out 0x70, al
+    mov [rdi], rax
+    mov rax, [rdi]
+    mov dword ptr [rbx + 0x30], eax
+    mov dword ptr [rbx + 0x50], eax
+    jmp 5b
+"""

@@ -198,6 +198,27 @@ def test_reader_that_does_not_read(boot: Boot) -> None:
         assert process.wait(LIMIT_S) == 128 + signal.SIGTERM
 
 
+def test_flood_of_exits_does_not_grow(boot: Boot) -> None:
+    with subprocess.Popen(
+        boot.command(guests.FLOOD_OF_EXITS),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"up\n"
+        before = resident_kib(process.pid)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert resident_kib(process.pid) - before < 5_000
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 128 + signal.SIGTERM
+        assert len(process.stderr.read()) < 4096
+    assert sum(json.loads(boot.report_file.read_text())["exits"].values()) > 1000
+
+
 def resident_kib(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0])
