@@ -46,6 +46,9 @@ static void set_cpuid(int sys, int vcpu, const char *vendor)
         struct kvm_cpuid_entry2 *e = &id->entries[n];
         if (e->function == 0x80000008)
             e->eax = (e->eax & ~0xffu) | MAXPHYADDR;
+        /* which the list leaves out: it depends on whose LAPIC it is. KVM API 4.46 */
+        if (e->function == 1 && KVM(sys, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_DEADLINE_TIMER) > 0)
+            e->ecx |= 1u << 24;
         if (e->function != 0 && e->function != 0x80000000)
             continue;
         for (unsigned k = 0; k < 2 && vendor; k++) {
