@@ -63,7 +63,7 @@ def supported(vendor: str = "GenuineIntel") -> list[KvmCpuidEntry2]:
         entry(7, 0, eax=1, ebx=ones, ecx=ones, edx=0x1234),
         entry(7, 1, eax=ones),
         entry(0xB, 0, eax=7, ebx=9, edx=42),
-        entry(0xD, 0, eax=0xFF, ebx=2696, ecx=2696),
+        entry(0xD, 0, eax=0x2FF, ebx=2696, ecx=2696),
         entry(0xD, 1, eax=0xF, ebx=2696, ecx=0x100),
         entry(0xD, 2, eax=256, ebx=576),
         entry(0xD, 9, eax=8, ebx=2688),
