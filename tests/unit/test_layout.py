@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 85  # "about 80"
+MAX_FILE_BYTES = 512 * 1024
 
 # Python: package -> the first-party modules (prefixes) it may import besides its own.
 PYTHON_MAY = {
@@ -178,6 +179,14 @@ def test_files_are_small() -> None:
         if (lines := path.read_text(encoding="utf-8").count("\n")) > MAX_FILE_LINES
     }
     assert long == {}
+
+
+def test_nothing_big_is_kept() -> None:
+    """Images, kernels and core files are made or fetched, never committed."""
+    big = {
+        str(path.relative_to(ROOT)) for path in _tracked("") if path.stat().st_size > MAX_FILE_BYTES
+    }
+    assert big == set()
 
 
 def test_functions_are_short() -> None:
