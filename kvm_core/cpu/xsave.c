@@ -405,6 +405,12 @@ static void commit_restore(struct vcpu *v, const struct restore *r, uint64_t rfb
         set_pkru(v, r->pkru);
 }
 
+/* Where reading a compacted area ends: what is not loaded may lie beyond the segment's limit. */
+static size_t compact_end(uint64_t load, uint64_t xcomp_bv)
+{
+    return load & XSAVE_PKRU ? component_offset(XSAVE_PKRU, xcomp_bv, true) + XSAVE_PKRU_BYTES : xsave_compact_bytes(load);
+}
+
 static const struct insn *restore_area(struct vcpu *v, const struct insn *i, bool supervisor)
 {
     uint64_t header[8], rfbm, load, linear;
@@ -419,7 +425,7 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
     check_header(v, header, supervisor);
     bool compact = header[1] & XCOMP_COMPACT;
     load = rfbm & header[0];
-    (void)ea(v, i, (unsigned)(compact ? xsave_compact_bytes(header[1]) : xsave_size_bytes(rfbm)), false);
+    (void)ea(v, i, (unsigned)(compact ? compact_end(load, header[1]) : xsave_size_bytes(rfbm)), false);
     if (!compact) /* the end of the area is touched whether or not it is loaded from */
         (void)mem_load(v, linear + xsave_size_bytes(rfbm) - 1, 1);
     memset(&r, 0, sizeof(r));

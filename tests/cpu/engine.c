@@ -218,8 +218,38 @@ static void check_linked_branch(void)
     free_vcpu(v);
 }
 
+/* ---- operands against a segment's limit ------------------------------------------------------------------------------ */
+
+/* xrstor [esi]; hlt: a compacted image of three components that ends beyond the limit, of which nothing, or all
+ * is loaded. The host's processor looks as far as it loads. */
+static void check_xrstor_limit(void)
+{
+    for (unsigned load = 0; load <= 7; load += 7) {
+        struct vcpu *v = START(32, 0x0f, 0xae, 0x2e, 0xf4);
+        uint64_t header[2] = {load, 1ull << 63 | 7};
+
+        if (!cpu_has(v, FEAT_AVX)) {
+            free_vcpu(v);
+            return;
+        }
+        memcpy(ram + DATA + 512, header, sizeof(header));
+        v->cr4 |= CR4_OSXSAVE | CR4_OSFXSR;
+        v->xcr0 = 7;
+        v->seg[DS].limit = DATA + 640;
+        v->seg[DS].ar &= ~(uint32_t)AR_G;
+        cpu_update_mode(v);
+        v->gpr[RSI] = DATA;
+        v->gpr[RAX] = 7;
+        v->gpr[RDX] = 0;
+        /* no IDT: the #GP(0) of the whole image ends in a shutdown */
+        CHECK(engine_emulate.enter(v, 1000) == (load ? EXIT_SHUTDOWN : EXIT_HLT), "load %u: exit %u", load, v->exit.reason);
+        free_vcpu(v);
+    }
+}
+
 int main(void)
 {
+    check_xrstor_limit();
     check_out();
     check_in();
     check_wrmsr();
