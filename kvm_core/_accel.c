@@ -246,7 +246,11 @@ static int run_loop(struct kvm_vcpu *kv)
         }
         if (kv->msr_steal & 1)
             clock_steal(kv);
-        r = run_exit(kv, enter(kv, run_inject(kv)));
+        int budget = run_inject(kv);
+        vapic_publish(kv);
+        enum cpu_exit_reason reason = enter(kv, budget);
+        vapic_collect(kv);
+        r = run_exit(kv, reason);
         if (r <= 0)
             return r;
         if (kv->stat_page)

@@ -107,6 +107,9 @@ int lapic_user_extint(struct lapic *lapic, uint8_t vector);
 /* CR8: bits 7:4 of TPR. */
 void lapic_set_tpr(struct lapic *lapic, uint8_t cr8);
 uint8_t lapic_get_tpr(struct lapic *lapic);
+/* The word of KVM_SET_VAPIC_ADDR: TPR, class in service << 8, highest request << 24; its TPR taken back. */
+uint32_t lapic_vapic_word(struct lapic *lapic);
+void lapic_vapic_take(struct lapic *lapic, uint32_t word);
 
 /* IA32_APICBASE. -EINVAL (#GP for the guest): reserved bits, or, from the guest, a forbidden
  * transition. SDM 11.12.5 */

@@ -317,3 +317,26 @@ bool lapic_deliver_local(struct lapic *lapic, enum apic_reg lvt)
     irqchip_unlock(lapic->chip);
     return accepted;
 }
+
+uint32_t lapic_vapic_word(struct lapic *lapic)
+{
+    int in_service, request;
+    uint32_t tpr;
+
+    irqchip_lock(lapic->chip);
+    tpr = lapic_reg(lapic, APIC_TPR) & 0xff;
+    in_service = highest(lapic, APIC_ISR);
+    request = highest(lapic, APIC_IRR);
+    irqchip_unlock(lapic->chip);
+    return tpr | (in_service < 0 ? 0 : ((uint32_t)in_service & 0xf0) << 8) | (request < 0 ? 0 : (uint32_t)request << 24);
+}
+
+void lapic_vapic_take(struct lapic *lapic, uint32_t word)
+{
+    irqchip_lock(lapic->chip);
+    if (lapic_reg(lapic, APIC_TPR) != (word & 0xff)) {
+        lapic_reg_set(lapic, APIC_TPR, word & 0xff);
+        lapic_update(lapic);
+    }
+    irqchip_unlock(lapic->chip);
+}

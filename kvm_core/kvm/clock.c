@@ -1,4 +1,4 @@
-/* KVM's clocks and the other paravirtual services: kvmclock pages, wall clock, steal time, PV EOI, hypercalls.
+/* KVM's clocks: the guest's TSC, kvmclock pages, wall clock, steal time; the MSRs that set them up.
  *
  * The guest's TSC is the host's plus an offset, at the same rate, so one pair (TSC, ns) serves all vCPUs for good:
  * kvmclock = base ns + (TSC - base TSC), scaled.
@@ -317,89 +317,4 @@ int clock_read_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bool ho
     case MSR_KVM_ASYNC_PF_ACK: *value = 0; return host ? 0 : 1;
     default: return 1;
     }
-}
-
-/* ---- PV EOI: bit 0 of a guest word, set by us when the vector in service may be ended by clearing it ------------- */
-
-void pv_eoi_check(struct kvm_vcpu *kv)
-{
-    uint8_t word;
-
-    if (!kv->pv_eoi_set)
-        return;
-    if (vcpu_guest_read(kv, kv->msr_pv_eoi & ~3ull, &word, 1))
-        return;
-    kv->pv_eoi_set = false;
-    if (word & 1) { /* not ended yet: take the offer back, another interrupt may be about to nest */
-        uint8_t without = word & 0xfe;
-        vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &without, 1);
-    }
-    lapic_pv_eoi_close(&kv->lapic, !(word & 1));
-}
-
-void pv_eoi_offer(struct kvm_vcpu *kv)
-{
-    uint8_t word;
-
-    if (!(kv->msr_pv_eoi & 1) || !lapic_pv_eoi_offer(&kv->lapic))
-        return;
-    if (!vcpu_guest_read(kv, kv->msr_pv_eoi & ~3ull, &word, 1)) {
-        word |= 1;
-        kv->pv_eoi_set = !vcpu_guest_write(kv, kv->msr_pv_eoi & ~3ull, &word, 1);
-    }
-    if (!kv->pv_eoi_set)
-        lapic_pv_eoi_close(&kv->lapic, false);
-}
-
-/* ---- hypercalls ---------------------------------------------------------------------------------------------------- */
-
-/* Guest pages shared or private: the client's to note. Comes back only to refuse. KVM API 5, KVM_EXIT_HYPERCALL */
-static uint64_t map_gpa_range(struct kvm_vcpu *kv, const uint64_t a[4])
-{
-    struct kvm_run *run = kv->run;
-
-    if (!(kv->vm->hypercall_exits >> HC_MAP_GPA_RANGE & 1))
-        return (uint64_t)-PV_ENOSYS;
-    if (a[0] % KVM_PAGE || !a[1] || a[0] / KVM_PAGE + a[1] <= a[0] / KVM_PAGE)
-        return (uint64_t)-PV_EINVAL;
-    memset(&run->hypercall, 0, sizeof(run->hypercall));
-    run->hypercall.nr = HC_MAP_GPA_RANGE;
-    memcpy(run->hypercall.args, a, 3 * sizeof(*a));
-    run->hypercall.longmode = cpu_is_long(&kv->cpu);
-    cpu_leave(&kv->cpu, EXIT_HYPERCALL);
-}
-
-static uint64_t hypercall(struct kvm_vcpu *kv, uint64_t nr, const uint64_t a[4])
-{
-    switch (nr) {
-    case HC_VAPIC_POLL_IRQ: return 0;
-    case HC_KICK_CPU: {
-        struct lapic *target = kv->has_lapic ? irqchip_find_lapic(&kv->vm->irq, (uint32_t)a[1]) : NULL;
-        if (target)
-            vcpu_post(target->owner, VCPU_PV_KICK);
-        return 0;
-    }
-    case HC_SEND_IPI:
-        if (!kv->has_lapic)
-            break;
-        return (uint64_t)irqchip_pv_send_ipi(&kv->vm->irq, a[0], a[1], (uint32_t)a[2], a[3], cpu_is_long(&kv->cpu));
-    case HC_SCHED_YIELD: return 0;
-    case HC_MAP_GPA_RANGE: return map_gpa_range(kv, a);
-    default: break;
-    }
-    return (uint64_t)-PV_ENOSYS;
-}
-
-/* VMCALL, VMMCALL: number in RAX, arguments in RBX, RCX, RDX, RSI; answer in RAX. */
-bool ops_hypercall(struct vcpu *v)
-{
-    struct kvm_vcpu *kv = kvm_of(v);
-    bool wide = cpu_is_long(v);
-    uint64_t mask = wide ? ~0ull : 0xffffffff, ret;
-    uint64_t a[4] = {v->gpr[RBX] & mask, v->gpr[RCX] & mask, v->gpr[RDX] & mask, v->gpr[RSI] & mask};
-
-    kv->stat.hypercalls++;
-    ret = v->cpl ? (uint64_t)-PV_EPERM : hypercall(kv, v->gpr[RAX] & mask, a);
-    v->gpr[RAX] = ret & mask;
-    return true;
 }

@@ -198,7 +198,6 @@ struct kvm_vcpu {
     bool pv_eoi_set; /* the guest may end the vector in service without an exit */
     uint64_t steal_last_ns, steal_ns;
     uint32_t guest_debug_control;
-    bool tpr_reporting;
     uint64_t vapic_addr;
 
     struct vcpu_stats stat;
@@ -304,7 +303,7 @@ enum { XSAVE2_BYTES = 4096 }; /* KVM_CAP_XSAVE2: the components offered fit the 
 uint64_t vcpu_get_cr8(struct kvm_vcpu *kv);
 void vcpu_set_cr8(struct kvm_vcpu *kv, uint64_t cr8);
 
-/* ---- msrs.c, caps.c, clock.c, coalesced.c, eventfd.c, stats.c ------------------------------------------------------ */
+/* ---- msrs.c, caps.c, clock.c, pv.c, coalesced.c, eventfd.c, stats.c ------------------------------------------------------ */
 
 int msrs_get_index_list(const struct client *c, uintptr_t arg, bool feature);
 int msrs_get_system(const struct client *c, uintptr_t arg);
@@ -338,6 +337,9 @@ int clock_ctrl(struct kvm_vcpu *kv);    /* KVM_KVMCLOCK_CTRL */
 void clock_steal(struct kvm_vcpu *kv);
 void pv_eoi_check(struct kvm_vcpu *kv); /* before interrupts are looked at: has the guest ended it? */
 void pv_eoi_offer(struct kvm_vcpu *kv); /* after a vector was injected */
+void vapic_publish(struct kvm_vcpu *kv);
+void vapic_collect(struct kvm_vcpu *kv);
+int vapic_set(struct kvm_vcpu *kv, uint64_t gpa);
 bool ops_hypercall(struct vcpu *v);
 
 int zone_register(struct kvm_vm *vm, const struct kvm_coalesced_mmio_zone *z);

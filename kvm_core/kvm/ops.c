@@ -7,6 +7,7 @@ static int op_mmio_read(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t *d
     struct irqchip *chip = &kv->vm->irq;
 
     if (kv->has_lapic && lapic_mmio_hit(&kv->lapic, gpa)) {
+        vapic_collect(kv);
         lapic_read(&kv->lapic, gpa & 0xfff, size, data);
         return 0;
     }
@@ -23,7 +24,9 @@ static int op_mmio_write(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t d
     struct irqchip *chip = &kv->vm->irq;
 
     if (kv->has_lapic && lapic_mmio_hit(&kv->lapic, gpa)) {
+        vapic_collect(kv);
         lapic_write(&kv->lapic, gpa & 0xfff, size, data);
+        vapic_publish(kv);
         return 0;
     }
     if (ioapic_mmio_hit(chip, gpa)) {
@@ -55,12 +58,14 @@ static int op_pio_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t dat
 
 static uint8_t op_cr8_read(struct vcpu *v)
 {
+    vapic_collect(kvm_of(v));
     return (uint8_t)vcpu_get_cr8(kvm_of(v));
 }
 
 static void op_cr8_write(struct vcpu *v, uint8_t tpr)
 {
     vcpu_set_cr8(kvm_of(v), tpr);
+    vapic_publish(kvm_of(v));
 }
 
 static bool op_apic_enabled(struct vcpu *v)

@@ -66,6 +66,7 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     kv->cpu.cr8 = 0;
     kv->msr_pv_eoi = 0;
     kv->pv_eoi_set = false;
+    kv->vapic_addr = 0;
     if (!init) {
         kv->msr_system_time = kv->msr_steal = 0;
         kv->msr_poll_control = 1;
@@ -314,7 +315,9 @@ static int set_mce(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)
     return 0;
 }
 
-static int tpr_reporting(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)
+/* Like a processor whose TPR accesses need no help: reporting may be switched on, there is never anything to report, and
+ * KVM_CAP_VAPIC says so by its absence. KVM API 4.56 */
+static int tpr_reporting(const struct client *c, uintptr_t arg)
 {
     struct kvm_tpr_access_ctl t;
 
@@ -322,7 +325,6 @@ static int tpr_reporting(struct kvm_vcpu *kv, const struct client *c, uintptr_t 
         return -EFAULT;
     if (t.flags)
         return -EINVAL;
-    kv->tpr_reporting = t.enabled;
     return PUT(c, arg, t);
 }
 
@@ -348,12 +350,7 @@ static int set_vapic(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)
 {
     struct kvm_vapic_addr va;
 
-    if (!kv->has_lapic)
-        return -EINVAL;
-    if (GET(c, va, arg))
-        return -EFAULT;
-    kv->vapic_addr = va.vapic_addr;
-    return 0;
+    return !kv->has_lapic ? -EINVAL : GET(c, va, arg) ? -EFAULT : vapic_set(kv, va.vapic_addr);
 }
 
 /* KVM_VCPU_TSC_CTRL / KVM_VCPU_TSC_OFFSET. KVM API, devices/vcpu.rst 4 */
@@ -460,7 +457,7 @@ static int vcpu_ioctl_locked(struct kvm_vcpu *kv, const struct client *c, unsign
     case KVM_TRANSLATE: return translate(kv, c, arg);
     case KVM_X86_SETUP_MCE: return setup_mce(kv, c, arg);
     case KVM_X86_SET_MCE: return set_mce(kv, c, arg);
-    case KVM_TPR_ACCESS_REPORTING: return tpr_reporting(kv, c, arg);
+    case KVM_TPR_ACCESS_REPORTING: return tpr_reporting(c, arg);
     case KVM_SET_VAPIC_ADDR: return set_vapic(kv, c, arg);
     case KVM_KVMCLOCK_CTRL: return clock_ctrl(kv);
     case KVM_GET_TSC_KHZ: return (int)kv->cpu.tsc_khz;

@@ -87,7 +87,7 @@ def assemble(source: str) -> tuple[bytes, dict[str, int]]:
     """Return the image for CODE and its labels."""
     with tempfile.TemporaryDirectory() as name:
         at = Path(name)
-        (at / "g.s").write_text(_PRELUDE + source)
+        (at / "g.s").write_text(_PRELUDE + source + "\n")
         for command in (
             ["as", "--64", "-o", "g.o", "g.s"],
             ["ld", "-Ttext", hex(CODE), "-e", "_start", "-o", "g.elf", "g.o"],

@@ -8,8 +8,10 @@ from __future__ import annotations
 import struct
 import time
 
+import pytest
+
 from kvm_core import exits
-from kvm_core.abi import Exit
+from kvm_core.abi import KVM_SET_VAPIC_ADDR, Exit, KvmVapicAddr
 from tests.abi.guest import Guest, heard
 
 PAGE = 0xE000
@@ -157,3 +159,21 @@ def test_hypercall_exit() -> None:
         assert guest.vcpu.shared.exit_reason == Exit.HYPERCALL
         assert isinstance(guest.run(), exits.Hlt)
         assert guest.said == [7]
+
+
+def test_virtual_apic_word() -> None:
+    """KVM_SET_VAPIC_ADDR: TPR is in the word at an entry and taken back from it at an exit."""
+    source = APIC_ON + (
+        f"mov dword ptr [rbx + 0x80], 0x50; say 1; say [{PAGE}]\n"
+        f"mov byte ptr [{PAGE}], 0x20; mov eax, 1; vmcall; say [rbx + 0x80]; done"
+    )
+    with Guest(source, irqchip=True) as guest:
+        guest.vcpu.ioctl(KVM_SET_VAPIC_ADDR, KvmVapicAddr(PAGE))
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.said == [1, 0x50, 0x20]
+
+
+def test_virtual_apic_word_without_memory() -> None:
+    """An address where there is no memory is refused."""
+    with Guest("done", irqchip=True) as guest, pytest.raises(OSError, match="Invalid argument"):
+        guest.vcpu.ioctl(KVM_SET_VAPIC_ADDR, KvmVapicAddr(1 << 40))
