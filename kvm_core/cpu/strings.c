@@ -274,16 +274,38 @@ static uint64_t io_batch(struct vcpu *v, const struct insn *i, uint64_t linear, 
     return n ? n : 1;
 }
 
+/* Is there an element to move? AMD looks at the rights for the port whatever the count. */
+static bool io_due(struct vcpu *v, const struct insn *i, uint16_t port, unsigned size)
+{
+    bool due = !repeated(i) || count_of(v, i);
+
+    if (v->amd || due)
+        io_check(v, port, size);
+    return due;
+}
+
+/* n elements have been moved; `index` is the register that goes along. */
+static const struct insn *io_done(struct vcpu *v, const struct insn *i, unsigned index, uint16_t port, unsigned size,
+                                  uint64_t n)
+{
+    uint64_t mask = address_mask(i);
+
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, size);
+    advance(v, index, mask, (int64_t)n * step_of(v, size));
+    if (!repeated(i))
+        return insn_end(v, i);
+    advance(v, RCX, mask, -(int64_t)n);
+    return count_of(v, i) ? repeat(v, i, n, true) : insn_end(v, i);
+}
+
 static const struct insn *outs(struct vcpu *v, const struct insn *i, unsigned size)
 {
     uint16_t port = (uint16_t)v->gpr[RDX];
-    uint64_t mask = address_mask(i), n = 1;
+    uint64_t n = 1;
 
-    if (v->amd) /* whatever the count */
-        io_check(v, port, size);
-    if (repeated(i) && !count_of(v, i))
+    if (!io_due(v, i, port, size))
         return insn_next(i);
-    io_check(v, port, size);
     if (v->log.replay && v->pio_count) {
         n = v->pio_count;
         v->pio_count = 0;
@@ -300,25 +322,16 @@ static const struct insn *outs(struct vcpu *v, const struct insn *i, unsigned si
             io_exit(v, port, size, true, (uint32_t)n);
         }
     }
-    if (v->slow & SLOW_BREAKPOINT)
-        debug_io_access(v, port, size);
-    advance(v, RSI, mask, (int64_t)n * step_of(v, size));
-    if (!repeated(i))
-        return insn_end(v, i);
-    advance(v, RCX, mask, -(int64_t)n);
-    return count_of(v, i) ? repeat(v, i, n, true) : insn_end(v, i);
+    return io_done(v, i, RSI, port, size, n);
 }
 
 static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned size)
 {
     uint16_t port = (uint16_t)v->gpr[RDX];
-    uint64_t mask = address_mask(i), n = 1;
+    uint64_t n = 1;
 
-    if (v->amd) /* whatever the count */
-        io_check(v, port, size);
-    if (repeated(i) && !count_of(v, i))
+    if (!io_due(v, i, port, size))
         return insn_next(i);
-    io_check(v, port, size);
     uint64_t to = destination(v, i, size, true);
     mem_check_write(v, to, size);
     if (v->log.replay && v->pio_count) {
@@ -335,13 +348,7 @@ static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned siz
             io_exit(v, port, size, false, (uint32_t)io_batch(v, i, to, size, mem_probe_write(v, to, 1)));
         mem_store(v, to, size, value);
     }
-    if (v->slow & SLOW_BREAKPOINT)
-        debug_io_access(v, port, size);
-    advance(v, RDI, mask, (int64_t)n * step_of(v, size));
-    if (!repeated(i))
-        return insn_end(v, i);
-    advance(v, RCX, mask, -(int64_t)n);
-    return count_of(v, i) ? repeat(v, i, n, true) : insn_end(v, i);
+    return io_done(v, i, RDI, port, size, n);
 }
 
 #define IO_OPS(name, b, w, d)                                                                       \

@@ -89,11 +89,9 @@ static uint64_t reserved_long(const struct vcpu *v, uint64_t pte, int shift, boo
     return pte & bits;
 }
 
-static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
+/* Down tables of 64-bit entries from the one that indexes by `shift`. `reserved`: bits beyond those of reserved_long(). */
+static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int shift, uint64_t reserved, struct path *p)
 {
-    int shift = v->cr4 & CR4_LA57 ? 48 : 39;
-    uint64_t table = v->cr3 & 0x000ffffffffff000ull;
-
     p->rights = PTE_W | PTE_U;
     for (p->count = 0;; shift -= 9) {
         struct entry *e = &p->level[p->count];
@@ -101,7 +99,7 @@ static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
             return STEP_ABSENT;
         p->count++;
         bool large = shift > 12 && e->value & PTE_PS;
-        if (reserved_long(v, e->value, shift, large && shift <= 30))
+        if (reserved_long(v, e->value, shift, large && shift <= 30) || e->value & reserved)
             return STEP_RESERVED;
         p->rights = (p->rights & (e->value | PTE_NX)) | (e->value & PTE_NX);
         if (large || shift == 12) {
@@ -115,33 +113,20 @@ static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
     }
 }
 
+static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
+{
+    return path_down(v, linear, v->cr3 & 0x000ffffffffff000ull, v->cr4 & CR4_LA57 ? 48 : 39, 0, p);
+}
+
 static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
 {
     uint64_t pdpte = v->pdpte[linear >> 30 & 3];
-    uint64_t table = pdpte & 0x000ffffffffff000ull;
 
-    p->rights = PTE_W | PTE_U;
     p->count = 0;
     if (!(pdpte & PTE_P))
         return STEP_ABSENT;
-    for (int shift = 21;; shift -= 9) {
-        struct entry *e = &p->level[p->count];
-        if (!entry_read(v, table + (linear >> shift & 511) * 8, 8, e) || !(e->value & PTE_P))
-            return STEP_ABSENT;
-        p->count++;
-        bool large = shift == 21 && e->value & PTE_PS;
-        if (reserved_long(v, e->value, shift, large) || e->value & 0x7ff0000000000000ull)
-            return STEP_RESERVED; /* bits 62:52 are reserved in PAE (4.4.2) */
-        p->rights = (p->rights & (e->value | PTE_NX)) | (e->value & PTE_NX);
-        if (large || shift == 12) {
-            uint64_t mask = (1ull << shift) - 1;
-            p->gpa = (e->value & 0x000ffffffffff000ull & ~mask) | (linear & mask & ~0xfffull);
-            p->shift = (uint8_t)shift;
-            p->global = e->value & PTE_G;
-            return STEP_OK;
-        }
-        table = e->value & 0x000ffffffffff000ull;
-    }
+    /* bits 62:52 are reserved in PAE (4.4.2) */
+    return path_down(v, linear, pdpte & 0x000ffffffffff000ull, 21, 0x7ff0000000000000ull, p);
 }
 
 static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)

@@ -42,15 +42,17 @@ MODES = [64, 32, 33, 16]  # of the code; 33: 32 bits with the segments of an LDT
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.timeout(1800)
 def test_against_the_host(
     harness: Path, mode: int, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every operand form and size of every row: at least 100 cases."""
-    if full:
-        pytest.skip("test_millions_against_the_host has more of the same")
-    lines = run(harness, 20, 100, mode, 200).splitlines()
+    """Every operand form and size of every row: at least 100 cases, in a full run 1,000 (and then
+    more than ten millions together).
+    """
+    table = run(harness, 200 if full else 20, 1000 if full else 100, mode, 1700 if full else 200)
+    lines = table.splitlines()
     with capsys.disabled():
-        print(f"\n{lines[0]}\n{lines[-1]}")
+        print(f"\n{table}" if full else f"\n{lines[0]}\n{lines[-1]}")
 
 
 def test_portable_arithmetic(c_program: Callable[..., Path]) -> None:
@@ -78,15 +80,3 @@ def test_under_asan(
     options = "detect_leaks=0:handle_segv=0:allow_user_segv_handler=1:use_sigaltstack=0"
     monkeypatch.setenv("ASAN_OPTIONS", options)
     run(c_program("isa/harness.c", asan=True), 2, 10, mode, 240)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.timeout(1800)
-def test_millions_against_the_host(
-    harness: Path, mode: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """More than ten millions together, at least 1,000 of each form and size of each row."""
-    table = run(harness, 200, 1000, mode, 1700)
-    with capsys.disabled():
-        print("\n" + table)

@@ -27,14 +27,7 @@ static volatile uint32_t *reg(unsigned offset) { return (volatile uint32_t *)(0x
     X(sti_int, "sti\n int $0x41\n nop\n nop")                                                      \
     X(cr8, "mov $3, %eax\n mov %rax, %cr8\n sti\n nop\n nop\n xor %eax, %eax\n mov %rax, %cr8\n nop\n nop")
 
-#define DEFINE(name, code)                                                                         \
-    extern const char s_##name[];                                                                  \
-    __asm__(".text\n.balign 16\ns_" #name ":\n" code "\nint $0x40\n");
-SNIPPETS(DEFINE)
-#define ENTRY(name, code) {#name, s_##name},
-static const struct {
-    const char *name, *code;
-} snippets[] = {SNIPPETS(ENTRY)};
+SNIPPET_TABLE(SNIPPETS);
 SNIPPET(just_iret, "iretq");
 
 static const char *base;

@@ -48,14 +48,7 @@ enum { TF = 0x100, IF = 0x200, RF = 0x10000, DEBUGCTL = 0x1d9 };
     X(write_dr, "mov %rax, %dr3\n nop")                                                            \
     X(read_dr4, "mov %dr4, %rax\n mov %dr5, %rcx\n nop")
 
-#define DEFINE(name, code)                                                                         \
-    extern const char s_##name[];                                                                  \
-    __asm__(".text\n.balign 16\ns_" #name ":\n" code "\nint $0x40\n");
-SNIPPETS(DEFINE)
-#define ENTRY(name, code) {#name, s_##name},
-static const struct {
-    const char *name, *code;
-} snippets[] = {SNIPPETS(ENTRY)};
+SNIPPET_TABLE(SNIPPETS);
 enum { FIRST_MEMORY = 21 }; /* `load` */
 
 SNIPPET(just_iret, "iretq");
