@@ -45,7 +45,9 @@ LONG += [
 ]
 LONG += [qemu.Machine(flavour=FLAVOURS[name], memory_mb=512) for name in ("generic", "rt")]
 
-# TCG prints these too, but not at every boot: they come when the host was slow to let QEMU run.
+# The kernel measures one clock by another, and QEMU's are only as punctual as the host lets it
+# run: these come at some boots and not at others. Two of them were seen under TCG, the rest are of
+# the same kind.
 HOST_WAS_BUSY = (
     "APIC calibration not consistent with PM-Timer",
     "APIC frequency too slow, disabling apic timer",
