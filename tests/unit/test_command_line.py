@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmish import cli, doctor
+from kvmish import doctor
 
 KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 
@@ -50,11 +50,11 @@ def test_no_command_shows_help() -> None:
     assert "doctor" in done.stderr
 
 
-def test_exec_refuses_a_static_program() -> None:
-    busybox = "/usr/bin/busybox"
-    if not Path(busybox).is_file() or not cli._is_static(busybox):
-        pytest.skip("busybox-static is not installed")
-    done = _kvmish("exec", "--", busybox, "true")
+def test_exec_refuses_a_static_program(tmp_path: Path) -> None:
+    program = tmp_path / "static"
+    compiler = ["gcc", "-static", "-x", "c", "-o", str(program), "-"]
+    subprocess.run(compiler, input="int main(void) { return 0; }", text=True, check=True)
+    done = _kvmish("exec", "--", str(program))
     assert done.returncode == 2
     assert "static" in done.stderr
 
