@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kvm_core.errors import ConfigError
 
+ENGINES = ("emulate",)
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 4, 1 << 20
 _MEMORY = re.compile(r"([0-9]+)([MmGg]?)")
 
@@ -17,6 +18,8 @@ class Disk:
 
     path: str
     read_only: bool = False
+    id: str = ""  # what the monitor calls it; empty: by its place
+    serial: str = ""  # what the guest reads, at most 20 bytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class MachineConfig:
     vcpus: int = 1
     cpu: str = "host"
     disks: list[Disk] = field(default_factory=list)
+    memory_file: str | None = None  # the guest's RAM is this file; None: nobody else's memory
 
 
 def parse_memory(text: str) -> int:
