@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.boot.terminal import Terminal
 from vmmuser.assets import ASSETS
 
 IMAGE = ASSETS / "minbase.img"
@@ -32,6 +35,35 @@ def image() -> Path:
         )
         shutil.move(new, IMAGE)
     return IMAGE
+
+
+def disk(directory: Path, need: Callable[[bool, str], None]) -> Path:
+    """A copy of the image for one guest to write to."""
+    need(shutil.which("debootstrap") is not None and os.geteuid() == 0, "debootstrap, as root")
+    return Path(shutil.copy(image(), directory / "root.img"))
+
+
+def use(terminal: Terminal) -> None:
+    """Log in, run a command that writes, power off; the machine's process ends well."""
+    try:
+        terminal.expect(b"login: ", 600)
+        terminal.type(b"root\r")
+        terminal.expect(b"# ", 120)
+        terminal.type(b"echo $((6 * 7)) > /root/proof; cat /root/proof; poweroff\r")
+        terminal.expect(b"\r42", 60)  # behind bash's own escapes
+        assert terminal.wait(300) == 0
+    finally:
+        terminal.close()
+
+
+def check(disk: Path) -> None:
+    """The file system is clean, its journal empty, and what was written is there."""
+    fsck = ["e2fsck", "-fn", str(disk)]
+    done = subprocess.run(fsck, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "recovering journal" not in done.stdout + done.stderr
+    cat = ["debugfs", "-R", "cat /root/proof", str(disk)]
+    assert subprocess.run(cat, capture_output=True, check=True).stdout == b"42\n"
 
 
 def _configure(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""kvmish on a pseudo-terminal, for tests of the console."""
+"""A machine on a pseudo-terminal, for tests of the console and of what a user types."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
 LIMIT_S = 30
 RUN = "import sys; from kvmish.cli import main; sys.exit(main())"
+BOOT = (sys.executable, "-c", RUN, "boot", "--kvm", DOOR)
 
 
 class Terminal:
-    """kvmish on a pseudo-terminal, as its session's leader's foreground program."""
+    """A program on a pseudo-terminal, as its session's leader; by default `kvmish boot`."""
 
-    def __init__(self, *options: str | Path) -> None:
+    def __init__(self, *options: str | Path, command: Sequence[str] = BOOT) -> None:
         self.master, self.slave = pty.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.text, self.seen = b"", 0
-        command = [sys.executable, "-c", RUN, "boot", "--kvm", DOOR]
         self.process = subprocess.Popen(
             [*command, *map(str, options)],
             cwd=ROOT,
@@ -39,9 +40,11 @@ class Terminal:
         deadline = time.monotonic() + limit_s
         while self.text.find(text, self.seen) < 0:
             left = deadline - time.monotonic()
-            assert left > 0, f"no {text!r} in {self.text!r}"
-            if select.select([self.master], [], [], left)[0]:
+            assert left > 0, f"no {text!r} at the end of {self.text[-3000:]!r}"
+            if select.select([self.master], [], [], min(left, 1))[0]:
                 self.text += os.read(self.master, 4096)
+            elif self.process.poll() is not None:
+                deadline = 0  # nobody is left to write it
         self.seen = self.text.find(text, self.seen) + len(text)
 
     def type(self, text: bytes) -> None:
@@ -51,7 +54,7 @@ class Terminal:
         """Wait for the end, reading what comes."""
         deadline = time.monotonic() + limit_s
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.text
+            assert time.monotonic() < deadline, self.text[-3000:]
             if select.select([self.master], [], [], 0.05)[0]:
                 self.text += os.read(self.master, 4096)
         while select.select([self.master], [], [], 0)[0]:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests import console, qemu
+from tests.boot import minbase
+from tests.boot.terminal import Terminal
 from vmmuser.assets import FLAVOURS, ROOT, SELFCHECK_MARK, USERLAND_MARK
 
 TCG_SECONDS = 60
@@ -150,6 +152,25 @@ def test_guest_clock_keeps_the_hosts_time() -> None:
     assert len(stamps) == len(values) == 2, transcript.tail()
     host, guest = stamps[1] - stamps[0], values[1] - values[0]
     assert guest == pytest.approx(host, rel=0.005, abs=0.02)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["pc", "q35"])
+def test_debian_root_on_a_disk(
+    name: str, tmp_path: Path, need: Callable[[object, str], None]
+) -> None:
+    """Debian's own init on QEMU's virtio disk; after power-off the file system is clean."""
+    disk = minbase.disk(tmp_path, need)
+    machine = qemu.Machine(
+        accel="kvmish",
+        machine=name,
+        memory_mb=512,
+        append="console=ttyS0 root=/dev/vda",
+        extra=("-drive", f"file={disk},format=raw,if=virtio"),
+    )
+    minbase.use(Terminal(command=machine.command()))
+    minbase.check(disk)
 
 
 @pytest.mark.full
