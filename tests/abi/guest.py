@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kvm_core import abi, exits
 from kvm_core.api import Kvm, Vcpu
-from kvm_core.door import DirectDoor
+from kvm_core.door import DirectDoor, Door
 
 RAM_BYTES = 1 << 20
 PML4, PDPT, PD_LOW, PD_HIGH, GDT, IDT, TSS, HANDLERS = (0x1000 * n for n in range(1, 9))
@@ -113,9 +113,9 @@ class Unhandled:
 class Guest:
     """One VM with one vCPU, ready to run `source`."""
 
-    def __init__(self, source: str, *, irqchip: bool = False) -> None:
+    def __init__(self, source: str, *, irqchip: bool = False, door: Door | None = None) -> None:
         image, self.labels = assemble(source)
-        self.kvm = Kvm(DirectDoor())
+        self.kvm = Kvm(door or DirectDoor())
         self.vm = self.kvm.create_vm()
         if irqchip:
             self.vm.create_irqchip()

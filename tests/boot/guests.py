@@ -63,6 +63,95 @@ NOTHING_THERE = """
     jmp off
 """
 
+# Every kind of store to where this board has no memory: behind 64 MiB of RAM, the hole, between and
+# behind the devices, the pages that a host may use, where a PC has its ROM, beyond 4 GiB.
+# Prints the sum of what is not all ones there afterwards: 0, and the half of a store that is RAM.
+STORES_TO_NOTHING = """
+    mov rax, cr3
+    mov rax, [rax]
+    and rax, -4096
+    mov qword ptr [rax + 4 * 8], 0x300003   # linear 4 GiB is physical 512 GiB: beyond all memory
+    mov rbx, 0x8000000083
+    mov [0x300000], rbx
+    mov rax, cr3
+    mov cr3, rax
+    mov rax, cr4
+    or eax, 1 << 9                      # OSFXSR
+    mov cr4, rax
+    cld
+    xor r13d, r13d
+    lea r12, [rip + places]
+5:  mov rbx, [r12]
+    test rbx, rbx
+    jz 6f
+    mov rax, 0x1122334455667788
+    mov [rbx], al
+    mov [rbx + 2], ax
+    mov [rbx + 4], eax
+    mov [rbx + 8], rax
+    mov [rbx + 0x7fd], rax              # not aligned
+    add [rbx], eax
+    lock inc qword ptr [rbx + 8]
+    lock cmpxchg [rbx + 16], rbx
+    xchg [rbx], eax
+    movups xmm0, [rbx]
+    movups [rbx + 5], xmm0
+    fnsave [rbx + 0x20]
+    mov rdi, rbx
+    mov ecx, 0x80
+    rep stosq
+    mov rsi, rbx                        # from there and to there
+    lea rdi, [rbx + 0x100]
+    mov ecx, 0x40
+    rep movsd
+    push rsp
+    pop rcx
+    lea rsp, [rbx + 0x400]              # a stack
+    push rax
+    pop rdx
+    mov rsp, rcx
+    not rdx
+    or r13, rdx
+    mov rdx, [rbx]
+    not rdx
+    or r13, rdx
+    add r12, 8
+    jmp 5b
+6:  mov rax, r13
+    call putx
+    mov ebx, 64 << 20
+    mov rax, 0x1122334455667788
+    mov [rbx - 3], rax                  # three bytes have memory
+    mov rax, [rbx - 3]
+    call putx
+    mov eax, [rbx - 4]
+    shr eax, 8
+    call putx
+    jmp off
+    .balign 8
+places: .quad 64 << 20, 0xc0000000, 0xd0000000, 0xfeb10000, 0xfec01000, 0xfee01000
+    .quad 0xfffbc000, 0xfffbd000, 0xfffff000, 0x100000000, 0
+"""
+
+# The read-only registers of the first virtio device: identity, version, features.
+STORES_TO_READ_ONLY_REGISTERS = """
+    mov ebx, 0xfeb00000
+    lea rsi, [rip + registers]
+5:  lodsd
+    cmp eax, -1
+    je 6f
+    mov ecx, [rbx + rax]
+    mov dword ptr [rbx + rax], 0x5a5a5a5a
+    cmp ecx, [rbx + rax]
+    je 5b
+    say "changed\\n"
+6:  mov eax, [rbx]
+    call putx
+    jmp off
+    .balign 4
+registers: .long 0, 4, 8, 12, 0x10, 0x34, 0x60, 0xfc, -1
+"""
+
 # Interrupts through the 8259: vector 24h is IRQ 4. The handler only notes that it ran.
 THRE_DRIVER = """
     lea rax, [rip + handler]

@@ -124,6 +124,21 @@ def test_accesses_to_nothing_go_on(boot: Boot) -> None:
     assert done.stdout == "ffffffffffffffff\n" * 2
 
 
+def test_stores_to_nothing_go_on(boot: Boot) -> None:
+    """This board has no ROM: what a PC has there is absent, and a store goes nowhere."""
+    done, report = boot(guests.STORES_TO_NOTHING, "-m", "64")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"{n:016x}" for n in (0, 0xFFFFFFFFFF667788, 0x667788)]
+    assert report["outcome"] == "off"
+    assert "Traceback" not in done.stderr
+
+
+def test_stores_to_read_only_registers_go_on(boot: Boot) -> None:
+    done, _ = boot(guests.STORES_TO_READ_ONLY_REGISTERS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{0x74726976:016x}\n"
+
+
 def test_hostile_queue_needs_a_reset(boot: Boot) -> None:
     done, _ = boot(guests.HOSTILE_QUEUE)
     assert done.returncode == 0, done.stderr
