@@ -46,9 +46,10 @@ ext: $(EXT)
 ## asan       the same objects under ASan and UBSan: build/asan/
 asan: $(BUILD)/asan/libkvmcore.a $(if $(SHIM_SRC),$(BUILD)/asan/libkvmish-preload.so)
 
-## generate   kvm_core/gen/ from the instruction table
+## generate   kvm_core/gen/ from the instruction table, docs/abi.md from the C sources
 generate:
 	$(PYTHON) kvm_core/isa/generate.py
+	$(PYTHON) -m tools.abi_page
 
 ## boot       boots Debian's cloud kernel to a shell on this terminal
 boot: build assets
