@@ -591,6 +591,10 @@ class Vcpu(_Object):
         self.ioctl(abi.KVM_TRANSLATE, answer)
         return answer
 
+    def kvmclock_ctrl(self) -> None:
+        """KVM_KVMCLOCK_CTRL: the guest was paused (KVM API 4.73); EINVAL if it has no clock."""
+        self.ioctl(abi.KVM_KVMCLOCK_CTRL)
+
     def interrupt(self, vector: int) -> None:
         """KVM_INTERRUPT, without an interrupt chip in the core (KVM API 4.16)."""
         self.ioctl(abi.KVM_INTERRUPT, abi.KvmInterrupt(vector))

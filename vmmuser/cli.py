@@ -16,11 +16,11 @@ import click
 from kvm_core.api import Door, cpu_model_names, open_door
 from kvm_core.errors import ConfigError, VmError
 from vmmuser import assets
-from vmmuser.config import MachineConfig, parse_disk, parse_memory, parse_vcpus
+from vmmuser.config import ENGINES, MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import HELP, Keys, Output, ending_signals, raw_terminal
-from vmmuser.device import State
 from vmmuser.machine import Machine, Outcome
 from vmmuser.report import Report, process_start
+from vmmuser.runstate import Event, Policy
 
 CONSOLE_CMDLINE = "console=ttyS0"
 SELFCHECK_CMDLINE = "kvmish.selfcheck"
@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 class Session:
-    """One run of the command: perhaps several machines, when the guest resets."""
+    """One run of the command."""
 
     def __init__(self, config: MachineConfig, door: Door, interactive: bool) -> None:
         """`interactive`: standard input is a terminal, and the guest's console."""
@@ -146,38 +146,35 @@ class Session:
 
     def run(self) -> int:
         """Run to the end; the exit status. :raise VmError: if no machine can be built."""
-        clock: State | None = None
-        with ending_signals(self._signal), self._terminal():
-            while True:
-                outcome, clock = self._run_machine(clock)
-                if outcome.ending != "reset" or not self.interactive or self.signalled:
-                    break
-                self.report.resets += 1
-            self._clear_line()
+        policy = Policy(on_reboot="reset" if self.interactive else "exit")
+        consoles = {"serial": self.output, "virtio": self.output}
+        with ending_signals(self._signal):
+            self.machine = machine = Machine(self.config, self.door, consoles, policy)
+            machine.on_event = self._event
+            say(f"engine {self.door.engine}, door {self.door.name}: {_why(self.door)}")
+            # The terminal changes only now, so that errors until here look as usual.
+            try:
+                with self._terminal():
+                    outcome = self._run_machine(machine)
+                    self._clear_line()
+            finally:
+                machine.close()
         return self._status(outcome)
+
+    def _event(self, event: Event) -> None:
+        if event.name == "RESET":
+            self.report.resets += 1
 
     @contextlib.contextmanager
     def _terminal(self) -> Iterator[None]:
-        # The first machine is built before the terminal changes, so that its errors look as usual.
-        self.machine = Machine(self.config, self.door, self.output)
-        door = self.door
-        say(f"engine {door.engine}, door {door.name}: {_why(door)}")
-        try:
-            if self.interactive:
-                say("Ctrl-A X quits, Ctrl-A H helps")
-                with raw_terminal(sys.stdin.fileno()):
-                    yield
-            else:
-                yield
-        finally:
-            if self.machine:
-                self.machine.close()
+        if not self.interactive:
+            yield
+            return
+        say("Ctrl-A X quits, Ctrl-A H helps")
+        with raw_terminal(sys.stdin.fileno()):
+            yield
 
-    def _run_machine(self, clock: State | None) -> tuple[Outcome, State]:
-        machine = self.machine or Machine(self.config, self.door, self.output)
-        self.machine = machine
-        if clock is not None:
-            machine.board.load_clock(clock)
+    def _run_machine(self, machine: Machine) -> Outcome:
         self.output.after_ns = machine.loop.after_ns
         self.output.before_first = self._before_first_output
         if self.interactive:
@@ -191,10 +188,7 @@ class Session:
             self.output.after_ns = None
             self.output.flush()
         self._book(machine, outcome, began)
-        clock = machine.board.save_clock()
-        machine.close()
-        self.machine = None
-        return outcome, clock
+        return outcome
 
     def _book(self, machine: Machine, outcome: Outcome, began: float) -> None:
         report, output, now = self.report, self.output, time.monotonic()
@@ -272,8 +266,9 @@ def boot(
     unless --append says what to run (kvmish.run=COMMAND, root=DEVICE, init=PROGRAM).
     """
     logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
-    if engine != "emulate":
-        raise ConfigError(f"--engine {engine}: there is no such engine; use emulate")
+    if engine not in ENGINES:
+        listed = ", ".join(ENGINES)
+        raise ConfigError(f"--engine {engine}: there is no such engine; use {listed}")
     if cpu not in (known := cpu_model_names()):
         raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
     interactive = sys.stdin.isatty()

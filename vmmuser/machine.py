@@ -1,33 +1,32 @@
-"""A virtual machine from configuration to end: memory, chips, vCPU threads, exits, and why it
+"""A virtual machine from configuration to end: memory, chips, exits, its run state, and why it
 stopped.
 
 Locks, in the order in which they are taken: bus.lock (devices), a virtio transport's serving
-lock, its interrupt status lock. vCPU threads take bus.lock for each exit; the event loop holds it
-in every callback.
+lock, its interrupt status lock; the vCPUs' own (processor.py) last of all. vCPU threads take
+bus.lock for each exit; the event loop holds it in every device's callback, and in nothing else: the
+run state changes on the loop's thread only, and a change may wait for the vCPUs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kvm_core import abi
 from kvm_core.abi import Cap
-from kvm_core.api import Door, Kvm, StatsReader, Vcpu, apply_cpu_model
+from kvm_core.api import Door, Kvm, Vcpu, apply_cpu_model
 from kvm_core.errors import BackendError, ConfigError
 from kvm_core.exits import (
     FailEntry,
     Hlt,
     InternalError,
-    Interrupted,
     IoExit,
     MmioExit,
     Shutdown,
@@ -37,16 +36,17 @@ from kvm_core.exits import (
 from vmmuser import cpuid
 from vmmuser.board.base import Console, Platform
 from vmmuser.board.microvm import IDENTITY_MAP, TSS, MicroVm, ram_ranges
-from vmmuser.boot import cpustate
+from vmmuser.boot import cpustate, poweron
 from vmmuser.boot.payload import Payload, read_file
 from vmmuser.bus import Bus
 from vmmuser.config import MachineConfig
 from vmmuser.loop import EventLoop
 from vmmuser.memory import GuestMemory
+from vmmuser.processor import KICK_SIGNAL, Processor, Processors
+from vmmuser.runstate import NEEDS_RESET, Event, Policy, Request, RunState, Wish
 
 log = logging.getLogger("kvmish.machine")
 
-KICK_SIGNAL = signal.SIGUSR1
 # How often held-back writes are looked for: while the driver waits for the transmitter, and
 # otherwise.
 POLL_BUSY_NS, POLL_IDLE_NS = 2_000_000, 20_000_000
@@ -62,38 +62,36 @@ class Outcome:
     message: str
 
 
-class Processor:
-    """A vCPU and the thread that runs it."""
-
-    def __init__(self, vcpu: Vcpu) -> None:
-        """Keep the vCPU's books."""
-        self.vcpu = vcpu
-        self.exits: Counter[str] = Counter()
-        self.ports: Counter[int] = Counter()
-        self.thread: threading.Thread | None = None
-        self.stats: StatsReader | None = None
-        with contextlib.suppress(OSError):
-            self.stats = vcpu.open_stats()
-
-
 class Machine:
-    """One machine, started once; a reset makes a new one."""
+    """One machine and its event loop; a reset starts it anew in place."""
 
-    def __init__(self, config: MachineConfig, door: Door, console: Console) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        door: Door,
+        consoles: Mapping[str, Console],
+        policy: Policy | None = None,
+    ) -> None:
         """Build everything. :raise ConfigError: if the configuration cannot be. :raise
         BackendError:
         """
         self.outcome: Outcome | None = None
-        self.first_instruction: float | None = None  # of time.monotonic()
-        self._running = False
+        self.state: RunState = "prelaunch"
+        self.on_event: Callable[[Event], None] = lambda event: None
+        self.policy = policy or Policy()
         self.processors: list[Processor] = []
         self.bus = Bus()
         self.loop = EventLoop(self.bus.lock)
-        self.payload = load_payload(config)
-        self.memory = GuestMemory(ram_ranges(config.memory_mib))
-        self._closers: list[Callable[[], None]] = [self.loop.close, self.memory.close]
+        self._ended = asyncio.Event()
+        self._request: Request | None = None  # guarded by bus.lock; the first one counts
+        self._clock: abi.KvmClockData | None = None  # of a machine that was paused
+        self._powered = False
+        self._closers: list[Callable[[], None]] = [self.loop.close]
         try:
-            self._build(config, door, console)
+            self.payload = load_payload(config)
+            self.memory = GuestMemory(ram_ranges(config.memory_mib), config.memory_file)
+            self._closers.append(self.memory.close)
+            self._build(config, door, consoles)
         except OSError as error:
             self.close()
             raise BackendError(f"--kvm {door.name}: a KVM call failed: {error}") from error
@@ -101,7 +99,41 @@ class Machine:
             self.close()
             raise
 
-    def _build(self, config: MachineConfig, door: Door, console: Console) -> None:
+    def _build(self, config: MachineConfig, door: Door, consoles: Mapping[str, Console]) -> None:
+        self._open_kvm(config, door)
+        self.vm = self.kvm.create_vm()
+        self._closers.append(self.vm.close)
+        self._coalesces = bool(self.kvm.check_extension(Cap.COALESCED_PIO))
+        self._create_vm_parts()
+        self.processors = [Processor(self.vm.create_vcpu(i)) for i in range(config.vcpus)]
+        for processor in self.processors:
+            self._closers.append(processor.vcpu.close)
+            if processor.stats:
+                self._closers.append(processor.stats.close)
+        self._vcpus = Processors(self.processors, self._serve_exit, self._vcpu_failed)
+        platform = Platform(
+            config=config,
+            vm=self.vm,
+            bus=self.bus,
+            memory=self.memory,
+            loop=self.loop,
+            consoles=consoles,
+            power_off=lambda: self._ask("power-off", "the guest powered off"),
+            reset=lambda: self._ask("reset", "the guest reset the machine"),
+            panicked=self._panicked,
+        )
+        self.board = MicroVm(platform)
+        self._closers.append(self.board.stop)
+        if self._coalesces:
+            for port in self.board.coalesced_ports:
+                self.vm.register_coalesced(port, 1, pio=True)
+        self._set_cpuid(config)
+        indices = self.kvm.get_msr_index_list()
+        self._power_on_vcpus = [poweron.take_vcpu(p.vcpu, indices) for p in self.processors]
+        self._power_on_chips = poweron.take_chips(self.vm)
+        self._enter_payload()
+
+    def _open_kvm(self, config: MachineConfig, door: Door) -> None:
         self.kvm = Kvm(door)
         self._closers.append(self.kvm.close)
         try:
@@ -117,33 +149,8 @@ class Machine:
             raise ConfigError(
                 f"--smp {config.vcpus}: {door.name} runs at most {limit}; ask for fewer"
             )
-        self.vm = self.kvm.create_vm()
-        self._closers.append(self.vm.close)
-        self._coalesces = bool(self.kvm.check_extension(Cap.COALESCED_PIO))
-        self._create_vm_parts(config)
-        self.processors = [Processor(self.vm.create_vcpu(i)) for i in range(config.vcpus)]
-        for processor in self.processors:
-            self._closers.append(processor.vcpu.close)
-            if processor.stats:
-                self._closers.append(processor.stats.close)
-        platform = Platform(
-            config=config,
-            vm=self.vm,
-            bus=self.bus,
-            memory=self.memory,
-            loop=self.loop,
-            console=console,
-            power_off=lambda: self.stop("off", "the guest powered off"),
-            reset=lambda: self.stop("reset", "the guest reset the machine"),
-        )
-        self.board = MicroVm(platform)
-        self._closers.append(self.board.stop)
-        if self._coalesces:
-            for port in self.board.coalesced_ports:
-                self.vm.register_coalesced(port, 1, pio=True)
-        self._set_up_vcpus(config)
 
-    def _create_vm_parts(self, config: MachineConfig) -> None:
+    def _create_vm_parts(self) -> None:
         self.vm.set_identity_map_addr(IDENTITY_MAP)
         self.vm.set_tss_addr(TSS)
         self.vm.create_irqchip()
@@ -152,58 +159,66 @@ class Machine:
             host = self.memory.host_address + ram.offset
             self.vm.set_user_memory_region(slot, ram.gpa, ram.size, host)
 
-    def _set_up_vcpus(self, config: MachineConfig) -> None:
-        entries = apply_cpu_model(self.kvm.get_supported_cpuid(), config.cpu)
-        hole = self.board.mmio_hole
-        msrs = cpustate.firmware_msrs(hole, cpuid.physical_address_bits(entries))
+    def _set_cpuid(self, config: MachineConfig) -> None:
+        self._cpuid = apply_cpu_model(self.kvm.get_supported_cpuid(), config.cpu)
         for index, processor in enumerate(self.processors):
-            vcpu = processor.vcpu
-            vcpu.set_cpuid2(cpuid.for_vcpu(entries, index, config.vcpus))
-            cpustate.set_msrs(vcpu, msrs)
-            if cpuid.vendor(entries) == "AuthenticAMD":
-                cpustate.steady_tsc(vcpu)
-            cpustate.firmware_lapic(vcpu)
+            processor.vcpu.set_cpuid2(cpuid.for_vcpu(self._cpuid, index, config.vcpus))
+
+    def _enter_payload(self) -> None:
+        """Do what firmware and boot loader would have done."""
+        bits = cpuid.physical_address_bits(self._cpuid)
+        msrs = cpustate.firmware_msrs(self.board.mmio_hole, bits)
+        for processor in self.processors:
+            cpustate.set_msrs(processor.vcpu, msrs)
+            if cpuid.vendor(self._cpuid) == "AuthenticAMD":
+                cpustate.steady_tsc(processor.vcpu)
+            cpustate.firmware_lapic(processor.vcpu)
         cpustate.enter(self.processors[0].vcpu, self.board.boot(self.payload))
 
     # -- running ------------------------------------------------------------------------------
 
     def run(self, tick: Callable[[], None] | None = None, tick_ns: int = 250_000_000) -> Outcome:
         """Run until something stops it. On the main thread, since only it can take signals."""
+
+        async def main() -> Outcome:
+            if tick is not None:
+                self._every(tick_ns, tick)
+            with self.powered():
+                return await self.ended()
+
+        return self.loop.run(main())
+
+    @contextlib.contextmanager
+    def powered(self, paused: bool = False) -> Iterator[None]:
+        """Let the vCPUs run (once `resume` was called, if `paused`); end them behind it."""
         # A vCPU thread that comes back from the guest should not wait 5 ms for the interpreter.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(0.0002)
         previous = signal.signal(KICK_SIGNAL, lambda *_: None)
+        self.loop.asyncio.set_exception_handler(self._loop_failed)
         try:
-            self._start()
-            if tick is not None:
-                self._every(tick_ns, tick)
+            self.board.start()
+            self._powered = True
+            self.state = "prelaunch" if paused else "running"
+            self._vcpus.start(held=paused or self.outcome is not None)
             if self._coalesces:
                 self.loop.after_ns(POLL_IDLE_NS, self._poll_coalesced)
-            while self.outcome is None:
-                self.loop.step()
+            yield
         except BaseException:
             self.stop("error", "the monitor failed")
             raise
         finally:
-            self._join()
+            self._vcpus.end()
             signal.signal(KICK_SIGNAL, previous)
             sys.setswitchinterval(interval)
-        self.drain()
-        return self.outcome
+            self.drain()
 
-    def _start(self) -> None:
-        self._running = True
-        self.board.start()
-        for processor in self.processors:
-            processor.thread = threading.Thread(
-                target=self._vcpu_thread,
-                args=(processor,),
-                name=f"vcpu{processor.vcpu.id}",
-                daemon=True,
-            )
-        for processor in self.processors:
-            if processor.thread:
-                processor.thread.start()
+    async def ended(self) -> Outcome:
+        """Wait until something stops it."""
+        await self._ended.wait()
+        if self.outcome is None:  # pragma: no cover - stop sets it first
+            raise BackendError("the machine ended without a reason; report this")
+        return self.outcome
 
     def _every(self, interval_ns: int, call: Callable[[], None]) -> None:
         def again() -> None:
@@ -212,60 +227,178 @@ class Machine:
 
         self.loop.after_ns(interval_ns, again)
 
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A device's callback raised, or (without a handle) a task that nobody waits for did."""
+        log.error("%s", context.get("message"), exc_info=context.get("exception"))
+        if "handle" in context:
+            self.stop("error", f"the monitor failed: {context.get('exception')!r}; report this")
+
     def stop(self, ending: Ending, message: str) -> None:
         """End the run; the first reason counts. For any thread and for signal handlers."""
         if self.outcome is None:
             self.outcome = Outcome(ending, message)
-        self._running = False
+        self._vcpus.hold()
+        self.loop.soon(self._ended.set)
+
+    # -- the run state: on the loop's thread, without the device lock --------------------------
+
+    def pause(self, state: RunState = "paused") -> None:
+        """Hold all vCPUs and the guest's clock."""
+        if self.state != "running":
+            return
+        self._hold()
+        self.state = state
+        self._clock = self.vm.get_clock()
+        self.drain()
+        self._tell("STOP")
+
+    def resume(self) -> None:
+        """Go on. :raise ConfigError: if only a reset helps."""
+        if self.state == "running":
+            return
+        if self.state in NEEDS_RESET:
+            raise ConfigError("Resetting the Virtual Machine is required")
+        if self._clock is not None:
+            self.vm.set_clock(abi.KvmClockData(clock=self._clock.clock))
+            self._clock = None
+            for processor in self.processors:
+                with contextlib.suppress(OSError):  # a guest without the clock
+                    processor.vcpu.kvmclock_ctrl()
+        self.state = "running"
+        self._tell("RESUME")
+        self._vcpus.release()
+
+    def reset(self, guest: bool = False, reason: str = "host-qmp-system-reset") -> None:
+        """Start anew: vCPUs, chips, devices, memory, kernel; runs on if it ran."""
+        self._hold()
+        self.drain()
+        with self.bus.lock:
+            self.board.reset()
+            self._request = None
+            poweron.put_chips(self.vm, self._power_on_chips)
+            for processor, state in zip(self.processors, self._power_on_vcpus, strict=True):
+                poweron.put_vcpu(processor.vcpu, state)
+            self.memory.clear()
+            self._enter_payload()
+        self._tell("RESET", guest=guest, reason=reason)
+        if self.state == "running":
+            self._vcpus.release()
+        else:
+            self.state = "prelaunch"
+            self._clock = None
+
+    def inject_nmi(self) -> None:
+        """Send every vCPU a non-maskable interrupt."""
+        self._hold()
         for processor in self.processors:
-            processor.vcpu.set_immediate_exit(True)
-        self.loop.wake()
+            processor.vcpu.nmi()
+        if self.state == "running":
+            self._vcpus.release()
 
-    def _join(self) -> None:
-        """Get the vCPU threads out of the guest, and wait for them."""
-        self._running = False
-        for processor in self.processors:
-            thread = processor.thread
-            while thread is not None and thread.is_alive() and thread.ident:
-                # Repeated, because a signal may arrive just before KVM_RUN is entered.
-                processor.vcpu.set_immediate_exit(True)
-                with contextlib.suppress(ProcessLookupError):
-                    processor.vcpu.kick()
-                    signal.pthread_kill(thread.ident, KICK_SIGNAL)
-                thread.join(0.02)
+    def power_button(self) -> None:
+        """Press it."""
+        with self.bus.lock:
+            self.board.press_power_button()
+        self._tell("POWERDOWN")
 
-    def _vcpu_thread(self, processor: Processor) -> None:
-        try:
-            if processor.vcpu.id == 0:
-                self.first_instruction = time.monotonic()
-            self._run_vcpu(processor)
-        except OSError as error:
-            self.stop("error", f"vCPU {processor.vcpu.id}: KVM_RUN failed: {error}")
-        except Exception as error:
-            log.exception("vCPU %d", processor.vcpu.id)
-            self.stop("error", f"vCPU {processor.vcpu.id}: {error!r}; report this")
+    def shut_down(self, ending: Ending, message: str, reason: str, guest: bool = False) -> None:
+        """Tell that it ends, and end it."""
+        if self.outcome is None:
+            self._tell("SHUTDOWN", guest=guest, reason=reason)
+        self.stop(ending, message)
 
-    def _run_vcpu(self, processor: Processor) -> None:
-        run, bus, vm = processor.vcpu.run, self.bus, self.vm
-        exits, ports = processor.exits, processor.ports
-        while self._running:
-            event = run()
-            if isinstance(event, IoExit):
-                exits["io"] += 1
-                ports[event.port] += 1
-                with bus.lock:
-                    if self._coalesces and vm.coalesced_pending():
-                        self.drain()
-                    self._io(event)
-            elif isinstance(event, MmioExit):
-                exits["mmio"] += 1
-                with bus.lock:
-                    if self._coalesces and vm.coalesced_pending():
-                        self.drain()
-                    self._mmio(event)
-            else:
-                exits[_exit_name(event)] += 1
-                self._other(processor, event)
+    def _hold(self) -> None:
+        self._vcpus.hold()
+        if self._powered:
+            self._vcpus.wait_held()
+
+    def _tell(self, name: str, **data: object) -> None:
+        self.on_event(Event(name, data))
+
+    # -- what the guest asks for --------------------------------------------------------------
+
+    def _ask(self, wish: Wish, message: str) -> None:
+        """Hold the vCPUs and let the loop's thread decide; for any thread."""
+        with self.bus.lock:
+            if self._request is None:
+                self._request = Request(wish, message)
+                self.loop.soon(self._serve_request)
+        self._vcpus.hold()
+
+    def _panicked(self, crash_loaded: bool) -> None:
+        if crash_loaded:  # its crash kernel goes on
+            self.loop.soon(self._tell_panic, "GUEST_CRASHLOADED", "run")
+        else:
+            self._ask("panic", "the guest's kernel panicked")
+
+    def _tell_panic(self, name: str, action: str) -> None:
+        self._tell(name, action=action)
+
+    def _serve_request(self) -> None:
+        with self.bus.lock:
+            request = self._request
+        if request is None or self.outcome is not None:
+            return
+        self._hold()
+        with self.bus.lock:
+            self._request = None
+        match request.wish:
+            case "power-off":
+                self._end_or_pause(request, self.policy.on_poweroff, "off", "guest-shutdown")
+            case "reset" if self.policy.on_reboot == "reset":
+                self.reset(guest=True, reason="guest-reset")
+            case "reset":
+                self.shut_down("reset", request.message, "guest-reset", guest=True)
+            case "triple-fault" if self.policy.on_crash == "reset":
+                log.warning("%s; the machine is reset", request.message)
+                self.reset(guest=True, reason="guest-reset")
+            case "triple-fault":
+                self._end_or_pause(request, self.policy.on_crash, "crash", "guest-reset")
+            case "panic":
+                self._serve_panic(request)
+            case "error" if self.policy.on_crash == "exit":
+                self.shut_down("error", request.message, "host-error")
+            case "error":
+                log.error("%s; only a reset helps", request.message)
+                self.pause("internal-error")
+
+    def _end_or_pause(self, request: Request, policy: str, ending: Ending, reason: str) -> None:
+        if policy == "pause":
+            self._tell("SHUTDOWN", guest=True, reason=reason)
+            self.pause("shutdown")
+        else:
+            self.shut_down(ending, request.message, reason, guest=True)
+
+    def _serve_panic(self, request: Request) -> None:
+        policy = self.policy.on_crash
+        action = {"exit": "poweroff", "pause": "pause", "reset": "run"}[policy]
+        self._tell_panic("GUEST_PANICKED", action)
+        if policy == "reset":
+            self.reset(guest=True, reason="guest-panic")
+            return
+        self.pause("guest-panicked")
+        if policy == "exit":
+            self.shut_down("crash", request.message, "guest-panic", guest=True)
+
+    # -- exits: on the vCPUs' threads ---------------------------------------------------------
+
+    def _serve_exit(self, processor: Processor, event: VcpuExit) -> None:
+        if isinstance(event, IoExit):
+            processor.exits["io"] += 1
+            processor.ports[event.port] += 1
+            with self.bus.lock:
+                if self._coalesces and self.vm.coalesced_pending():
+                    self.drain()
+                self._io(event)
+        elif isinstance(event, MmioExit):
+            processor.exits["mmio"] += 1
+            with self.bus.lock:
+                if self._coalesces and self.vm.coalesced_pending():
+                    self.drain()
+                self._mmio(event)
+        else:
+            processor.exits[_exit_name(event)] += 1
+            self._other(processor, event)
 
     def _io(self, event: IoExit) -> None:
         port, size, data = event.port, event.size, event.data
@@ -287,23 +420,29 @@ class Machine:
 
     def _other(self, processor: Processor, event: VcpuExit) -> None:
         name = f"vCPU {processor.vcpu.id}"
-        if isinstance(event, Interrupted):
-            return
         if isinstance(event, Shutdown):
-            self.stop("crash", f"{name}: triple fault{_where(processor.vcpu)}")
+            self._ask("triple-fault", f"{name}: triple fault{_where(processor.vcpu)}")
         elif isinstance(event, Hlt):
-            self.stop("crash", f"{name}: halted, and no interrupt can wake it")
+            self._ask("error", f"{name}: halted, and no interrupt can wake it")
         elif isinstance(event, FailEntry):
-            self.stop("error", f"{name}: its state cannot be entered (reason {event.reason:#x})")
+            self._ask("error", f"{name}: its state cannot be entered (reason {event.reason:#x})")
         elif isinstance(event, InternalError):
             data = " ".join(f"{word:#x}" for word in event.data)
             where = _where(processor.vcpu)
-            self.stop("error", f"{name}: internal error {event.suberror}{where} ({data})")
+            self._ask("error", f"{name}: internal error {event.suberror}{where} ({data})")
         elif isinstance(event, SystemEvent):
-            endings: dict[int, Ending] = {1: "off", 2: "reset"}
-            self.stop(endings.get(event.type, "crash"), f"{name}: system event {event.type}")
+            wishes: dict[int, Wish] = {1: "power-off", 2: "reset"}
+            self._ask(wishes.get(event.type, "panic"), f"{name}: system event {event.type}")
         else:
-            self.stop("error", f"{name}: an exit that nobody asked for: {event}")
+            self._ask("error", f"{name}: an exit that nobody asked for: {event}")
+
+    def _vcpu_failed(self, processor: Processor, error: Exception) -> None:
+        name = f"vCPU {processor.vcpu.id}"
+        message = f"{name}: KVM_RUN failed: {error}"
+        if not isinstance(error, OSError):
+            log.error("%s", name, exc_info=error)
+            message = f"{name}: {error!r}; report this"
+        self.loop.soon(self.shut_down, "error", message, "host-error")
 
     def drain(self) -> None:
         """Give the devices the writes that the core kept for later."""
@@ -322,6 +461,11 @@ class Machine:
         self.loop.after_ns(wait, self._poll_coalesced)
 
     # -- books --------------------------------------------------------------------------------
+
+    @property
+    def first_instruction(self) -> float | None:
+        """When the first vCPU was entered, of time.monotonic()."""
+        return self._vcpus.first_entry
 
     def instructions(self) -> int | None:
         """Guest instructions so far, all vCPUs; None if the core does not count them."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import mmap
 import os
+import stat
 from typing import NamedTuple
 
 from kvm_core.errors import BackendError, ConfigError, GuestError
@@ -27,10 +30,11 @@ class Ram(NamedTuple):
 class GuestMemory:
     """RAM in one or more ranges of guest-physical addresses."""
 
-    def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        """Map RAM for (gpa, size) pairs, page-aligned, ascending. :raise ConfigError: if it does
-        not fit.
+    def __init__(self, ranges: list[tuple[int, int]], path: str | None = None) -> None:
+        """Map RAM for (gpa, size) pairs, page-aligned, ascending; in a new file if `path` is given.
+        :raise ConfigError: if it does not fit.
         """
+        self._path = ""
         self.ranges: list[Ram] = []
         total = 0
         for gpa, size in ranges:
@@ -40,7 +44,7 @@ class GuestMemory:
             total += size
         self.size = total
         try:
-            self.fd = os.memfd_create("kvmish-ram", os.MFD_CLOEXEC)
+            self.fd = self._create(path)
             os.ftruncate(self.fd, total)
             self._map = mmap.mmap(self.fd, total)
         except (OSError, ValueError, OverflowError) as error:
@@ -51,6 +55,34 @@ class GuestMemory:
         # The object that keeps an export of the mapping alive also gives its address.
         self._anchor = ctypes.c_char.from_buffer(self._map)
         self.host_address = ctypes.addressof(self._anchor)
+
+    def _create(self, path: str | None) -> int:
+        if path is None:
+            return os.memfd_create("kvmish-ram", os.MFD_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"--memory-file {path}: {error.strerror}; name another") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            # One of another size is not what a machine like this one left when it was killed.
+            if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, self.size):
+                raise ConfigError(f"--memory-file {path}: is something else; name another")
+            os.ftruncate(fd, 0)
+        except BlockingIOError:
+            os.close(fd)
+            raise ConfigError(f"--memory-file {path}: another machine uses it") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        self._path = path
+        return fd
+
+    def clear(self) -> None:
+        """Make it all zero, as after power-on, and give the pages back to the host."""
+        with contextlib.suppress(OSError):  # a file system that cannot; nor does a warm reset
+            self._map.madvise(mmap.MADV_REMOVE)
 
     def offset(self, gpa: int, size: int) -> int:
         """Where the range begins in `buffer`. :raise BadAddressError: if any of it is not RAM."""
@@ -79,6 +111,9 @@ class GuestMemory:
             return
         os.close(self.fd)
         self.fd = -1
+        if self._path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
         del self._anchor
         try:
             self.buffer.release()

@@ -38,9 +38,10 @@ def board(config: MachineConfig) -> Iterator[tuple[MicroVm, GuestMemory]]:
         bus=bus,
         memory=memory,
         loop=loop,
-        console=NoConsole(),
+        consoles={"serial": NoConsole(), "virtio": NoConsole()},
         power_off=lambda: None,
         reset=lambda: None,
+        panicked=lambda crash_loaded: None,
     )
     machine = MicroVm(platform)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import struct
@@ -227,41 +228,62 @@ class TestLoop:
     def test_timers_in_order_and_cancelled(self) -> None:
         loop = EventLoop(threading.RLock())
         fired: list[int] = []
+        done = asyncio.Event()
         loop.after_ns(2_000_000, lambda: fired.append(2))
         loop.after_ns(1_000_000, lambda: fired.append(1))
         loop.after_ns(1_500_000, lambda: fired.append(9)).cancel()
-        loop.after_ns(3_000_000, loop.stop)
-        loop.run()
+        loop.after_ns(3_000_000, done.set)
+        loop.run(done.wait())
         assert fired == [1, 2]
         loop.close()
         loop.close()
 
-    def test_wake_from_another_thread(self) -> None:
+    def test_calls_from_another_thread(self) -> None:
         loop = EventLoop(threading.RLock())
-        thread = threading.Thread(target=loop.stop)
-        thread.start()
-        loop.run()
-        thread.join()
-        loop.wake()
+        done, timed = asyncio.Event(), asyncio.Event()
 
-    def test_readers_hold_the_lock(self) -> None:
+        def other() -> None:
+            loop.after_ns(1, timed.set)
+            loop.soon(done.set)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        loop.run(asyncio.wait_for(done.wait(), 10))
+        loop.run(asyncio.wait_for(timed.wait(), 10))
+        thread.join()
+        loop.close()
+        loop.soon(done.set)
+        loop.remove_reader(0)
+
+    def test_readers_and_timers_hold_the_lock(self) -> None:
         lock = threading.RLock()
         loop = EventLoop(lock)
         read_end, write_end = os.pipe()
         seen: list[bytes] = []
+        done = asyncio.Event()
 
         def ready() -> None:
             seen.append(os.read(read_end, 10))
             assert lock._is_owned()  # type: ignore[attr-defined]
+            loop.after_ns(0, timer)
+
+        def timer() -> None:
+            assert lock._is_owned()  # type: ignore[attr-defined]
+            done.set()
 
         loop.add_reader(read_end, ready)
         os.write(write_end, b"z")
-        loop.step()
-        while not seen:
-            loop.step()
+        loop.run(asyncio.wait_for(done.wait(), 10))
         loop.remove_reader(read_end)
         loop.remove_reader(read_end)
         assert seen == [b"z"]
+        loop.close()
+
+    def test_close_cancels_tasks(self) -> None:
+        loop = EventLoop(threading.RLock())
+        task = loop.asyncio.create_task(asyncio.sleep(1000))
+        loop.close()
+        assert task.cancelled()
 
 
 def test_report(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from kvm_core.api import Vm
 from vmmuser.boot.payload import Entry, Payload
 from vmmuser.bus import Bus
 from vmmuser.config import MachineConfig
-from vmmuser.device import Device, State
+from vmmuser.device import Device
 from vmmuser.loop import EventLoop
 from vmmuser.memory import GuestMemory
 
@@ -31,9 +31,10 @@ class Platform:
     bus: Bus
     memory: GuestMemory
     loop: EventLoop
-    console: Console
+    consoles: Mapping[str, Console]  # by device: serial, virtio
     power_off: Callable[[], None]
     reset: Callable[[], None]
+    panicked: Callable[[bool], None]  # whether a crash kernel goes on
 
 
 class Board(Protocol):
@@ -53,20 +54,20 @@ class Board(Protocol):
     def stop(self) -> None:
         """Stop it, and give descriptors back."""
 
+    def reset(self) -> None:
+        """Put all devices into the state after power-on. Caller holds the device lock."""
+
     def type(self, data: bytes) -> None:
-        """Give console input to the guest. Caller holds the device lock."""
+        """Give input to /dev/console. Caller holds the device lock."""
+
+    def receive(self, console: str, data: bytes) -> None:
+        """Give input to a console: serial, virtio. Caller holds the device lock."""
 
     def press_power_button(self) -> None:
         """Ask the guest to power off. Caller holds the device lock."""
 
     def wants_polling(self) -> bool:
         """Whether held-back writes should be looked for soon."""
-
-    def save_clock(self) -> State:
-        """What a battery would keep over a reset."""
-
-    def load_clock(self, state: State) -> None:
-        """Put it back."""
 
 
 class KvmIrq:

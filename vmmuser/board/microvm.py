@@ -23,9 +23,10 @@ from vmmuser.boot.payload import (
     MemoryMap,
     Payload,
 )
-from vmmuser.device import Device, State
+from vmmuser.device import Device
 from vmmuser.devices.i8042 import I8042
 from vmmuser.devices.power import RESET_VALUE, SLP_TYP_S5, AcpiPm1, ResetControl
+from vmmuser.devices.pvpanic import PvPanic
 from vmmuser.devices.rtc import CENTURY, Rtc
 from vmmuser.devices.serial import Serial
 from vmmuser.virtio.base import VirtioDevice
@@ -42,6 +43,7 @@ RTC_PORT, RTC_IRQ = 0x70, 8
 KEYBOARD_DATA, KEYBOARD_COMMAND = 0x60, 0x64
 PM1_PORT, SCI_IRQ = 0x600, 9
 RESET_PORT = 0xCF9
+PANIC_PORT = 0x505
 VIRTIO_BASE, VIRTIO_STEP = 0xFEB00000, 0x1000
 VIRTIO_GSIS = (5, 10, 11, 12, 6, 7, 14, 15, 3, *range(16, 24))
 
@@ -135,9 +137,10 @@ class MicroVm:
     def __init__(self, platform: Platform) -> None:
         """Build all devices. :raise ConfigError: if a disk cannot be used or there are too many."""
         self._platform = platform
-        self._hvc = VirtioConsole(platform.console)
+        consoles = platform.consoles
+        self._hvc = VirtioConsole(consoles["virtio"]) if "virtio" in consoles else None
         vm, bus, clock = platform.vm, platform.bus, platform.loop
-        self.serial = Serial(KvmIrq(vm, COM1_IRQ), platform.console)
+        self.serial = Serial(KvmIrq(vm, COM1_IRQ), consoles.get("serial", _Nowhere()))
         bus.attach(self.serial, pio=COM1)
         self.rtc = Rtc(KvmIrq(vm, RTC_IRQ), clock, _cmos(platform.config.memory_mib))
         bus.attach(self.rtc, pio=RTC_PORT)
@@ -147,12 +150,15 @@ class MicroVm:
         bus.attach(self.power, pio=PM1_PORT)
         reset = ResetControl(platform.reset)
         bus.attach(reset, pio=RESET_PORT)
+        panic = PvPanic(lambda: platform.panicked(False), lambda: platform.panicked(True))
+        bus.attach(panic, pio=PANIC_PORT)
         self.devices: dict[str, Device] = {
             "serial": self.serial,
             "rtc": self.rtc,
             "i8042": keyboard,
             "power": self.power,
             "reset": reset,
+            "pvpanic": panic,
         }
         self.images: list[RawImage] = []
         self.slots: list[VirtioSlot] = []
@@ -169,10 +175,12 @@ class MicroVm:
             raise ConfigError(f"--disk: {len(config.disks)} disks; this board has room for {room}")
         for disk in config.disks:
             self.images.append(RawImage(disk.path, disk.read_only))
-        devices: list[tuple[str, VirtioDevice]] = [
-            (f"disk{i}", VirtioBlk(image, f"kvmish-{i}")) for i, image in enumerate(self.images)
-        ]
-        devices += [("rng", VirtioRng()), ("console", self._hvc)]
+        devices: list[tuple[str, VirtioDevice]] = []
+        for index, (disk, image) in enumerate(zip(config.disks, self.images, strict=True)):
+            devices.append((f"disk{index}", VirtioBlk(image, disk.serial or f"kvmish-{index}")))
+        devices.append(("rng", VirtioRng()))
+        if self._hvc is not None:
+            devices.append(("console", self._hvc))
         for index, (name, device) in enumerate(devices):
             slot = VirtioSlot(self._platform, device, index)
             self.slots.append(slot)
@@ -199,6 +207,11 @@ class MicroVm:
                     "_CRS",
                     aml.resource_template(aml.io_port(RTC_PORT, 2), aml.irq_no_flags(RTC_IRQ)),
                 ),
+            ),
+            aml.device(
+                "PEVT",
+                aml.name("_HID", aml.string("QEMU0001")),
+                aml.name("_CRS", aml.resource_template(aml.io_port(PANIC_PORT, 1))),
             ),
         ]
         for index, slot in enumerate(self.slots):
@@ -259,14 +272,24 @@ class MicroVm:
             image.close()
         self.images.clear()
 
+    def reset(self) -> None:
+        """See Board; the real-time clock has a battery and keeps date and CMOS."""
+        for device in self.devices.values():
+            device.reset()
+
     def type(self, data: bytes) -> None:
-        """See Board; to /dev/console, which is the last console that the command line names."""
+        """See Board; it is the last console that the command line names."""
         words = self._platform.config.cmdline.split()
         consoles = [word for word in words if word.startswith("console=")]
-        if consoles and consoles[-1].startswith("console=hvc"):
-            self._hvc.receive(data)
-        else:
+        is_hvc = bool(consoles) and consoles[-1].startswith("console=hvc")
+        self.receive("virtio" if is_hvc else "serial", data)
+
+    def receive(self, console: str, data: bytes) -> None:
+        """See Board."""
+        if console == "serial":
             self.serial.receive(data)
+        elif self._hvc is not None:
+            self._hvc.receive(data)
 
     def press_power_button(self) -> None:
         """See Board."""
@@ -276,14 +299,12 @@ class MicroVm:
         """See Board."""
         return self.serial.wants_thre
 
-    def save_clock(self) -> State:
-        """See Board."""
-        return self.rtc.save()
 
-    def load_clock(self, state: State) -> None:
-        """See Board."""
-        self.rtc.load(state)
-        self.rtc.reset()
+class _Nowhere:
+    """The host's end of a console that nobody asked for."""
+
+    def write(self, data: bytes) -> None:
+        """See Console."""
 
 
 def _cmos(mib: int) -> dict[int, int]:
