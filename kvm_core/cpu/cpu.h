@@ -116,8 +116,10 @@ bool debug_page_watched(const struct vcpu *v, uint64_t linear); /* a data/IO bre
 /* ---- io.c --------------------------------------------------------------------------------- */
 
 void io_check(struct vcpu *v, uint16_t port, unsigned size); /* IOPL, TSS bitmap; #GP(0) */
-uint32_t io_in(struct vcpu *v, uint16_t port, unsigned size);
-void io_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t value);
+/* Nothing hangs on the end of the port instruction: no trap, no earlier fragment. An OUT is then complete at its
+ * exit, with rip behind it (as under KVM's instruction emulator), an IN as soon as the answer is there. */
+bool io_ends_plainly(const struct vcpu *v);
+void io_in_done(struct vcpu *v, unsigned size, uint32_t data); /* IN: into AL, AX, EAX */
 
 /* ---- xsave.c: FXSAVE/XSAVE images ---------------------------------------------------------- */
 

@@ -209,7 +209,7 @@ static bool left(struct vcpu *v, int how)
         }
         return true;
     }
-    switch (v->exit.reason) {
+    switch (v->exit.reason == EXIT_PIO && v->exit.io.done ? EXIT_POLL : v->exit.reason) {
     case EXIT_PIO:
     case EXIT_MMIO:
     case EXIT_RDMSR:
@@ -231,7 +231,7 @@ static bool left(struct vcpu *v, int how)
         v->shadow = SHADOW_NONE;
         v->log.replay = false;
         v->log.count = 0;
-        /* HLT, MWAIT, MOV CR8; a debug trap ends the waiting at once */
+        /* HLT, MWAIT, MOV CR8, most OUTs; a debug trap ends the waiting at once */
         if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || (cur && single_step_due(v, cur->fn, v->eflags, v->rip, false)))
             v->db_pending |= DR6_BS;
         if (v->db_pending && v->exit.reason != EXIT_DEBUG) {

@@ -29,42 +29,34 @@ void io_check(struct vcpu *v, uint16_t port, unsigned size)
         cpu_gp(v, 0);
 }
 
-uint32_t io_in(struct vcpu *v, uint16_t port, unsigned size)
+bool io_ends_plainly(const struct vcpu *v)
 {
-    uint32_t data = 0;
-
-    struct access_fragment *f = access_log_next(v, EXIT_PIO, port, size, false);
-
-    if (v->slow & SLOW_BREAKPOINT)
-        debug_io_access(v, port, size);
-    if (f)
-        return (uint32_t)f->data;
-    if (v->ops->pio_in(v, port, size, &data)) {
-        v->exit.io.port = port;
-        v->exit.io.size = (uint8_t)size;
-        v->exit.io.write = false;
-        v->exit.io.string = false;
-        v->exit.io.count = 1;
-        cpu_leave(v, EXIT_PIO);
-    }
-    return data;
+    return !((v->slow & ~(SLOW_SINGLE | SLOW_LOCKSTEP)) | v->log.count | (v->eflags & FL_TF)) &&
+           v->shadow != SHADOW_MOV_SS;
 }
 
-void io_out(struct vcpu *v, uint16_t port, unsigned size, uint32_t value)
+/* To the client with one access. */
+static _Noreturn void leave_for_port(struct vcpu *v, const struct insn *i, uint16_t port, bool write)
 {
-    if (v->slow & SLOW_BREAKPOINT)
-        debug_io_access(v, port, size);
-    if (access_log_next(v, EXIT_PIO, port, size, true))
-        return;
-    if (v->ops->pio_out(v, port, size, value)) {
-        v->exit.io.port = port;
-        v->exit.io.size = (uint8_t)size;
-        v->exit.io.write = true;
-        v->exit.io.string = false;
-        v->exit.io.count = 1;
-        memcpy(v->pio_data, &value, size);
-        cpu_leave(v, EXIT_PIO);
-    }
+    v->exit.io.port = port;
+    v->exit.io.size = i->size;
+    v->exit.io.write = write;
+    v->exit.io.string = false;
+    v->exit.io.done = write && io_ends_plainly(v);
+    v->exit.io.insn_len = i->len;
+    v->exit.io.count = 1;
+    v->exit.io.linear = v->seg[CS].base + cpu_this_rip(v, i);
+    if (v->exit.io.done)
+        v->rip = cpu_next_rip(v, i);
+    cpu_leave(v, EXIT_PIO);
+}
+
+void io_in_done(struct vcpu *v, unsigned size, uint32_t data)
+{
+    if (size == 1)
+        reg_set(v, RAX, 1, data);
+    else
+        reg_set(v, RAX, size, data);
 }
 
 /* IN AL/AX/EAX, imm8/DX. The port operand is an immediate or DX. */
@@ -76,21 +68,34 @@ static uint16_t port_of(const struct vcpu *v, const struct insn *i)
 const struct insn *op_in(struct vcpu *v, const struct insn *i)
 {
     uint16_t port = port_of(v, i);
+    uint32_t data = 0;
+    struct access_fragment *f;
 
     io_check(v, port, i->size);
-    uint32_t data = io_in(v, port, i->size);
-    if (i->size == 1)
-        reg_set(v, RAX, 1, data);
-    else
-        reg_set(v, RAX, i->size, data);
+    f = access_log_next(v, EXIT_PIO, port, i->size, false);
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, i->size);
+    if (f)
+        data = (uint32_t)f->data;
+    else if (v->ops->pio_in(v, port, i->size, &data))
+        leave_for_port(v, i, port, false);
+    io_in_done(v, i->size, data);
     return insn_end(v, i); /* a device may have raised an interrupt */
 }
 
 const struct insn *op_out(struct vcpu *v, const struct insn *i)
 {
     uint16_t port = port_of(v, i);
+    uint32_t value = (uint32_t)reg_get(v, RAX, i->size);
 
     io_check(v, port, i->size);
-    io_out(v, port, i->size, (uint32_t)reg_get(v, RAX, i->size));
+    if (v->slow & SLOW_BREAKPOINT)
+        debug_io_access(v, port, i->size);
+    if (access_log_next(v, EXIT_PIO, port, i->size, true))
+        return insn_end(v, i);
+    if (v->ops->pio_out(v, port, i->size, value)) {
+        memcpy(v->pio_data, &value, sizeof(value));
+        leave_for_port(v, i, port, true);
+    }
     return insn_end(v, i);
 }

@@ -257,6 +257,7 @@ static void io_exit(struct vcpu *v, uint16_t port, unsigned size, bool write, ui
     v->exit.io.size = (uint8_t)size;
     v->exit.io.write = write;
     v->exit.io.string = true;
+    v->exit.io.done = false;
     v->exit.io.count = count;
     cpu_leave(v, EXIT_PIO);
 }

@@ -105,7 +105,7 @@ struct event {
 enum cpu_exit_reason { /* why engine->enter() came back */
     EXIT_POLL,     /* the budget ran out or `kick` was set */
     EXIT_HLT,      /* after HLT (rip is behind it) */
-    EXIT_PIO,      /* exit.io: restarted on entry with the answer in the access log */
+    EXIT_PIO,      /* exit.io: restarted on entry with the answer in the access log, but for an OUT that is done */
     EXIT_MMIO,     /* exit.mmio: likewise */
     EXIT_RDMSR,    /* exit.msr: user-space MSR; likewise */
     EXIT_WRMSR,
@@ -133,7 +133,15 @@ struct cpu_exit {
     union {
         struct { uint64_t gpa; uint64_t data; uint8_t size; bool write; } mmio;
         /* OUT, OUTS: vcpu.pio_data holds count * size bytes. IN, INS: as many are wanted. `string`: INS, OUTS */
-        struct { uint16_t port; uint8_t size; bool write, string; uint32_t count; } io;
+        struct {
+            uint16_t port;
+            uint8_t size;
+            bool write, string;
+            bool done; /* the OUT is complete, rip behind it */
+            uint8_t insn_len;
+            uint32_t count;
+            uint64_t linear; /* of the instruction */
+        } io;
         struct { uint32_t index; uint64_t data; uint32_t reason; } msr; /* KVM_MSR_EXIT_REASON_* */
         struct { uint32_t vector; uint64_t pc, dr6, dr7; } debug;
         struct { uint8_t bytes[15]; uint8_t size; uint64_t rip; } internal;
