@@ -63,39 +63,45 @@ int kvmish_kick(int fd)
 
 /* ---- which vCPU runs on which thread: for signal handlers -------------------------------------------------------------- */
 
-enum { RUNNING_MAX = 2048 };
+enum { RUNNING_MAX = 65536 }; /* as many as there can be descriptors: files.c */
 
+/* A vCPU has its entry from its first run to its end; `thread` is written by the thread that holds the vCPU, and read by
+ * that thread's signal handlers. */
 static struct running {
-    _Atomic unsigned long thread; /* pthread_self(), 0 when free or idle */
+    unsigned long thread; /* pthread_self(), 0 when idle */
     _Atomic(struct kvm_vcpu *) vcpu;
 } running[RUNNING_MAX];
 static _Atomic unsigned running_high;
 
-static struct running *running_enter(struct kvm_vcpu *kv)
+static struct running *running_add(struct kvm_vcpu *kv)
 {
-    unsigned long self = (unsigned long)pthread_self();
+    unsigned high = atomic_load(&running_high);
 
-    for (unsigned i = kv->running_hint % RUNNING_MAX, n = 0; n < RUNNING_MAX; i = (i + 1) % RUNNING_MAX, n++) {
-        unsigned long free = 0;
-        unsigned high = atomic_load_explicit(&running_high, memory_order_relaxed);
-        if (atomic_load_explicit(&running[i].thread, memory_order_relaxed) ||
-            !atomic_compare_exchange_strong(&running[i].thread, &free, self))
+    for (unsigned i = 0; i < RUNNING_MAX; i++) {
+        struct kvm_vcpu *free = NULL;
+        if (!atomic_compare_exchange_strong(&running[i].vcpu, &free, kv))
             continue;
-        atomic_store_explicit(&running[i].vcpu, kv, memory_order_release); /* read by this thread's handlers only */
         while (i >= high && !atomic_compare_exchange_weak(&running_high, &high, i + 1))
             ;
-        kv->running_hint = i;
-        return &running[i];
+        return kv->running = &running[i];
     }
-    return NULL;
+    return NULL; /* its runs do not notice signals */
 }
 
-static void running_leave(struct running *r)
+void running_remove(struct kvm_vcpu *kv)
 {
-    if (!r)
-        return;
-    atomic_store_explicit(&r->vcpu, NULL, memory_order_relaxed);
-    atomic_store_explicit(&r->thread, 0, memory_order_release);
+    if (kv->running)
+        atomic_store(&kv->running->vcpu, NULL);
+    kv->running = NULL;
+}
+
+static void running_is(struct kvm_vcpu *kv, unsigned long thread)
+{
+    struct running *r = kv->running ? kv->running : running_add(kv);
+
+    if (r)
+        __atomic_store_n(&r->thread, thread, __ATOMIC_RELAXED);
+    atomic_signal_fence(memory_order_seq_cst);
 }
 
 bool kvmish_signal_arrived(int sig)
@@ -105,11 +111,9 @@ bool kvmish_signal_arrived(int sig)
 
     for (unsigned i = 0; i < high; i++) {
         struct kvm_vcpu *kv;
-        if (atomic_load_explicit(&running[i].thread, memory_order_relaxed) != self)
+        if (__atomic_load_n(&running[i].thread, __ATOMIC_RELAXED) != self)
             continue;
         kv = atomic_load(&running[i].vcpu);
-        if (!kv)
-            continue;
         vcpu_interrupt(kv);
         return kv->masked && sigismember(&kv->outer_mask, sig) == 1;
     }
@@ -295,9 +299,9 @@ static int run(struct kvm_vcpu *kv)
 
 int vcpu_run(struct kvm_vcpu *kv)
 {
-    struct running *r = running_enter(kv);
     int ret;
 
+    running_is(kv, (unsigned long)pthread_self());
     kv->cpu.want_tpr_exit = !kv->has_lapic;
     if (kv->has_sigmask) {
         pthread_sigmask(SIG_BLOCK, NULL, &kv->outer_mask);
@@ -310,7 +314,7 @@ int vcpu_run(struct kvm_vcpu *kv)
         pthread_sigmask(SIG_SETMASK, &kv->outer_mask, NULL);
         kv->masked = false;
     }
-    running_leave(r);
+    running_is(kv, 0);
     kv->stat.user_exits++;
     if (kv->stat_page)
         stats_publish(kv);

@@ -134,7 +134,8 @@ struct engine {
     const char *name; /* "emulate", "translate" ... */
     /* Runs the vCPU until something outside of it must happen; fills v->exit.reason. At most `budget`
      * instructions, then EXIT_POLL. All guest state is in *v on return, at an instruction boundary
-     * (or, with v->log.replay, at the start of the instruction that waits for a device). */
+     * (or, with v->log.replay, at the start of the instruction that waits for a device). A handler that ends its block with
+     * v->pending EVENT_EXIT has filled v->exit: the event is taken back, what ran is counted, EXIT_PIO returned. */
     enum cpu_exit_reason (*enter)(struct vcpu *v, int32_t budget);
 };
 extern const struct engine engine_emulate;

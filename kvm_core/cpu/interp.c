@@ -153,7 +153,12 @@ static void run(struct vcpu *v)
     const struct insn *i = NULL;
 
     for (;;) {
-        while (v->pending.type) {
+        while (unlikely(v->pending.type)) {
+            if (v->pending.type == EVENT_EXIT) {
+                v->pending.type = EVENT_NONE;
+                v->exit.reason = EXIT_PIO;
+                return;
+            }
             if (v->guest_debug && debugger_takes(v))
                 return;
             v->cur = NULL;

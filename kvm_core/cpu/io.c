@@ -35,20 +35,30 @@ bool io_ends_plainly(const struct vcpu *v)
            v->shadow != SHADOW_MOV_SS;
 }
 
-/* To the client with one access. */
-static _Noreturn void leave_for_port(struct vcpu *v, const struct insn *i, uint16_t port, bool write)
+/* To the client with one access. Most of them end the block, with an event for the engine: a longjmp would cost the host
+ * its return predictions for the whole way out. */
+static const struct insn *leave_for_port(struct vcpu *v, const struct insn *i, uint16_t port, bool write)
 {
+    bool plain = io_ends_plainly(v);
+
     v->exit.io.port = port;
     v->exit.io.size = i->size;
     v->exit.io.write = write;
     v->exit.io.string = false;
-    v->exit.io.done = write && io_ends_plainly(v);
+    v->exit.io.done = write && plain;
     v->exit.io.insn_len = i->len;
     v->exit.io.count = 1;
     v->exit.io.linear = v->seg[CS].base + cpu_this_rip(v, i);
     if (v->exit.io.done)
         v->rip = cpu_next_rip(v, i);
-    cpu_leave(v, EXIT_PIO);
+    if (!plain || v->slow | v->shadow | v->rf_saved)
+        cpu_leave(v, EXIT_PIO);
+    v->pending.type = EVENT_EXIT;
+    if (!write) { /* not executed yet */
+        v->rip = cpu_this_rip(v, i);
+        v->budget++;
+    }
+    return NULL;
 }
 
 void io_in_done(struct vcpu *v, unsigned size, uint32_t data)
@@ -78,7 +88,7 @@ const struct insn *op_in(struct vcpu *v, const struct insn *i)
     if (f)
         data = (uint32_t)f->data;
     else if (v->ops->pio_in(v, port, i->size, &data))
-        leave_for_port(v, i, port, false);
+        return leave_for_port(v, i, port, false);
     io_in_done(v, i->size, data);
     return insn_end(v, i); /* a device may have raised an interrupt */
 }
@@ -95,7 +105,7 @@ const struct insn *op_out(struct vcpu *v, const struct insn *i)
         return insn_end(v, i);
     if (v->ops->pio_out(v, port, i->size, value)) {
         memcpy(v->pio_data, &value, sizeof(value));
-        leave_for_port(v, i, port, true);
+        return leave_for_port(v, i, port, true);
     }
     return insn_end(v, i);
 }

@@ -109,25 +109,10 @@ void native_reset(struct vcpu *v)
     n->used_bytes = 0;
 }
 
-void native_enter(struct vcpu *v)
+void native_home(struct native_cache *n)
 {
-    struct native_cache *n = v->native;
-
-    if (!n)
-        return;
-    n->home_mxcsr = n->host_mxcsr = host_mxcsr_get();
-    n->entered = true;
-}
-
-void native_leave(struct vcpu *v)
-{
-    struct native_cache *n = v->native;
-
-    if (!n || !n->entered)
-        return;
     if (n->host_mxcsr != n->home_mxcsr)
         host_mxcsr_set(n->home_mxcsr);
-    n->entered = false;
 }
 
 /* ---- running a stub ------------------------------------------------------------------------- */
@@ -145,10 +130,10 @@ void native_refuse(struct vcpu *v, const struct native_op *op)
 
 static void switch_mxcsr(struct native_cache *n, uint32_t want)
 {
-    if (!n->entered)
-        n->home_mxcsr = host_mxcsr_get();
-    else if (n->host_mxcsr == want)
+    if (n->entered && n->host_mxcsr == want)
         return;
+    if (!n->entered || n->host_mxcsr == MXCSR_UNKNOWN)
+        n->home_mxcsr = host_mxcsr_get();
     n->host_mxcsr = want;
     host_mxcsr_set(want);
 }

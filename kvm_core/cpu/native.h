@@ -19,11 +19,6 @@ enum { NATIVE_FULL = -2 };
 int native_bind(struct vcpu *v, const struct decoded *d, struct insn *out);
 void native_reset(struct vcpu *v);
 
-/* Around the engine's loop, on the thread that runs it. In between the host's MXCSR may be the guest's (exceptions
- * masked); without them each instruction sets and restores it. */
-void native_enter(struct vcpu *v);
-void native_leave(struct vcpu *v);
-
 /* ---- between native*.c, x87.c and vector_special.c ---------------------------------------- */
 
 enum native_kind { NATIVE_GPR, NATIVE_SSE, NATIVE_AVX, NATIVE_MMX, NATIVE_X87 };
@@ -65,13 +60,35 @@ struct native_cache {
     struct native_op *bucket[4096];
     bool host_avx;
     bool entered;
-    uint32_t host_mxcsr; /* in the register now, while `entered` */
+    uint32_t host_mxcsr; /* in the register now, while `entered`; MXCSR_UNKNOWN before the first that is set */
     uint32_t home_mxcsr; /* the thread's own */
     uint8_t bounce[4096] __attribute__((aligned(64)));
     uint8_t fx_copy[512] __attribute__((aligned(64)));
     uint8_t ymm_copy[16][32] __attribute__((aligned(32)));
     uint8_t mmx_copy[128];
 };
+
+/* Around the engine's loop, on the thread that runs it. In between the host's MXCSR may be the guest's (exceptions
+ * masked); without them each instruction sets and restores it. */
+#define MXCSR_UNKNOWN 0xffffffffu
+void native_home(struct native_cache *n); /* the thread's own MXCSR again */
+static inline void native_enter(struct vcpu *v)
+{
+    if (v->native) {
+        v->native->entered = true;
+        v->native->host_mxcsr = MXCSR_UNKNOWN;
+    }
+}
+static inline void native_leave(struct vcpu *v)
+{
+    struct native_cache *n = v->native;
+
+    if (!n || !n->entered)
+        return;
+    if (n->host_mxcsr != MXCSR_UNKNOWN)
+        native_home(n);
+    n->entered = false;
+}
 
 /* native_emit.c: what the instruction does to registers, and its stub; false: not executable here. `code` has room
  * for NATIVE_CODE_MAX bytes. */

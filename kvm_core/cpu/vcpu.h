@@ -90,7 +90,8 @@ enum vector {
 enum event_type { /* how an event came about; decides error code, return address, DPL check */
     EVENT_NONE, EVENT_EXTINT, EVENT_NMI, EVENT_FAULT, EVENT_TRAP, EVENT_SOFTINT, /* INT n */
     EVENT_SOFTEXC, /* INT3, INTO */
-    EVENT_ICEBP    /* INT1 */
+    EVENT_ICEBP,   /* INT1 */
+    EVENT_EXIT     /* none: the block ended with a port access that needs the client; the engine comes back with EXIT_PIO */
 };
 
 struct event {

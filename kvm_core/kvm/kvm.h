@@ -186,7 +186,7 @@ struct kvm_vcpu {
     int user_irq; /* KVM_INTERRUPT without irqchip: the vector, or -1 */
     bool masked;  /* KVM_RUN runs with `run_mask` */
     bool has_sigmask, pv_unhalt;
-    unsigned running_hint; /* where it last was in the table of running vCPUs */
+    struct running *running; /* its entry in the table for signal handlers: _accel.c */
     sigset_t sigmask, outer_mask;
 
     bool enforce_pv;
@@ -219,6 +219,7 @@ static inline bool vm_has_irqchip(const struct kvm_vm *vm)
 int system_ioctl(const struct client *c, unsigned long req, uintptr_t arg);
 int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg);
 int vcpu_ioctl(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg);
+void running_remove(struct kvm_vcpu *kv); /* _accel.c: the vCPU goes away */
 int vcpu_run(struct kvm_vcpu *kv); /* _accel.c: KVM_RUN, with kv->mutex held */
 
 /* ---- vm.c, vcpu.c ------------------------------------------------------------------------------------------- */

@@ -144,10 +144,12 @@ static int exit_io(struct kvm_vcpu *kv)
     run->io.port = e->io.port;
     run->io.count = e->io.count;
     run->io.data_offset = KVM_PAGE;
-    if (e->io.write && bytes <= KVM_PAGE)
+    if (e->io.write && !e->io.string)
+        memcpy(kv->pio_page, kv->cpu.pio_data, sizeof(uint32_t));
+    else if (e->io.write && bytes <= KVM_PAGE)
         memcpy(kv->pio_page, kv->cpu.pio_data, bytes);
     kv->stat.io_exits++;
-    kv->completing = EXIT_PIO;
+    kv->completing = e->io.done ? EXIT_POLL : EXIT_PIO;
     return 0;
 }
 

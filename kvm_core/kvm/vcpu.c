@@ -116,6 +116,7 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
 
 void vcpu_destroy(struct kvm_vcpu *kv)
 {
+    running_remove(kv);
     if (kv->has_lapic)
         lapic_destroy(&kv->lapic);
     lockstep_destroy(kv->cpu.lockstep);

@@ -127,7 +127,7 @@ class Guest:
         self.vcpu.set_cpuid2(self.kvm.get_supported_cpuid())
         self.ram[CODE : CODE + len(image)] = image
         self._tables()
-        self._registers(CODE + 256 * 16)
+        self.place(CODE + 256 * 16)
         self.said: list[int] = []
 
     def _tables(self) -> None:
@@ -149,7 +149,7 @@ class Guest:
         put(TSS + 36, IST)  # IST1
         struct.pack_into("<H", self.ram, TSS + 102, 0x68)  # no I/O bitmap
 
-    def _registers(self, rip: int) -> None:
+    def place(self, rip: int) -> None:
         s = self.vcpu.get_sregs()
         flat = {"base": 0, "limit": 0xFFFFFFFF, "present": 1, "s": 1, "g": 1}
         s.cs = abi.KvmSegment(selector=CODE0, type=11, l=1, **flat)
