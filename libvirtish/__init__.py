@@ -1,0 +1,1 @@
+"""A manager of virtual machines that speaks libvirt's remote protocol."""

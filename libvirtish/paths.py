@@ -1,0 +1,36 @@
+"""Where the daemon listens and keeps its state when nobody says so; what a URI says of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+ENVIRONMENT = ("KVMISH_LIBVIRT_SOCKET", "LIBVIRT_DEFAULT_URI")
+
+
+def default_socket() -> Path:
+    """Return the socket: of the system for root, else of the user."""
+    if os.geteuid() == 0:
+        return Path("/run/kvmish/libvirt-sock")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/kvmish-{os.geteuid()}"  # noqa: S108
+    return Path(runtime) / "kvmish" / "libvirt-sock"
+
+
+def default_state() -> Path:
+    """Return the directory of the state."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/kvmish")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "kvmish"
+
+
+def uri_of(path: Path | str) -> str:
+    """Return the URI by which libvirt's clients reach a socket."""
+    return f"qemu:///system?socket={path}"
+
+
+def socket_of(uri: str) -> Path | None:
+    """Return the socket that a URI names, or None if it names none."""
+    named = parse_qs(urlsplit(uri).query).get("socket")
+    return Path(named[0]) if named else None

@@ -1,0 +1,1 @@
+"""The command `virtish`: virsh's verbs over the client side of the codec."""
