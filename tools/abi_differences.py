@@ -139,6 +139,12 @@ BEHAVIOUR = (
         "TSX, VMX, SVM, PMU.",
     ),
     (
+        "CPUID leaf 0xD",
+        "is the layout of our XSAVE area in any case. A client whose own leaf places PKRU "
+        "elsewhere does not load it by KVM_SET_XSAVE: "
+        "[decision 010](decisions/010-pkru-needs-no-host.md).",
+    ),
+    (
         "IA32_ARCH_CAPABILITIES and its AMD counterparts",
         "say what an emulated processor is not affected by: [security.md](security.md).",
     ),

@@ -23,6 +23,7 @@ struct cpuid_model {
     unsigned count;
     bool intel_ranges; /* a leaf beyond the last one answers as the last basic one */
     uint64_t xcr0;
+    bool places_pkru;
     struct kvm_cpuid_entry2 entry[CPUID_MODEL_MAX];
 };
 
@@ -81,11 +82,11 @@ static bool amd_host;
 static uint64_t offered_bits[4];
 static uint64_t xcr0_offered;
 
-static const struct component {
+static struct component {
     uint32_t mask, size_bytes, offset;
 } components[] = {
     {XSAVE_AVX, XSAVE_AVX_BYTES, XSAVE_AVX_OFFSET},
-    {XSAVE_PKRU, XSAVE_PKRU_BYTES, XSAVE_PKRU_OFFSET},
+    {XSAVE_PKRU, XSAVE_PKRU_BYTES, XSAVE_PKRU_DEFAULT_OFFSET},
 };
 enum { COMPONENTS = sizeof(components) / sizeof(components[0]) };
 
@@ -113,12 +114,12 @@ static void probe(void)
             (row->who == HOST && has && (avx || !needs_avx(f))))
             offered_bits[f / 64] |= 1ull << (f % 64);
     }
-    xcr0_offered = XSAVE_X87 | XSAVE_SSE | (avx ? XSAVE_AVX : 0);
-    /* Some clients describe components by the host's CPUID instead of KVM's: PKRU must then lie
-     * where we put it. */
+    xcr0_offered = XSAVE_X87 | XSAVE_SSE | (avx ? XSAVE_AVX : 0) | XSAVE_PKRU;
+    /* Some clients (QEMU) find components by the host's CPUID instead of KVM's. */
     host_cpuid(0xd, 9, out);
-    if (out[EAX] == XSAVE_PKRU_BYTES && out[EBX] == XSAVE_PKRU_OFFSET)
-        xcr0_offered |= XSAVE_PKRU;
+    if (out[EAX] == XSAVE_PKRU_BYTES && out[EBX] >= XSAVE_AVX_OFFSET + XSAVE_AVX_BYTES &&
+        out[EBX] <= XSAVE_MAX_BYTES - XSAVE_PKRU_BYTES)
+        components[1].offset = out[EBX];
 }
 
 static void probe_once(void) { pthread_once(&probed, probe); }
@@ -144,10 +145,17 @@ uint64_t cpuid_xcr0_supported(void)
     return xcr0_offered;
 }
 
+uint32_t xsave_pkru_offset(void)
+{
+    probe_once();
+    return components[1].offset;
+}
+
 uint32_t cpuid_xsave_bytes(uint64_t mask, bool compacted)
 {
     uint32_t end = XSAVE_MIN_BYTES;
 
+    probe_once();
     for (unsigned n = 0; n < COMPONENTS; n++) {
         const struct component *c = &components[n];
 
@@ -347,6 +355,7 @@ int cpuid_create(struct vcpu *v)
         if (offered(f))
             v->features[f / 64] |= 1ull << (f % 64);
     v->cpuid->xcr0 = cpuid_xcr0_supported();
+    v->cpuid->places_pkru = true;
     v->maxphyaddr = 36;
     v->phys_reserved = 0x000fffffffffffff & ~((1ull << v->maxphyaddr) - 1);
     return 0;
@@ -394,6 +403,8 @@ static void derive(struct vcpu *v)
     m->intel_ranges = out[EBX] && !v->amd;
     registers(find(m->entry, m->count, 0xd, 0), out);
     m->xcr0 = ((uint64_t)out[EDX] << 32 | out[EAX]) & cpuid_xcr0_supported();
+    registers(find(m->entry, m->count, 0xd, 9), out);
+    m->places_pkru = !(m->xcr0 & XSAVE_PKRU) || out[EBX] == xsave_pkru_offset();
     registers(find(m->entry, m->count, 0x80000000, 0), out);
     v->maxphyaddr = 36;
     if (out[EAX] >= 0x80000008) {
@@ -429,7 +440,26 @@ static void set_bit(uint32_t *reg, unsigned bit, bool on)
     *reg = (*reg & ~(1u << bit)) | (uint32_t)on << bit;
 }
 
-/* The bits that follow the state of the processor. SDM vol. 2, CPUID */
+/* What of leaf 0xD the client does not decide. SDM vol. 2, CPUID */
+static void xsave_layout(const struct vcpu *v, uint32_t sub, uint32_t out[4])
+{
+    if (sub == 0) {
+        out[EBX] = cpuid_xsave_bytes(v->xcr0, false);
+        out[ECX] = cpuid_xsave_bytes(v->cpuid->xcr0, false);
+    } else if (sub == 1) {
+        if (out[EAX] & 0xa) /* XSAVEC, XSAVES */
+            out[EBX] = cpuid_xsave_bytes(v->xcr0 | v->xss, true);
+    } else if (sub < 64 && v->cpuid->xcr0 >> sub & 1) {
+        for (unsigned n = 0; n < COMPONENTS; n++)
+            if (components[n].mask >> sub == 1) {
+                out[EAX] = components[n].size_bytes;
+                out[EBX] = components[n].offset;
+                out[ECX] = 0;
+            }
+    }
+}
+
+/* The bits that follow the state of the processor, or its construction. SDM vol. 2, CPUID */
 static void dynamic(const struct vcpu *v, uint32_t leaf, uint32_t sub, uint32_t out[4])
 {
     if (leaf == 1) {
@@ -440,10 +470,8 @@ static void dynamic(const struct vcpu *v, uint32_t leaf, uint32_t sub, uint32_t 
     } else if (leaf == 7 && sub == 0) {
         if (cpu_has(v, FEAT_PKU))
             set_bit(&out[ECX], 4, v->cr4 & CR4_PKE);
-    } else if (leaf == 0xd && sub == 0) {
-        out[EBX] = cpuid_xsave_bytes(v->xcr0, false);
-    } else if (leaf == 0xd && sub == 1 && (out[EAX] & 0xa)) {
-        out[EBX] = cpuid_xsave_bytes(v->xcr0 | v->xss, true);
+    } else if (leaf == 0xd) {
+        xsave_layout(v, sub, out);
     }
 }
 
@@ -506,6 +534,8 @@ int cpuid_get(const struct vcpu *v, struct kvm_cpuid_entry2 *entries, unsigned m
     }
     return (int)m->count;
 }
+
+bool cpuid_client_places_pkru(const struct vcpu *v) { return v->cpuid->places_pkru; }
 
 uint64_t cpuid_xcr0_mask(const struct vcpu *v)
 {

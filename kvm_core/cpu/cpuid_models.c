@@ -190,17 +190,6 @@ static unsigned limit_xsave(struct kvm_cpuid_entry2 *entries, unsigned n)
     return kept;
 }
 
-/* Protection keys where XSAVE does not keep PKRU (the host lays that component elsewhere, or nowhere): no processor is
- * like that, and Linux from 7.2 on cannot build a signal frame on one. */
-static void drop_homeless_pku(struct kvm_cpuid_entry2 *entries, unsigned n)
-{
-    const struct kvm_cpuid_entry2 *e = find(entries, n, 0xd, 0);
-    uint32_t bit, *word = feature_word(entries, n, FEAT_PKU, &bit);
-
-    if (word && !(e && e->eax & XSAVE_PKRU))
-        *word &= ~bit;
-}
-
 int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsigned n)
 {
     static const uint32_t host_leaves[] = {2, 4, 0x80000005, 0x80000006, 0x8000001d};
@@ -209,10 +198,8 @@ int cpuid_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, unsign
 
     if (!m)
         return -ENOENT;
-    if (m->host) {
-        drop_homeless_pku(entries, n);
+    if (m->host)
         return (int)n;
-    }
     for (unsigned f = 0; f < FEAT_COUNT; f++) {
         uint32_t bit, *word = feature_word(entries, n, f, &bit);
 

@@ -52,7 +52,7 @@ uint64_t xsave_in_use(const struct vcpu *v)
 
 size_t xsave_size_bytes(uint64_t xcr0)
 {
-    return xcr0 & XSAVE_PKRU ? XSAVE_PKRU_OFFSET + XSAVE_PKRU_BYTES
+    return xcr0 & XSAVE_PKRU ? xsave_pkru_offset() + XSAVE_PKRU_BYTES
            : xcr0 & XSAVE_AVX ? XSAVE_AVX_OFFSET + XSAVE_AVX_BYTES
                               : XSAVE_MIN_BYTES;
 }
@@ -68,7 +68,7 @@ static size_t component_offset(uint64_t component, uint64_t xcomp_bv, bool compa
     if (component == XSAVE_AVX)
         return XSAVE_AVX_OFFSET;
     if (!compact)
-        return XSAVE_PKRU_OFFSET;
+        return xsave_pkru_offset();
     return xsave_compact_bytes(xcomp_bv & (XSAVE_PKRU - 1));
 }
 
@@ -469,7 +469,7 @@ void xsave_export(const struct vcpu *v, uint8_t *image, size_t size_bytes, uint6
     if (mask & XSAVE_AVX)
         avx_to_image(v, full + XSAVE_AVX_OFFSET, 16);
     if (mask & XSAVE_PKRU)
-        memcpy(full + XSAVE_PKRU_OFFSET, &pkru, 8);
+        memcpy(full + xsave_pkru_offset(), &pkru, 8);
     memset(image, 0, size_bytes);
     memcpy(image, full, n);
 }
@@ -485,7 +485,7 @@ int xsave_import(struct vcpu *v, const uint8_t *image, size_t size_bytes, uint64
     memcpy(full, image, size_bytes < sizeof(full) ? size_bytes : sizeof(full));
     memcpy(header, full + IMG_HEADER, sizeof(header));
     memcpy(&mxcsr, full + IMG_MXCSR, 4);
-    memcpy(&pkru, full + XSAVE_PKRU_OFFSET, 8);
+    memcpy(&pkru, full + xsave_pkru_offset(), 8);
     if (header[0] & ~mask)
         return -EINVAL;
     for (unsigned k = 1; k < 8; k++)
@@ -506,7 +506,10 @@ int xsave_import(struct vcpu *v, const uint8_t *image, size_t size_bytes, uint64
         avx_from_image(v, full + XSAVE_AVX_OFFSET, 16);
     v->xinuse = header[0] & XSAVE_COMPONENTS;
     set_mxcsr(v, header[0] & (XSAVE_SSE | XSAVE_AVX) ? mxcsr : MXCSR_DEFAULT);
-    set_pkru(v, header[0] & XSAVE_PKRU ? pkru : 0);
+    if (!(header[0] & XSAVE_PKRU))
+        set_pkru(v, 0);
+    else if (cpuid_client_places_pkru(v)) /* else the client has filled the other components only */
+        set_pkru(v, (uint32_t)pkru);
     return 0;
 }
 

@@ -1,6 +1,7 @@
 /* Layout of the XSAVE area that the processor offers, and state in and out of it.
  *
- * CPUID leaf 0xD is answered from these constants: they are the layout, whatever the host's is.
+ * CPUID leaf 0xD is answered from here: this is the layout, whatever the client says of it. PKRU needs nothing of the
+ * host; it lies where the host has it, else where Intel's processors do (docs/decisions/010).
  */
 #ifndef KVMISH_CPU_XSAVE_H
 #define KVMISH_CPU_XSAVE_H
@@ -15,11 +16,14 @@ enum { /* components; SDM vol. 1, 13.1 */
 enum { /* bytes */
     XSAVE_LEGACY_BYTES = 512, XSAVE_HEADER_BYTES = 64, XSAVE_MIN_BYTES = 576,
     XSAVE_AVX_OFFSET = 576, XSAVE_AVX_BYTES = 256,
-    XSAVE_PKRU_OFFSET = 2688, XSAVE_PKRU_BYTES = 8,
-    XSAVE_MAX_BYTES = 2696
+    XSAVE_PKRU_DEFAULT_OFFSET = 2688, XSAVE_PKRU_BYTES = 8,
+    XSAVE_MAX_BYTES = 4096 /* struct kvm_xsave */
 };
 
 enum { MXCSR_VALID = 0xffff, MXCSR_DEFAULT = 0x1f80 };
+
+/* PKRU in the standard format. */
+uint32_t xsave_pkru_offset(void);
 
 /* Compacted format (XSAVEC, XSAVES): bytes for the components of xcomp_bv. */
 size_t xsave_compact_bytes(uint64_t xcomp_bv);
