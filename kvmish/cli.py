@@ -1,4 +1,4 @@
-"""The `kvmish` command: boot, exec, doctor, bench. Each command's work is done elsewhere."""
+"""The `kvmish` command: boot, vm, exec, doctor, bench. Each command's work is done elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from kvmish import doctor as doctor_report
+from vmmuser import __version__
 from vmmuser.assets import ROOT
 
 # Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
@@ -26,7 +27,7 @@ def _refuse(message: str) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name=None, version="0.1.0", prog_name="kvmish")
+@click.version_option(package_name=None, version=__version__, prog_name="kvmish")
 def cli() -> None:
     """KVM without the hardware: boot a machine, or lend a /dev/kvm to a program."""
 
@@ -37,6 +38,15 @@ def boot(arguments: tuple[str, ...]) -> int:
     """Boot a kernel on our own VMM (kvmish boot --help)."""
     vmm = importlib.import_module("vmmuser.cli")
     status: int = vmm.main(list(arguments))
+    return status
+
+
+@cli.command(context_settings=PASS_ON, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def vm(arguments: tuple[str, ...]) -> int:
+    """Run a machine as a process with a QMP monitor (kvmish vm --help)."""
+    process = importlib.import_module("vmmuser.vm")
+    status: int = process.main(list(arguments))
     return status
 
 

@@ -30,7 +30,7 @@ from vmmuser.devices.pvpanic import PvPanic
 from vmmuser.devices.rtc import CENTURY, Rtc
 from vmmuser.devices.serial import Serial
 from vmmuser.virtio.base import VirtioDevice
-from vmmuser.virtio.blk import VirtioBlk
+from vmmuser.virtio.blk import Counters, VirtioBlk
 from vmmuser.virtio.console import VirtioConsole
 from vmmuser.virtio.mmio import QUEUE_NOTIFY, SIZE, VirtioMmio
 from vmmuser.virtio.rng import VirtioRng
@@ -161,6 +161,7 @@ class MicroVm:
             "pvpanic": panic,
         }
         self.images: list[RawImage] = []
+        self.disk_counters: list[Counters] = []
         self.slots: list[VirtioSlot] = []
         try:
             self._attach_virtio()
@@ -177,7 +178,9 @@ class MicroVm:
             self.images.append(RawImage(disk.path, disk.read_only))
         devices: list[tuple[str, VirtioDevice]] = []
         for index, (disk, image) in enumerate(zip(config.disks, self.images, strict=True)):
-            devices.append((f"disk{index}", VirtioBlk(image, disk.serial or f"kvmish-{index}")))
+            block = VirtioBlk(image, disk.serial or f"kvmish-{index}")
+            self.disk_counters.append(block.counters)
+            devices.append((f"disk{index}", block))
         devices.append(("rng", VirtioRng()))
         if self._hvc is not None:
             devices.append(("console", self._hvc))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
+from dataclasses import dataclass
 from typing import Protocol
 
 from kvm_core.errors import BackendError
@@ -49,6 +51,35 @@ class Image(Protocol):
         """The range reads as zeroes."""
 
 
+@dataclass
+class Counters:
+    """What a disk has done, successful requests only; named as QMP's BlockDeviceStats."""
+
+    rd_bytes: int = 0
+    rd_operations: int = 0
+    rd_total_time_ns: int = 0
+    wr_bytes: int = 0
+    wr_operations: int = 0
+    wr_total_time_ns: int = 0
+    flush_operations: int = 0
+    flush_total_time_ns: int = 0
+
+    def count(self, kind: int, size: int, began_ns: int) -> None:
+        """Add a request that began at this time of the monotonic clock."""
+        took = time.monotonic_ns() - began_ns
+        if kind == T_IN:
+            self.rd_bytes += size
+            self.rd_operations += 1
+            self.rd_total_time_ns += took
+        elif kind == T_OUT:
+            self.wr_bytes += size
+            self.wr_operations += 1
+            self.wr_total_time_ns += took
+        elif kind == T_FLUSH:
+            self.flush_operations += 1
+            self.flush_total_time_ns += took
+
+
 class VirtioBlk:
     """One disk, one queue."""
 
@@ -65,6 +96,7 @@ class VirtioBlk:
         self._failures = 0
         self._agreed = 0
         self._write_back = 1
+        self.counters = Counters()
 
     def connect(self, host: Host) -> None:
         """See VirtioDevice."""
@@ -120,8 +152,12 @@ class VirtioBlk:
             raise QueueError("a block request without a whole header")
         kind, _, sector = _HEADER.unpack(header)
         data_in, status_part = split_front(chain.writable, answer_bytes)
+        began_ns = time.monotonic_ns()
         try:
             status = self._execute(kind, sector, data_out, data_in, answer_bytes)
+            if status == S_OK:
+                size = answer_bytes if kind == T_IN else sum(map(len, data_out))
+                self.counters.count(kind, size, began_ns)
         except (OSError, BackendError) as error:
             self._failures += 1
             if self._failures == 1:

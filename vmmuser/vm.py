@@ -1,0 +1,68 @@
+"""`kvmish vm`: reads a description, runs its machine, and says in one line how it went wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from dataclasses import replace
+from types import FrameType
+
+import click
+
+from kvm_core.errors import ConfigError, VmError
+from vmmuser import description as descriptions
+from vmmuser.cli import STATUS_CANNOT, STATUS_FAILED, say
+from vmmuser.process import ENDING_SIGNALS, VmProcess
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", required=True, metavar="FILE", help="The machine's description: JSON; or -."
+)
+@click.option("--qmp", metavar="SOCKET", help="Where the monitor listens.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell each event and how it ended.")
+def vm(config: str, qmp: str | None, verbose: bool) -> int:
+    """Run one machine as a process with a QMP monitor, until it powers off, `quit` or SIGTERM.
+
+    Exit status: 0 it powered off or was told to stop, 1 it crashed, 2 it could not be.
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="kvmish: %(asctime)s %(message)s", level=level)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    description = descriptions.read(config)
+    if qmp is not None:
+        path = os.path.abspath(qmp)
+        if len(os.fsencode(path)) > descriptions.MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(f"--qmp {qmp}: the path is too long for a socket; shorten it")
+        description = replace(description, qmp=path)
+    for number in ENDING_SIGNALS:  # until the loop listens to them
+        signal.signal(number, _interrupted)
+    process = VmProcess(description)
+    try:
+        return process.run()
+    finally:
+        process.close()
+
+
+def _interrupted(number: int, _frame: FrameType | None) -> None:
+    """Leave through every `finally`."""
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `kvmish vm`; see vm for the status."""
+    try:
+        status = vm.main(arguments, prog_name="kvmish vm", standalone_mode=False)
+    except ConfigError as error:
+        say(str(error))
+        return STATUS_CANNOT
+    except VmError as error:
+        say(str(error))
+        return STATUS_FAILED
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        say(f"{error.format_message()} Try kvmish vm --help.")
+        return STATUS_CANNOT
+    return status if isinstance(status, int) else 0
