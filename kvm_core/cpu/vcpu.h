@@ -195,6 +195,7 @@ struct machine_ops {
 struct insn;
 struct tlb_set;
 struct itlb_entry;
+struct large_pages;
 struct codecache;
 struct phys_map;
 struct cpuid_model;
@@ -283,7 +284,7 @@ struct vcpu {
     struct itlb_entry *itlb;
     struct codecache *code;
     struct native_cache *native;
-    uint64_t large_lo[2], large_hi[2]; /* linear ranges with large pages in the TLB: low, high half */
+    struct large_pages *large; /* fragments of large pages in the TLB */
     uint8_t maxphyaddr;
     uint64_t phys_reserved;   /* bits of a page-table entry that must be 0, from maxphyaddr */
 

@@ -9,6 +9,7 @@
 #include "cpu/access.h"
 #include "cpu/native.h"
 #include "isa/decode.h"
+#include "mmu/large.h"
 #include "mmu/phys.h"
 
 enum {
@@ -418,14 +419,8 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
     e->tag = page | itlb_key(v);
     e->page = p;
     e->global = w.global;
-    if (w.page_shift > 12) { /* INVLPG must find the fragments */
-        unsigned half = linear >> 63;
-        uint64_t mask = (1ull << w.page_shift) - 1;
-        if ((linear & ~mask) < v->large_lo[half])
-            v->large_lo[half] = linear & ~mask;
-        if ((linear | mask) > v->large_hi[half])
-            v->large_hi[half] = linear | mask;
-    }
+    if (w.page_shift > 12)
+        large_note(v, linear, w.page_shift);
     return p;
 }
 

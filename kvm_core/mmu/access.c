@@ -3,6 +3,7 @@
 
 #include "cpu/lockstep.h"
 #include "isa/codecache.h"
+#include "mmu/large.h"
 #include "mmu/phys.h"
 
 /* ---- devices: the access log -------------------------------------------------------------- */
@@ -99,19 +100,6 @@ void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n)
     check_canonical(v, linear, n);
 }
 
-static void note_large(struct vcpu *v, uint64_t linear, const struct walk *w)
-{
-    unsigned half = linear >> 63;
-    uint64_t mask = (1ull << w->page_shift) - 1;
-
-    if (w->page_shift == 12)
-        return;
-    if ((linear & ~mask) < v->large_lo[half])
-        v->large_lo[half] = linear & ~mask;
-    if ((linear | mask) > v->large_hi[half])
-        v->large_hi[half] = linear | mask;
-}
-
 /* Translates the page of `linear` with the rights of `kind` and enters it into that TLB set. */
 static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, int access, struct page *out)
 {
@@ -147,7 +135,8 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     e->host = (uint64_t)ref.host - page;
     e->flags = w.global ? TLBE_GLOBAL : 0;
     set->dirty = true;
-    note_large(v, linear, &w);
+    if (w.page_shift > 12)
+        large_note(v, linear, w.page_shift);
 }
 
 /* A store to a page that may hold decoded instructions has been made. */

@@ -7,6 +7,7 @@
 #include "cpu/cpu.h"
 #include "cpu/sync.h"
 #include "isa/codecache.h"
+#include "mmu/large.h"
 #include "mmu/phys.h"
 
 static void clear_set(struct tlb_set *set)
@@ -29,7 +30,7 @@ int mmu_create(struct vcpu *v)
 {
     v->tlb_sets = calloc(TLB_SET_COUNT, sizeof(struct tlb_set));
     v->itlb = calloc(ITLB_ENTRIES, sizeof(struct itlb_entry));
-    if (!v->tlb_sets || !v->itlb) {
+    if (!v->tlb_sets || !v->itlb || large_create(v)) {
         mmu_destroy(v);
         return -1;
     }
@@ -42,6 +43,7 @@ int mmu_create(struct vcpu *v)
 
 void mmu_destroy(struct vcpu *v)
 {
+    large_destroy(v);
     free(v->tlb_sets);
     free(v->itlb);
     v->tlb_sets = NULL;
@@ -53,8 +55,7 @@ void tlb_flush_all(struct vcpu *v)
     for (unsigned n = 0; n < TLB_SET_COUNT; n++)
         clear_set(&v->tlb_sets[n]);
     clear_fetch(v, true);
-    v->large_lo[0] = v->large_lo[1] = ~0ull;
-    v->large_hi[0] = v->large_hi[1] = 0;
+    large_forget(v);
     v->stat_tlb_flush++;
 }
 
@@ -81,7 +82,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
     v->stat_tlb_flush++;
 }
 
-static void drop_page(struct vcpu *v, uint64_t page)
+void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
     unsigned n = page >> 12 & (TLB_ENTRIES - 1);
     struct itlb_entry *fetch = &v->itlb[page >> 12 & (ITLB_ENTRIES - 1)];
@@ -95,21 +96,21 @@ static void drop_page(struct vcpu *v, uint64_t page)
         fetch->tag = TLB_NONE;
 }
 
+void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)
+{
+    for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
+        struct tlb_entry *e = v->tlb_sets[s].e;
+        for (unsigned n = 0; n < TLB_ENTRIES; n++)
+            if ((e[n].read_tag ^ linear) >> 30 == 0 || (e[n].write_tag ^ linear) >> 30 == 0)
+                e[n].read_tag = e[n].write_tag = TLB_NONE;
+    }
+    clear_fetch(v, true);
+}
+
 void tlb_flush_page(struct vcpu *v, uint64_t linear)
 {
-    unsigned half = linear >> 63;
-
-    if (linear >= v->large_lo[half] && linear <= v->large_hi[half]) {
-        /* the page may be a fragment of a large one: drop what lies in the same 1 GiB */
-        for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
-            struct tlb_entry *e = v->tlb_sets[s].e;
-            for (unsigned n = 0; n < TLB_ENTRIES; n++)
-                if ((e[n].read_tag ^ linear) >> 30 == 0 || (e[n].write_tag ^ linear) >> 30 == 0)
-                    e[n].read_tag = e[n].write_tag = TLB_NONE;
-        }
-        clear_fetch(v, true);
-    }
-    drop_page(v, linear & ~0xfffull);
+    large_drop(v, linear);
+    tlb_drop_page(v, linear & ~0xfffull);
 }
 
 static void forget_write_tags(struct vcpu *v)

@@ -50,6 +50,8 @@ void mmu_destroy(struct vcpu *v);
 void tlb_flush_all(struct vcpu *v);        /* globals too */
 void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
 void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
+void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no more */
+void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear); /* what lies in the same aligned GiB */
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 
