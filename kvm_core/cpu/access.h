@@ -34,16 +34,18 @@ uint64_t ea_offset(struct vcpu *v, const struct insn *i);
 /* Host address of [linear, linear + size) for reading / writing, or NULL when the fast path does not apply. */
 static inline void *mem_probe_read(struct vcpu *v, uint64_t linear, unsigned size)
 {
-    struct tlb_entry *e = &v->tlb->e[(linear >> 12) & (TLB_ENTRIES - 1)];
-    if (likely(((linear + size - 1) & ~0xfffull) == e->read_tag && (linear & ~0xfffull) == e->read_tag))
-        return (void *)(e->host + linear);
+    unsigned n = tlb_index(linear);
+    uint64_t off = linear ^ v->tlb->read_tag[n];
+    if (likely(off <= 4096 - size))
+        return (void *)(v->tlb->host[n] + off);
     return NULL;
 }
 static inline void *mem_probe_write(struct vcpu *v, uint64_t linear, unsigned size)
 {
-    struct tlb_entry *e = &v->tlb->e[(linear >> 12) & (TLB_ENTRIES - 1)];
-    if (likely(((linear + size - 1) & ~0xfffull) == e->write_tag && (linear & ~0xfffull) == e->write_tag))
-        return (void *)(e->host + linear);
+    unsigned n = tlb_index(linear);
+    uint64_t off = linear ^ v->tlb->write_tag[n];
+    if (likely(off <= 4096 - size))
+        return (void *)(v->tlb->host[n] + off);
     return NULL;
 }
 

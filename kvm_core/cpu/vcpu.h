@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "mmu/tlbset.h"
+
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
@@ -193,7 +195,6 @@ struct machine_ops {
 };
 
 struct insn;
-struct tlb_set;
 struct itlb_entry;
 struct large_pages;
 struct codecache;
@@ -280,7 +281,6 @@ struct vcpu {
 
     /* memory and code */
     const struct phys_map *phys;
-    struct tlb_set *tlb_sets; /* TLB_SET_COUNT of them */
     struct itlb_entry *itlb;
     struct codecache *code;
     struct native_cache *native;
@@ -308,6 +308,10 @@ struct vcpu {
     /* statistics */
     uint64_t instructions;    /* retired */
     uint64_t stat_faults, stat_interrupts, stat_tlb_miss, stat_decoded, stat_tlb_flush;
+
+    /* derived and large; last, so that copies of the state end here */
+    struct tlb_set tlb_sets[TLB_SET_COUNT];
+    struct jump_cache jumps[TLB_SET_COUNT];
 };
 
 enum { LEFT_FAULT = 1, LEFT_EXIT = 2 };

@@ -263,7 +263,7 @@ static void retire(struct vcpu *v, struct codepage *p)
     }
     for (unsigned n = 0; n < ITLB_ENTRIES; n++)
         if (v->itlb[n].page == p)
-            v->itlb[n].tag = 1;
+            v->itlb[n].tag = ITLB_NONE;
     memset(p->at, 0, sizeof(p->at));
     p->stale = true;
     p->next = c->retired;
@@ -287,7 +287,7 @@ void codecache_flush(struct vcpu *v)
     memset(c->cross, 0, sizeof(c->cross));
     decoder_configure(c->decoder, v);
     for (unsigned n = 0; n < ITLB_ENTRIES; n++)
-        v->itlb[n].tag = 1;
+        v->itlb[n].tag = ITLB_NONE;
 }
 
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
@@ -416,6 +416,8 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
     }
     if (!p && !(p = page_new(v, w.gpa, &ref)))
         cpu_leave(v, EXIT_INTERNAL);
+    if (e->tag != ITLB_NONE)
+        tlb_jumps_forget(v, e->tag & ~0xfffull);
     e->tag = page | itlb_key(v);
     e->page = p;
     e->global = w.global;

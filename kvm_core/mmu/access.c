@@ -127,13 +127,13 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     if (kind == TLB_USER_AC || ((v->slow & SLOW_BREAKPOINT) && debug_page_watched(v, linear)))
         return;
     struct tlb_set *set = &v->tlb_sets[kind];
-    struct tlb_entry *e = &set->e[page >> 12 & (TLB_ENTRIES - 1)];
+    unsigned n = tlb_index(page);
     bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || v->lockstep)) &&
                   !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
-    e->read_tag = page;
-    e->write_tag = direct ? page : TLB_NONE;
-    e->host = (uint64_t)ref.host - page;
-    e->flags = w.global ? TLBE_GLOBAL : 0;
+    set->read_tag[n] = page;
+    set->write_tag[n] = direct ? page : tlb_none(n);
+    set->host[n] = (uint64_t)ref.host;
+    set->global[n / 64] = (set->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)w.global << n % 64;
     set->dirty = true;
     if (w.page_shift > 12)
         large_note(v, linear, w.page_shift);

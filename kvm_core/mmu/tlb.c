@@ -10,32 +10,67 @@
 #include "mmu/large.h"
 #include "mmu/phys.h"
 
+static void drop_entry(struct tlb_set *set, unsigned n)
+{
+    set->read_tag[n] = set->write_tag[n] = tlb_none(n);
+}
+
 static void clear_set(struct tlb_set *set)
 {
     if (!set->dirty)
         return;
     for (unsigned n = 0; n < TLB_ENTRIES; n++)
-        set->e[n].read_tag = set->e[n].write_tag = TLB_NONE;
+        drop_entry(set, n);
     set->dirty = false;
+}
+
+void jump_cache_clear(struct jump_cache *j)
+{
+    if (!j->dirty)
+        return;
+    for (unsigned n = 0; n < JUMP_ENTRIES; n++)
+        j->rip[n] = n ^ 1; /* the address of another index */
+    j->dirty = false;
+}
+
+/* The jump caches say no more than the fetch look-aside: what leaves it leaves them. */
+void tlb_jumps_forget(struct vcpu *v, uint64_t linear)
+{
+    for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
+        struct jump_cache *j = &v->jumps[s];
+        if (j->dirty)
+            for (unsigned n = 0; n < JUMP_ENTRIES; n++)
+                if ((j->rip[n] ^ linear) < 4096)
+                    j->rip[n] = n ^ 1;
+    }
 }
 
 static void clear_fetch(struct vcpu *v, bool globals)
 {
-    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
-        if (globals || !v->itlb[n].global)
-            v->itlb[n].tag = TLB_NONE;
+    bool user = false, super = false; /* which jump caches said something of what goes */
+
+    for (unsigned n = 0; n < ITLB_ENTRIES; n++) {
+        struct itlb_entry *e = &v->itlb[n];
+        if (e->tag == ITLB_NONE || (e->global && !globals))
+            continue;
+        user |= itlb_is_user(e->tag);
+        super |= !itlb_is_user(e->tag);
+        e->tag = ITLB_NONE;
+    }
+    for (unsigned s = 0; s < TLB_SET_COUNT; s++)
+        if (globals || (s == TLB_USER ? user : super))
+            jump_cache_clear(&v->jumps[s]);
 }
 
 int mmu_create(struct vcpu *v)
 {
-    v->tlb_sets = calloc(TLB_SET_COUNT, sizeof(struct tlb_set));
     v->itlb = calloc(ITLB_ENTRIES, sizeof(struct itlb_entry));
-    if (!v->tlb_sets || !v->itlb || large_create(v)) {
+    if (!v->itlb || large_create(v)) {
         mmu_destroy(v);
         return -1;
     }
     for (unsigned n = 0; n < TLB_SET_COUNT; n++)
-        v->tlb_sets[n].dirty = true;
+        v->tlb_sets[n].dirty = v->jumps[n].dirty = true;
     v->tlb = &v->tlb_sets[TLB_SUPER];
     tlb_flush_all(v);
     return 0;
@@ -44,9 +79,7 @@ int mmu_create(struct vcpu *v)
 void mmu_destroy(struct vcpu *v)
 {
     large_destroy(v);
-    free(v->tlb_sets);
     free(v->itlb);
-    v->tlb_sets = NULL;
     v->itlb = NULL;
 }
 
@@ -67,16 +100,16 @@ void tlb_flush_nonglobal(struct vcpu *v)
     }
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
-        bool left = false;
+        uint64_t left = 0;
         if (!set->dirty)
             continue;
-        for (unsigned n = 0; n < TLB_ENTRIES; n++) {
-            if (set->e[n].flags & TLBE_GLOBAL)
-                left = true;
-            else
-                set->e[n].read_tag = set->e[n].write_tag = TLB_NONE;
+        for (unsigned w = 0; w < TLB_ENTRIES / 64; w++) {
+            left |= set->global[w];
+            for (unsigned n = w * 64; n < w * 64 + 64; n++)
+                if (!(set->global[w] >> (n % 64) & 1))
+                    drop_entry(set, n);
         }
-        set->dirty = left;
+        set->dirty = left != 0;
     }
     clear_fetch(v, false);
     v->stat_tlb_flush++;
@@ -84,25 +117,27 @@ void tlb_flush_nonglobal(struct vcpu *v)
 
 void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
-    unsigned n = page >> 12 & (TLB_ENTRIES - 1);
+    unsigned n = tlb_index(page);
     struct itlb_entry *fetch = &v->itlb[page >> 12 & (ITLB_ENTRIES - 1)];
 
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
-        struct tlb_entry *e = &v->tlb_sets[s].e[n];
-        if (e->read_tag == page || e->write_tag == page)
-            e->read_tag = e->write_tag = TLB_NONE;
+        struct tlb_set *set = &v->tlb_sets[s];
+        if (set->read_tag[n] == page || set->write_tag[n] == page)
+            drop_entry(set, n);
     }
-    if ((fetch->tag & ~0xfffull) == page)
-        fetch->tag = TLB_NONE;
+    if ((fetch->tag & ~0xfffull) == page && fetch->tag != ITLB_NONE) {
+        fetch->tag = ITLB_NONE;
+        tlb_jumps_forget(v, page);
+    }
 }
 
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)
 {
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
-        struct tlb_entry *e = v->tlb_sets[s].e;
+        struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned n = 0; n < TLB_ENTRIES; n++)
-            if ((e[n].read_tag ^ linear) >> 30 == 0 || (e[n].write_tag ^ linear) >> 30 == 0)
-                e[n].read_tag = e[n].write_tag = TLB_NONE;
+            if ((set->read_tag[n] ^ linear) >> 30 == 0 || (set->write_tag[n] ^ linear) >> 30 == 0)
+                drop_entry(set, n);
     }
     clear_fetch(v, true);
 }
@@ -118,19 +153,18 @@ static void forget_write_tags(struct vcpu *v)
     for (unsigned s = 0; s < TLB_SET_COUNT; s++)
         if (v->tlb_sets[s].dirty)
             for (unsigned n = 0; n < TLB_ENTRIES; n++)
-                v->tlb_sets[s].e[n].write_tag = TLB_NONE;
+                v->tlb_sets[s].write_tag[n] = tlb_none(n);
 }
 
 void tlb_protect_host_page(struct vcpu *v, const void *hpage)
 {
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
-        if (!v->tlb_sets[s].dirty)
+        struct tlb_set *set = &v->tlb_sets[s];
+        if (!set->dirty)
             continue;
-        for (unsigned n = 0; n < TLB_ENTRIES; n++) {
-            struct tlb_entry *e = &v->tlb_sets[s].e[n];
-            if (e->write_tag != TLB_NONE && e->host + e->write_tag == (uint64_t)hpage)
-                e->write_tag = TLB_NONE;
-        }
+        for (unsigned n = 0; n < TLB_ENTRIES; n++)
+            if (set->host[n] == (uint64_t)hpage)
+                set->write_tag[n] = tlb_none(n);
     }
 }
 

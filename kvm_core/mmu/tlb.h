@@ -1,48 +1,26 @@
-/* The software TLB: linear page -> host address, apart for reading and writing.
- *
- * A tag is the linear page address, or TLB_NONE (never equal to a page address). Pages that need a
- * look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access, so
- * the fast path needs one compare.
- */
+/* The software TLB: linear page -> host address, apart for reading and writing; the fetch look-aside. Layout: mmu/tlbset.h */
 #ifndef KVMISH_MMU_TLB_H
 #define KVMISH_MMU_TLB_H
 
 #include "cpu/vcpu.h"
+#include "mmu/tlbset.h"
 
-enum { TLB_ENTRIES = 1024, ITLB_ENTRIES = 256 };
-#define TLB_NONE 1ull
-
-enum tlb_set_kind { /* what an access is allowed: one set each */
-    TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
-    TLB_SUPER_SMAP, /* CPL 0-2 with SMAP in force; the processor's own accesses */
-    TLB_USER,       /* CPL 3 */
-    TLB_USER_AC,    /* CPL 3 with alignment checks on: never filled, so that every access takes the slow path */
-    TLB_SET_COUNT
-};
-
-struct tlb_entry {
-    uint64_t read_tag, write_tag;
-    uint64_t host;  /* add the linear address */
-    uint64_t flags; /* TLBE_* */
-};
-enum { TLBE_GLOBAL = 1 };
-
-struct tlb_set {
-    struct tlb_entry e[TLB_ENTRIES];
-    bool dirty; /* something was entered since the last flush */
-};
+enum { ITLB_ENTRIES = 1024 };
+#define ITLB_NONE 1ull
 
 struct codepage;
 struct itlb_entry {
-    uint64_t tag; /* linear page | itlb_key(), or TLB_NONE */
+    uint64_t tag; /* linear page | itlb_key(), or ITLB_NONE */
     struct codepage *page;
     bool global;
 };
 /* What besides the address decides whether and how a page may be executed: privilege and code size. */
 static inline uint64_t itlb_key(const struct vcpu *v)
 {
-    return (uint64_t)(v->cpl == 3) << 1 | (uint64_t)(v->code_bits >> 5) << 2; /* bit 0 clear: never TLB_NONE */
+    return (uint64_t)(v->cpl == 3) << 1 | (uint64_t)(v->code_bits >> 5) << 2; /* bit 0 clear: never ITLB_NONE */
 }
+
+static inline bool itlb_is_user(uint64_t tag) { return tag & 2; }
 
 int mmu_create(struct vcpu *v);
 void mmu_destroy(struct vcpu *v);
@@ -52,6 +30,9 @@ void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
 void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
 void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no more */
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear); /* what lies in the same aligned GiB */
+/* The page of `linear` leaves the fetch look-aside: the jump caches forget it too. */
+void tlb_jumps_forget(struct vcpu *v, uint64_t linear);
+void jump_cache_clear(struct jump_cache *j);
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 

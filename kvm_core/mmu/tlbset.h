@@ -1,0 +1,43 @@
+/* The tables that generated code reads at a constant distance from the vCPU: TLB sets and jump caches.
+ *
+ * A TLB entry is three words in arrays of their own. A tag is the linear address of the page, so that (linear ^ tag) is the
+ * offset in it when it hits, and at least 4096 when it does not: one unsigned compare with 4096 - size answers for the
+ * page, the rights and a crossing of the page's end. An absent entry's tag belongs to another index, whatever the address.
+ */
+#ifndef KVMISH_MMU_TLBSET_H
+#define KVMISH_MMU_TLBSET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { TLB_ENTRIES = 1024, JUMP_ENTRIES = 2048 };
+
+enum tlb_set_kind { /* what an access is allowed: one set each */
+    TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
+    TLB_SUPER_SMAP, /* CPL 0-2 with SMAP in force; the processor's own accesses */
+    TLB_USER,       /* CPL 3 */
+    TLB_USER_AC,    /* CPL 3 with alignment checks on: never filled, so that every access takes the slow path */
+    TLB_SET_COUNT
+};
+
+/* Pages that need a look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access. */
+struct tlb_set {
+    uint64_t read_tag[TLB_ENTRIES], write_tag[TLB_ENTRIES];
+    uint64_t host[TLB_ENTRIES];          /* the page in this process */
+    uint64_t global[TLB_ENTRIES / 64];   /* bitmap: survives MOV CR3 */
+    bool dirty; /* something was entered since the last flush */
+};
+
+/* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes.
+ * What it says holds as long as the fetch look-aside (mmu/tlb.h) would say the same. */
+struct jump_cache {
+    uint64_t rip[JUMP_ENTRIES]; /* absent: the address of another index */
+    uint64_t code[JUMP_ENTRIES];
+    bool dirty;
+};
+
+static inline unsigned tlb_index(uint64_t linear) { return linear >> 12 & (TLB_ENTRIES - 1); }
+/* A tag that no address with this index matches. */
+static inline uint64_t tlb_none(unsigned index) { return (uint64_t)(index ^ 1) << 12; }
+
+#endif
