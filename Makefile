@@ -12,7 +12,7 @@ LDLIBS   := -lZydis -lpthread -ldl -lm
 DEPS      = -MMD -MP -MT $@ -MF $(@:.o=.d)
 SANITIZE := -fsanitize=address,undefined -fno-omit-frame-pointer
 
-CORE_DIRS := isa cpu mmu irq kvm gen
+CORE_DIRS := isa cpu mmu jit irq kvm gen
 CORE_SRC  := $(sort $(shell find $(wildcard $(CORE_DIRS:%=kvm_core/%)) -name '*.c')) \
              $(wildcard kvm_core/_accel.c)
 SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))

@@ -156,7 +156,7 @@ static enum cpu_exit_reason enter(struct kvm_vcpu *kv, int budget)
     if (__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
         vcpu_drain(kv);
     if (!__atomic_load_n(&v->requests, __ATOMIC_SEQ_CST))
-        reason = v->lockstep ? lockstep_enter(v, budget) : engine_emulate.enter(v, budget);
+        reason = v->lockstep ? lockstep_enter(v, budget) : kv->engine->enter(v, budget);
     if (reason == EXIT_INTERNAL && v->lockstep)
         fputs(lockstep_report(v->lockstep), stderr);
     __atomic_store_n(&v->in_guest, 0, __ATOMIC_RELEASE); /* who comes back in looks again, after a full barrier */

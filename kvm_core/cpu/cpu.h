@@ -139,6 +139,7 @@ struct engine {
     enum cpu_exit_reason (*enter)(struct vcpu *v, int32_t budget);
 };
 extern const struct engine engine_emulate;
+extern const struct engine engine_translate; /* jit/translate.c */
 
 /* Creation and destruction of what a vCPU owns (TLB, code cache, native stubs): vcpu.c */
 int cpu_create(struct vcpu *v); /* zeroed memory, aligned to 4096; -ENOMEM */

@@ -4,6 +4,7 @@
 #include "cpu/access.h"
 #include "cpu/cpu.h"
 #include "cpu/debug.h"
+#include "cpu/engine.h"
 #include "cpu/native.h"
 #include "gen/handlers.h"
 #include "isa/codecache.h"
@@ -118,8 +119,7 @@ static void step(struct vcpu *v)
         debug_trap(v);
 }
 
-/* Lockstep: one instruction as the fast path executes it. */
-static void single(struct vcpu *v)
+void engine_single(struct vcpu *v)
 {
     const struct insn *i, *next;
 
@@ -148,10 +148,8 @@ static bool window_open(const struct vcpu *v)
     return v->want_window && v->eflags & FL_IF && !v->shadow && !v->log.replay;
 }
 
-static void run(struct vcpu *v)
+bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
 {
-    const struct insn *i = NULL;
-
     for (;;) {
         while (unlikely(v->pending.type)) {
             if (v->pending.type == EVENT_EXIT) {
@@ -160,32 +158,41 @@ static void run(struct vcpu *v)
                 return;
             }
             if (v->guest_debug && debugger_takes(v))
-                return;
+                return false;
             v->cur = NULL;
             exception_deliver(v);
         }
         v->exit.reason = EXIT_POLL;
         if ((v->budget <= 0 || __atomic_load_n(&v->kick, __ATOMIC_RELAXED)) && !v->log.replay)
-            return;
+            return false;
         if (unlikely(window_open(v))) {
             v->exit.reason = EXIT_WINDOW;
-            return;
+            return false;
         }
-        if (unlikely(careful(v))) {
-            if (v->slow == SLOW_LOCKSTEP && !v->shadow && !(v->eflags & (FL_TF | FL_RF)) && !v->log.replay)
-                single(v);
-            else
-                step(v);
-            continue;
-        }
+        if (likely(!careful(v)))
+            return true;
+        if (v->slow == SLOW_LOCKSTEP && !v->shadow && !(v->eflags & (FL_TF | FL_RF)) && !v->log.replay)
+            one(v);
+        else
+            step(v);
+    }
+}
+
+void engine_row(struct vcpu *v, const struct insn *i)
+{
+    v->blk_start = i;
+    do {
+        v->cur = i;
+        i = i->fn(v, i);
+    } while (i);
+    settle(v, true);
+}
+
+static void run(struct vcpu *v)
+{
+    while (engine_between(v, engine_single)) {
         v->cur = NULL;
-        i = codecache_lookup(v);
-        v->blk_start = i;
-        do {
-            v->cur = i;
-            i = i->fn(v, i);
-        } while (i);
-        settle(v, true);
+        engine_row(v, codecache_lookup(v));
     }
 }
 
@@ -247,7 +254,7 @@ static bool left(struct vcpu *v, int how)
     return false;
 }
 
-static enum cpu_exit_reason enter(struct vcpu *v, int32_t budget)
+enum cpu_exit_reason engine_enter(struct vcpu *v, int32_t budget, void (*run_guest)(struct vcpu *v))
 {
     int how;
 
@@ -258,11 +265,13 @@ static enum cpu_exit_reason enter(struct vcpu *v, int32_t budget)
     native_enter(v);
     how = setjmp(v->out);
     if (!how || left(v, how))
-        run(v);
+        run_guest(v);
     native_leave(v);
     v->cur = NULL;
     v->instructions += (uint64_t)((int64_t)budget - v->budget);
     return v->exit.reason;
 }
+
+static enum cpu_exit_reason enter(struct vcpu *v, int32_t budget) { return engine_enter(v, budget, run); }
 
 const struct engine engine_emulate = {.name = "emulate", .enter = enter};

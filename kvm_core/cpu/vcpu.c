@@ -21,6 +21,8 @@ int cpu_create(struct vcpu *v)
 
 void cpu_destroy(struct vcpu *v)
 {
+    if (v->translator)
+        v->translator->destroy(v);
     native_destroy(v);
     codecache_destroy(v);
     mmu_destroy(v);

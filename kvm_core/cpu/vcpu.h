@@ -202,6 +202,13 @@ struct phys_map;
 struct cpuid_model;
 struct native_cache;
 struct lockstep;
+struct codepage;
+
+/* The translator's state in a vCPU begins with what the decoded-instruction cache tells it. */
+struct translator {
+    void (*page_retired)(struct vcpu *v, struct codepage *p); /* its instructions are no longer what is executed */
+    void (*destroy)(struct vcpu *v);
+};
 
 /* ---- the processor ---------------------------------------------------------------------- */
 
@@ -223,6 +230,11 @@ struct vcpu {
     uint8_t stack_size; /* bytes of the stack pointer: 2, 4, 8 */
     uint8_t shadow;     /* SHADOW_*: interrupts held for the next instruction */
     uint8_t slow;       /* not 0: run instruction by instruction (SLOW_*) */
+    struct {            /* while translated code runs: kvm_core/jit */
+        int32_t left;       /* of the budget: what it may use before it comes back */
+        uint32_t patch;     /* left by an edge that has no target yet: where its jump is */
+        uint64_t target[2]; /* of an indirect call: address, code */
+    } run;
 
     struct segment seg[SEG_COUNT];
     struct desc_table gdt, idt;
@@ -285,6 +297,7 @@ struct vcpu {
     struct codecache *code;
     struct native_cache *native;
     struct large_pages *large; /* fragments of large pages in the TLB */
+    struct translator *translator; /* NULL: interpreter only */
     uint8_t maxphyaddr;
     uint64_t phys_reserved;   /* bits of a page-table entry that must be 0, from maxphyaddr */
 

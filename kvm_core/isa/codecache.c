@@ -13,28 +13,11 @@
 #include "mmu/phys.h"
 
 enum {
-    CHUNK_INSNS = 128,   /* instructions of a chunk: the unit in which rows are allocated */
-    PAGE_CHUNKS = 96,    /* of one page at most; then it is dropped and starts anew */
     POOL_CHUNKS = 16384, /* 64 MiB */
     BLOCK_INSNS = 48,    /* longest stretch decoded at once */
     BUCKETS = 4096,
     CROSS_ENTRIES = 64,
     CODEPAGE_MAX = 12288
-};
-
-struct codepage {
-    uint64_t gpa;
-    uint8_t code_bits;
-    bool stale;               /* dropped: unreachable, waits to be used anew */
-    uint8_t *host;
-    struct memslot *slot;
-    uint64_t index;           /* page within the slot */
-    uint64_t lines;           /* 64-byte lines that hold decoded bytes */
-    unsigned chunks, used;    /* used: instructions in the last chunk */
-    struct codepage *next;    /* in its bucket, or in the free list */
-    struct insn *chunk[PAGE_CHUNKS];
-    uint16_t at[4096];        /* 1 + number of the instruction at an offset; 0: not decoded */
-    uint8_t bytes[4096];      /* what was decoded */
 };
 
 struct cross { /* an instruction that spans two pages, kept by its bytes */
@@ -136,7 +119,7 @@ static const struct insn *op_continue(struct vcpu *v, const struct insn *i)
     if (i->off < 4096 && p && p->at[i->off] && v->budget > 0 && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED)) {
         unsigned n = p->at[i->off] - 1u;
         const struct insn *next = &p->chunk[n / CHUNK_INSNS][n % CHUNK_INSNS];
-        if (next->fn != op_continue) {
+        if (next->fn != op_continue && !v->translator) {
             v->blk_start = next;
             return next;
         }
@@ -261,6 +244,8 @@ static void retire(struct vcpu *v, struct codepage *p)
         for (unsigned k = 0; k < count; k++)
             p->chunk[n][k].fn = op_stale;
     }
+    if (v->translator)
+        v->translator->page_retired(v, p);
     for (unsigned n = 0; n < ITLB_ENTRIES; n++)
         if (v->itlb[n].page == p)
             v->itlb[n].tag = ITLB_NONE;
@@ -366,6 +351,7 @@ static struct codepage *page_new(struct vcpu *v, uint64_t gpa, const struct page
     p->gpa = gpa;
     p->code_bits = v->code_bits;
     p->stale = false;
+    p->blocks = 0;
     p->host = ref->host;
     p->slot = ref->slot;
     p->index = ref->page;
@@ -519,7 +505,7 @@ void codecache_link(struct vcpu *v, const struct insn *i)
 
     if (i >= v->code->scratch && i < v->code->scratch + 2)
         return;
-    if (!p || p->stale || off < 0 || off > 4095 || !p->at[off] || v->slow)
+    if (v->translator || !p || p->stale || off < 0 || off > 4095 || !p->at[off] || v->slow)
         return;
     if (v->code_bits == 16 || i->size * 8 != v->code_bits ||
         (v->code_bits == 32 && v->seg[CS].limit != 0xffffffff))
@@ -551,6 +537,23 @@ const struct insn *codecache_single(struct vcpu *v)
     c->scratch[1] = (struct insn){.fn = op_leave_row, .off = (uint16_t)(i->off + i->len), .am = AM_NONE};
     return c->scratch;
 }
+
+bool codecache_is_stale(const struct insn *i) { return i->fn == op_stale; }
+
+bool codecache_is_pseudo(const struct insn *i)
+{
+    return i->fn == op_continue || i->fn == op_stale || i->fn == op_spanning || i->fn == op_invalid || i->fn == op_too_long;
+}
+
+const struct insn *codecache_follow(const struct codepage *p, const struct insn *i)
+{
+    if (i->fn != op_continue)
+        return i;
+    return i->off < 4096 ? codecache_at(p, i->off) : NULL;
+}
+
+struct codepage *codecache_page(const struct vcpu *v) { return v->code->current; }
+struct insn *codecache_pool(const struct vcpu *v) { return v->code->pool; }
 
 unsigned codecache_bytes(struct vcpu *v, uint8_t bytes[15])
 {

@@ -158,6 +158,7 @@ enum { /* kvm_vcpu.events: from other threads, acted upon by the entry loop */
 
 struct kvm_vcpu {
     struct vcpu cpu; /* first: aligned to a page with the whole */
+    const struct engine *engine;
     struct kvm_vm *vm;
     uint32_t id;    /* the client's */
     unsigned index; /* in vm->vcpu */

@@ -73,6 +73,14 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     }
 }
 
+/* By KVMISH_ENGINE, for clients that know nothing of engines. */
+static const struct engine *engine_chosen(void)
+{
+    const char *name = getenv("KVMISH_ENGINE");
+
+    return name && !strcmp(name, engine_translate.name) ? &engine_translate : &engine_emulate;
+}
+
 static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
 {
     size_t bytes = (sizeof(struct kvm_vcpu) + KVM_PAGE - 1) / KVM_PAGE * KVM_PAGE;
@@ -91,6 +99,7 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
     kv->cpu.index = (uint16_t)kv->index;
     kv->cpu.ops = &vm_machine_ops;
     kv->cpu.machine = kv;
+    kv->engine = engine_chosen();
     kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
     if (map_file(kv) || cpu_create(&kv->cpu)) {
@@ -105,7 +114,7 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
         kv->has_lapic = true;
     }
     vcpu_reset(kv, false);
-    if (getenv("KVMISH_LOCKSTEP") && (kv->index || !lockstep_create(&kv->cpu, &engine_emulate, LOCKSTEP_STRETCH))) {
+    if (getenv("KVMISH_LOCKSTEP") && (kv->index || !lockstep_create(&kv->cpu, kv->engine, LOCKSTEP_STRETCH))) {
         vcpu_destroy(kv); /* lockstep is for one vCPU */
         return NULL;
     }

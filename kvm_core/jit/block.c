@@ -1,0 +1,214 @@
+/* Builds a block: collects its instructions, finds where flags are needed, renders one after the other. */
+#include "jit/build.h"
+#include <stdlib.h>
+
+/* ---- the parts that all renderers use ---------------------------------------------------------------- */
+
+struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsigned n)
+{
+    struct cold *c = &b->cold[b->colds++];
+
+    *c = (struct cold){.kind = (uint8_t)kind, .from = from, .executed = n};
+    if (kind == COLD_INTERPRET)
+        c->ref = ref_of(b, b->op[n].i);
+    return c;
+}
+
+void flags_want(struct build *b)
+{
+    if (!(b->flags & FLAGS_IN_HOST))
+        flags_restore(&b->e, H_T1);
+    b->flags |= FLAGS_IN_HOST;
+}
+
+void flags_keep(struct build *b, const struct op *op)
+{
+    if (b->flags == FLAGS_IN_HOST && op->live) {
+        flags_save(&b->e, H_T0);
+        b->flags |= FLAGS_IN_MEMORY;
+    }
+}
+
+static void put_call(struct build *b, uint32_t ref, uint32_t executed)
+{
+    load_imm32(&b->e, H_T0, ref);
+    load_imm32(&b->e, H_T1, executed);
+    call_to(&b->e, b->j->interpret);
+}
+
+void put_interpreted(struct build *b, unsigned n)
+{
+    if (b->flags == FLAGS_IN_HOST)
+        flags_save(&b->e, H_T0);
+    put_call(b, ref_of(b, b->op[n].i), n);
+    b->flags = FLAGS_IN_MEMORY;
+}
+
+static void put_cold(struct build *b, const struct cold *c)
+{
+    struct emit *e = &b->e;
+
+    set_jump(c->from, e->p);
+    switch (c->kind) {
+    case COLD_INTERPRET:
+        put_call(b, c->ref, c->executed);
+        if (!c->join) {
+            put8(e, 0x0f), put8(e, 0x0b); /* ud2: a branch has not come back */
+            return;
+        }
+        if (c->restore)
+            flags_restore(e, H_T1);
+        set_jump(put_jump(e, JUMP_ALWAYS), c->join);
+        return;
+    case COLD_POLL:
+        load_imm32(e, H_T1, (uint32_t)c->linear);
+        jump_to(e, b->j->exit_page);
+        return;
+    case COLD_LINK:
+        load_imm32(e, H_T0, (uint32_t)(c->from - e->rw));
+        load_imm32(e, H_T1, (uint32_t)c->linear);
+        jump_to(e, b->j->exit_link);
+        return;
+    default: put_cold_edge(b, c);
+    }
+}
+
+/* ---- the block ------------------------------------------------------------------------------------------ */
+
+static bool ends_block(const struct lowering_row *row)
+{
+    return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
+}
+
+/* Fills op[]; -> offset in the page of what follows; *linkable: it may be a block. */
+static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linkable)
+{
+    const struct insn *i = codecache_at(b->page, off);
+
+    *linkable = true;
+    while (i && b->count < max) {
+        i = codecache_follow(b->page, i);
+        if (!i)
+            break;
+        if (codecache_is_pseudo(i)) {
+            *linkable = false;
+            break;
+        }
+        const struct lowering_row *row = lowering_of(i);
+        b->op[b->count++] = (struct op){.i = i, .row = row, .effect = effect_of(i, row)};
+        off = i->off + i->len;
+        if (ends_block(row))
+            break;
+        i++;
+    }
+    return off;
+}
+
+static bool may_leave(const struct op *op)
+{
+    return !op->row || op->i->am != AM_NONE || op->row->how >= LOWER_CALL;
+}
+
+static void find_live(struct build *b, unsigned behind)
+{
+    const struct op *last = &b->op[b->count - 1];
+    bool live = true;
+
+    if (last->row && last->row->how == LOWER_JMP && last->i->am == AM_NONE && last->i->base == REG_ZERO && last->row->form != 0)
+        live = true;
+    if (!ends_block(last->row))
+        live = flags_needed_at(b, behind);
+    for (unsigned n = b->count; n--;) {
+        struct op *op = &b->op[n];
+        if (op->effect == FLAGS_WRITE)
+            live = false;
+        else if (op->effect != FLAGS_NONE)
+            live = true;
+        if (b->precise && may_leave(op))
+            live = true;
+        op->live = live;
+    }
+}
+
+static void render(struct build *b, unsigned off, unsigned max)
+{
+    bool linkable, done = false;
+    unsigned behind = collect(b, off, max, &linkable);
+
+    if (!b->count)
+        return;
+    find_live(b, behind);
+    b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
+    for (unsigned n = 0; n < b->count; n++) {
+        const struct op *op = &b->op[n];
+        done = lower(b, n);
+        if (!done)
+            put_interpreted(b, n);
+        done = done && ends_block(op->row);
+    }
+    if (!done)
+        put_edge(b, behind, b->count, linkable && !(ends_block(b->op[b->count - 1].row)));
+    for (unsigned n = 0; n < b->colds; n++) {
+        struct cold c = b->cold[n];
+        put_cold(b, &c);
+    }
+}
+
+static void prologue(struct build *b, unsigned off)
+{
+    struct emit *e = &b->e;
+
+    put_rex(e, true, H_T0, 0, H_T0, false); /* lea r10, [r10 - off], the displacement always 4 bytes */
+    put8(e, 0x8d);
+    put8(e, 0x80 | (H_T0 & 7) << 3 | (H_T0 & 7));
+    put32(e, 0u - off);
+    store_field(e, H_T0, GPR_FIELD(REG_PAGE));
+}
+
+static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned kind, uint32_t at, unsigned off)
+{
+    b->v = v;
+    b->j = jit_of(v);
+    b->page = p;
+    b->kind = kind;
+    b->precise = v->lockstep != NULL || getenv("KVMISH_PRECISE");
+    b->flags = 0;
+    b->count = b->colds = 0;
+    b->block = NULL;
+    b->e.rw = b->j->rw;
+    b->e.p = b->j->rw + at;
+    prologue(b, off);
+}
+
+struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind)
+{
+    struct jit *j = jit_of(v);
+    struct build b;
+    uint32_t at;
+
+    if (j->used + BLOCK_BYTES_MAX > CODE_BYTES || j->block_count == BLOCKS_MAX) {
+        jit_flush(v);
+        return NULL;
+    }
+    const struct insn *first = codecache_follow(p, codecache_at(p, off));
+    if (!first || codecache_is_pseudo(first))
+        return NULL;
+    at = ((j->used + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
+    begin(&b, v, p, kind, at, off);
+    b.block = jit_block_add(j, p, off, kind);
+    b.block->entry = at + JIT_PROLOGUE;
+    render(&b, off, BLOCK_OPS);
+    b.block->count = (uint8_t)b.count;
+    j->used = here(&b.e);
+    return b.block;
+}
+
+const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind)
+{
+    struct jit *j = jit_of(v);
+    struct build b;
+
+    begin(&b, v, p, kind, j->scratch, off);
+    render(&b, off, 1);
+    return b.count ? j->rx + j->scratch : NULL;
+}

@@ -1,0 +1,243 @@
+/* The code cache: memory that is never writable and executable at one address, the thunks in its first bytes, the blocks. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "jit/emit.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10u
+#endif
+
+static const uint8_t pinned[] = {H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R12, H_R13, H_R14};
+
+/* ---- thunks ---------------------------------------------------------------------------------- */
+
+static void put_spill(struct emit *e)
+{
+    for (unsigned n = 0; n < sizeof(pinned); n++)
+        store_field(e, pinned[n], GPR_FIELD(pinned[n]));
+    store_field(e, H_SP, GPR_FIELD(RSP));
+    op_mem(e, false, 0x89, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.left));
+}
+
+static void put_fill(struct emit *e)
+{
+    for (unsigned n = 0; n < sizeof(pinned); n++)
+        load_field(e, pinned[n], GPR_FIELD(pinned[n]));
+    load_field(e, H_SP, GPR_FIELD(RSP));
+    op_mem(e, false, 0x8b, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.left));
+}
+
+static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_LEFT}; /* System V ABI: the callee's to keep */
+
+static void put_push(struct emit *e, unsigned opcode, unsigned reg)
+{
+    put_rex(e, false, 0, 0, reg, false);
+    put8(e, opcode | (reg & 7));
+}
+
+static void put_return(struct emit *e)
+{
+    op_imm(e, true, 0, H_HOST_SP, 8);
+    for (unsigned n = sizeof(saved); n--;)
+        put_push(e, 0x58, saved[n]);
+    put8(e, 0xc3);
+}
+
+/* enter(vcpu, code): r10 is the guest's address; code may rely on a 16-byte aligned stack. */
+static void put_enter(struct emit *e)
+{
+    for (unsigned n = 0; n < sizeof(saved); n++)
+        put_push(e, 0x50, saved[n]);
+    op_imm(e, true, 5, H_HOST_SP, 8);
+    op_mem(e, true, 0x8d, H_BASE, H_RDI, NO_INDEX, 0, BASE_BIAS);
+    move(e, H_T1, H_RSI);
+    load_field(e, H_T0, FIELD(rip));
+    put_fill(e);
+    put8(e, 0x41), put8(e, 0xff), put8(e, 0xe3); /* jmp r11 */
+}
+
+/* r10: insn, r11: instructions of the block before it */
+static void put_interpret(struct emit *e)
+{
+    uint64_t target = (uint64_t)jit_interpret;
+
+    put_spill(e);
+    op_mem(e, true, 0x8d, H_RDI, H_BASE, NO_INDEX, 0, -BASE_BIAS);
+    move(e, H_RBX, H_BASE);
+    op_reg(e, false, 0x8b, H_RSI, H_T0);
+    op_reg(e, false, 0x8b, H_RDX, H_T1);
+    op_imm(e, true, 5, H_HOST_SP, 8);
+    put8(e, 0x48), put8(e, 0xb8); /* mov rax, imm64 */
+    memcpy(e->p, &target, 8);
+    e->p += 8;
+    put8(e, 0xff), put8(e, 0xd0);
+    op_imm(e, true, 0, H_HOST_SP, 8);
+    move(e, H_BASE, H_RBX);
+    op_reg(e, false, 0x85, H_RAX, H_RAX);
+    uint8_t *leave = put_jump(e, CC_JNE);
+    put_fill(e);
+    put8(e, 0xc3);
+    set_jump(leave, e->p);
+    op_imm(e, true, 0, H_HOST_SP, 8); /* the return address into the block */
+    put_return(e);
+}
+
+static void put_thunks(struct jit *j)
+{
+    struct emit e = {.p = j->rw, .rw = j->rw};
+
+    j->enter = (void (*)(struct vcpu *, const void *))(uintptr_t)j->rx;
+    put_enter(&e);
+    /* with the address in r10 */
+    j->exit_rip = here(&e);
+    store_field(&e, H_T0, FIELD(rip));
+    put_spill(&e);
+    put_return(&e);
+    /* with the offset in the page in r11; at exit_link with r10 the jump to patch */
+    j->exit_link = here(&e);
+    op_mem(&e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
+    j->exit_page = here(&e);
+    load_field(&e, H_T0, GPR_FIELD(REG_PAGE));
+    op_mem(&e, true, 0x8d, H_T0, H_T0, H_T1, 0, 0);
+    jump_to(&e, j->exit_rip);
+    j->interpret = here(&e);
+    put_interpret(&e);
+    e.p += -here(&e) & 63;
+    j->scratch = here(&e);
+    j->used = j->scratch + BLOCK_BYTES_MAX;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static int map_code(struct jit *j)
+{
+    int err = 0, fd = memfd_create("kvmish-jit", MFD_CLOEXEC | MFD_EXEC);
+
+    if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+        fd = memfd_create("kvmish-jit", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, CODE_BYTES))
+        err = -errno;
+    if (!err) {
+        j->rw = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        j->rx = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+        if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
+            err = -errno;
+    }
+    close(fd);
+    if (!err) { /* a child has no vCPU: it must not write into ours */
+        madvise(j->rw, CODE_BYTES, MADV_DONTFORK);
+        madvise(j->rx, CODE_BYTES, MADV_DONTFORK);
+    }
+    return err;
+}
+
+int jit_cache_create(struct vcpu *v, struct jit *j)
+{
+    int err;
+
+    (void)v;
+    j->rw = j->rx = MAP_FAILED;
+    j->blocks = mmap(NULL, BLOCKS_MAX * sizeof(struct block), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    err = j->blocks == MAP_FAILED ? -ENOMEM : map_code(j);
+    if (err) {
+        jit_cache_destroy(j);
+        return err;
+    }
+    j->block_count = 1;
+    j->bmi2 = __builtin_cpu_supports("bmi2");
+    put_thunks(j);
+    return 0;
+}
+
+void jit_cache_destroy(struct jit *j)
+{
+    if (j->rw != MAP_FAILED)
+        munmap(j->rw, CODE_BYTES);
+    if (j->rx != MAP_FAILED)
+        munmap(j->rx, CODE_BYTES);
+    if (j->blocks != MAP_FAILED)
+        munmap(j->blocks, BLOCKS_MAX * sizeof(struct block));
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+static unsigned bucket_of(const struct codepage *p, unsigned off, unsigned kind)
+{
+    uint64_t h = ((uint64_t)p >> 5) * 0x9e3779b97f4a7c15ull + off * 0x85ebca6bull + kind * 0x27d4eb2full;
+
+    return (h ^ h >> 29) & (BLOCK_BUCKETS - 1);
+}
+
+struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind)
+{
+    for (uint32_t n = j->bucket[bucket_of(p, off, kind)]; n; n = j->blocks[n].next) {
+        struct block *b = &j->blocks[n];
+        if (b->page == p && b->off == off && b->kind == kind)
+            return b;
+    }
+    return NULL;
+}
+
+struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind)
+{
+    uint32_t n = j->block_count++, *bucket = &j->bucket[bucket_of(p, off, kind)];
+    struct block *b = &j->blocks[n];
+
+    *b = (struct block){.page = p, .off = (uint16_t)off, .kind = (uint8_t)kind, .next = *bucket, .next_in_page = p->blocks};
+    *bucket = p->blocks = n;
+    j->stat_blocks++;
+    return b;
+}
+
+/* Who comes from another page finds the way back to C in the first bytes; in the page nobody is left to come. */
+void jit_page_retired(struct vcpu *v, struct codepage *p)
+{
+    struct jit *j = jit_of(v);
+
+    for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page) {
+        struct block *b = &j->blocks[n];
+        uint32_t *link = &j->bucket[bucket_of(p, b->off, b->kind)];
+        struct emit e = {.p = j->rw + b->entry - JIT_PROLOGUE, .rw = j->rw};
+
+        while (*link != n)
+            link = &j->blocks[*link].next;
+        *link = b->next;
+        b->page = NULL;
+        jump_to(&e, j->exit_rip);
+    }
+    p->blocks = 0;
+}
+
+void jit_flush(struct vcpu *v)
+{
+    struct jit *j = jit_of(v);
+
+    codecache_flush(v); /* retires every page */
+    for (unsigned s = 0; s < TLB_SET_COUNT; s++)
+        jump_cache_clear(&v->jumps[s]);
+    j->block_count = 1;
+    j->used = j->scratch + BLOCK_BYTES_MAX;
+    j->stat_flushes++;
+}
+
+void jit_link(struct vcpu *v, uint32_t patch, const struct block *b)
+{
+    struct jit *j = jit_of(v);
+    uint32_t low = 1, high = j->block_count;
+
+    while (high - low > 1) { /* the block that the jump is in */
+        uint32_t mid = low + (high - low) / 2;
+        if (j->blocks[mid].entry <= patch)
+            low = mid;
+        else
+            high = mid;
+    }
+    if (low < j->block_count && j->blocks[low].page == b->page && j->blocks[low].kind == b->kind && patch >= j->blocks[low].entry)
+        set_jump(j->rw + patch, j->rw + b->entry);
+}

@@ -1,0 +1,372 @@
+/* Renders control transfers and the stack, and the edges on which a block is left. */
+#include "jit/build.h"
+
+#include "cpu/sem/common.h"
+
+/* ---- flags across edges -------------------------------------------------------------------------- */
+
+uint8_t effect_of(const struct insn *i, const struct lowering_row *row)
+{
+    if (!row)
+        return FLAGS_PART;
+    if (row->effect != FLAGS_SHIFT)
+        return row->effect;
+    if (row->form != FORM_RI && row->form != FORM_MI)
+        return FLAGS_PART;
+    return i->imm & (i->size == 8 ? 63 : 31) ? FLAGS_WRITE : FLAGS_PART;
+}
+
+/* Whether somebody looks at the arithmetic flags before they are all written, as far as the page's code tells. */
+bool flags_needed_at(const struct build *b, int64_t distance)
+{
+    const struct insn *i = distance >= 0 && distance < 4096 ? codecache_at(b->page, (unsigned)distance) : NULL;
+
+    if (b->precise)
+        return true;
+    for (unsigned n = 0; i && n < 12; n++) {
+        i = codecache_follow(b->page, i);
+        if (!i || codecache_is_pseudo(i))
+            return true;
+        const struct lowering_row *row = lowering_of(i);
+        uint8_t effect = effect_of(i, row);
+        if (effect == FLAGS_WRITE)
+            return false;
+        if (!row || effect != FLAGS_NONE || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END)
+            return true;
+        if (row->how == LOWER_JMP) {
+            int64_t target = (int64_t)i->off + i->len + i->disp;
+            if (row->form != FORM_I || target < 0 || target > 4095)
+                return true;
+            i = codecache_at(b->page, (unsigned)target);
+        } else {
+            i++;
+        }
+    }
+    return true;
+}
+
+/* ---- leaving the block ------------------------------------------------------------------------------ */
+
+static void put_count(struct build *b, unsigned executed) { op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed); }
+
+/* The code of the linear address in r10 into r11 when the jump cache has it; -> the jump for when it does not. */
+static uint8_t *put_jump_lookup(struct build *b)
+{
+    struct emit *e = &b->e;
+    int32_t cache = FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache));
+
+    if (b->j->bmi2) { /* rorx r11, r10, 11 */
+        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 11};
+        memcpy(e->p, rorx, sizeof(rorx));
+        e->p += sizeof(rorx);
+    } else { /* shr r11, 11 */
+        move(e, H_T1, H_T0);
+        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 11);
+    }
+    op_reg(e, false, 0x33, H_T1, H_T0);
+    op_imm(e, false, 4, H_T1, JUMP_ENTRIES - 1);
+    op_mem(e, true, 0x3b, H_T0, H_BASE, H_T1, 3, cache + (int32_t)offsetof(struct jump_cache, rip));
+    return put_jump(e, CC_JNE);
+}
+
+static void put_jump_code(struct build *b, bool call_slot)
+{
+    struct emit *e = &b->e;
+    int32_t cache = FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache));
+
+    if (call_slot)
+        op_mem(e, false, 0xff, 4, H_BASE, NO_INDEX, 0, FIELD(run.target[1]));
+    else
+        op_mem(e, false, 0xff, 4, H_BASE, H_T1, 3, cache + (int32_t)offsetof(struct jump_cache, code));
+}
+
+/* To the address in r10, the flags being where the next block wants them. */
+static void put_indirect(struct build *b)
+{
+    set_jump(put_jump_lookup(b), b->e.rw + b->j->exit_rip);
+    put_jump_code(b, false);
+}
+
+static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
+{
+    struct emit *e = &b->e;
+
+    put_count(b, executed);
+    load_field(e, H_T0, GPR_FIELD(REG_PAGE));
+    lea(e, H_T0, H_T0, (int32_t)distance);
+    op_reg(e, false, 0x85, H_LEFT, H_LEFT);
+    set_jump(put_jump(e, CC_JS), e->rw + b->j->exit_rip);
+    put_indirect(b);
+}
+
+void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable)
+{
+    struct emit *e = &b->e;
+    bool near = distance >= 0 && distance < 4096;
+
+    if ((b->flags == FLAGS_IN_HOST) && (!near || !linkable || flags_needed_at(b, distance)))
+        flags_save(e, H_T0);
+    if (!near) {
+        put_far_edge(b, distance, executed);
+        return;
+    }
+    put_count(b, executed);
+    if (!linkable || !b->block) {
+        load_imm32(e, H_T1, (uint32_t)distance);
+        jump_to(e, b->j->exit_page);
+        return;
+    }
+    struct cold *c = cold_add(b, COLD_POLL, put_jump(e, CC_JS), 0);
+    c->linear = (uint64_t)distance;
+    const struct block *to = jit_block_find(b->j, b->page, (unsigned)distance, b->kind);
+    uint8_t *jump = put_jump(e, JUMP_ALWAYS);
+    if (to) {
+        set_jump(jump, e->rw + to->entry);
+    } else {
+        c = cold_add(b, COLD_LINK, jump, 0);
+        c->linear = (uint64_t)distance;
+    }
+}
+
+/* A conditional branch that was taken. */
+void put_cold_edge(struct build *b, const struct cold *c)
+{
+    b->flags = c->save ? FLAGS_IN_HOST : FLAGS_IN_MEMORY;
+    put_edge(b, (int64_t)c->linear, c->executed, true);
+}
+
+/* ---- branches ------------------------------------------------------------------------------------------- */
+
+static int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; }
+
+static bool lower_jcc(struct build *b, unsigned n)
+{
+    const struct insn *i = b->op[n].i;
+    const uint8_t *bytes = bytes_of(b, i);
+    struct encoding x;
+
+    if (i->size != 8)
+        return false;
+    parse_encoding(bytes, i->len, &x);
+    flags_want(b);
+    unsigned cc = x.opcode & 15;
+    uint8_t state = b->flags;
+    if (i->disp < 0) { /* a loop: the likely way without another jump */
+        uint8_t *over = put_jump(&b->e, cc ^ 1);
+        put_edge(b, target_of(i), n + 1, true);
+        b->flags = state;
+        set_jump(over, b->e.p);
+        return true;
+    }
+    struct cold *c = cold_add(b, COLD_EDGE, put_jump(&b->e, cc), n);
+    c->executed = n + 1;
+    c->linear = (uint64_t)target_of(i);
+    c->save = !(state & FLAGS_IN_MEMORY);
+    return true;
+}
+
+/* The target of an indirect branch into r10. */
+static bool put_target(struct build *b, unsigned n)
+{
+    const struct op *op = &b->op[n];
+
+    if (op->row->form == FORM_R) {
+        int host = host_of(op->i->dst);
+        if (host >= 0)
+            move(&b->e, H_T0, (unsigned)host);
+        else
+            load_field(&b->e, H_T0, GPR_FIELD(op->i->dst));
+        return true;
+    }
+    if (!put_address(b, op->i, H_T0))
+        return false;
+    put_probe(b, n, false, 8);
+    op_mem(&b->e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
+    return true;
+}
+
+static void flags_leave(struct build *b)
+{
+    if (b->flags == FLAGS_IN_HOST)
+        flags_save(&b->e, H_T0);
+    b->flags = FLAGS_IN_MEMORY;
+}
+
+/* Counts, and gives up the slice with the address in r10 as the next instruction's. */
+static void put_poll(struct build *b, unsigned executed)
+{
+    put_count(b, executed);
+    set_jump(put_jump(&b->e, CC_JS), b->e.rw + b->j->exit_rip);
+}
+
+static bool lower_jmp(struct build *b, unsigned n)
+{
+    const struct op *op = &b->op[n];
+
+    if (op->i->size != 8)
+        return false;
+    if (op->row->form == FORM_I) {
+        put_edge(b, target_of(op->i), n + 1, true);
+        return true;
+    }
+    if (op->row->form == FORM_M && !can_address(op->i))
+        return false;
+    flags_leave(b);
+    put_target(b, n);
+    cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
+    put_poll(b, n + 1);
+    put_jump_code(b, false);
+    return true;
+}
+
+/* r10: the host address below RSP, for a push. */
+static struct cold *put_push_probe(struct build *b, unsigned n)
+{
+    lea(&b->e, H_T0, H_SP, -8);
+    return put_probe(b, n, true, 8);
+}
+
+static bool lower_call(struct build *b, unsigned n)
+{
+    const struct op *op = &b->op[n];
+    const struct insn *i = op->i;
+    struct emit *e = &b->e;
+    bool indirect = op->row->form != FORM_I;
+
+    if (i->size != 8 || (op->row->form == FORM_M && !can_address(i)))
+        return false;
+    flags_leave(b);
+    if (indirect) {
+        put_target(b, n);
+        cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
+        store_field(e, H_T0, FIELD(run.target[0]));
+        op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 3,
+               FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache) + offsetof(struct jump_cache, code)));
+        store_field(e, H_T1, FIELD(run.target[1]));
+    }
+    put_push_probe(b, n);
+    load_field(e, H_T1, GPR_FIELD(REG_PAGE));
+    lea(e, H_T1, H_T1, i->off + i->len);
+    op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
+    lea(e, H_SP, H_SP, -8);
+    if (!indirect) {
+        put_edge(b, target_of(i), n + 1, true);
+        return true;
+    }
+    load_field(e, H_T0, FIELD(run.target[0]));
+    put_poll(b, n + 1);
+    put_jump_code(b, true);
+    return true;
+}
+
+static bool lower_ret(struct build *b, unsigned n)
+{
+    const struct op *op = &b->op[n];
+    struct emit *e = &b->e;
+
+    if (op->i->size != 8)
+        return false;
+    flags_leave(b);
+    move(e, H_T0, H_SP);
+    put_probe(b, n, false, 8);
+    op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
+    cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
+    lea(e, H_SP, H_SP, 8 + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
+    put_poll(b, n + 1);
+    put_jump_code(b, false);
+    return true;
+}
+
+/* ---- the stack ------------------------------------------------------------------------------------------------ */
+
+static bool lower_push(struct build *b, unsigned n)
+{
+    const struct op *op = &b->op[n];
+    const struct insn *i = op->i;
+    struct emit *e = &b->e;
+    unsigned from = H_T1;
+    struct cold *c;
+
+    if (i->size != 8 || (op->row->form == FORM_M && !can_address(i)) ||
+        (op->row->form == FORM_I && (int64_t)i->imm != (int32_t)i->imm))
+        return false;
+    flags_keep(b, op);
+    if (op->row->form == FORM_M) {
+        put_address(b, i, H_T0);
+        c = put_probe(b, n, false, 8);
+        unsigned first = (unsigned)(c - b->cold);
+        op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
+        store_field(e, H_T0, FIELD(run.target[0]));
+        c = put_push_probe(b, n);
+        load_field(e, H_T1, FIELD(run.target[0]));
+        op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
+        lea(e, H_SP, H_SP, -8);
+        b->cold[first].join = c->join = e->p;
+        return true;
+    }
+    c = put_push_probe(b, n);
+    if (op->row->form == FORM_I) {
+        op_mem(e, true, 0xc7, 0, H_T0, NO_INDEX, 0, 0);
+        put32(e, (uint32_t)i->imm);
+    } else {
+        if (host_of(i->dst) >= 0)
+            from = (unsigned)host_of(i->dst);
+        else
+            load_field(e, H_T1, GPR_FIELD(i->dst));
+        op_mem(e, true, 0x89, from, H_T0, NO_INDEX, 0, 0);
+    }
+    lea(e, H_SP, H_SP, -8);
+    c->join = e->p;
+    return true;
+}
+
+static bool lower_pop(struct build *b, unsigned n)
+{
+    const struct op *op = &b->op[n];
+    struct emit *e = &b->e;
+    int to = host_of(op->i->dst);
+    struct cold *c;
+
+    if (op->i->size != 8 || op->row->form != FORM_R)
+        return false;
+    flags_keep(b, op);
+    move(e, H_T0, H_SP);
+    c = put_probe(b, n, false, 8);
+    op_mem(e, true, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, 0);
+    if (to < 0)
+        store_field(e, H_T1, GPR_FIELD(op->i->dst));
+    if (op->i->dst != RSP)
+        lea(e, H_SP, H_SP, 8);
+    c->join = e->p;
+    return true;
+}
+
+static bool lower_leave(struct build *b, unsigned n)
+{
+    struct emit *e = &b->e;
+    struct cold *c;
+
+    if (b->op[n].i->size != 8)
+        return false;
+    flags_keep(b, &b->op[n]);
+    move(e, H_T0, H_RBP);
+    c = put_probe(b, n, false, 8);
+    lea(e, H_SP, H_RBP, 8);
+    op_mem(e, true, 0x8b, H_RBP, H_T0, NO_INDEX, 0, 0);
+    c->join = e->p;
+    return true;
+}
+
+bool lower_flow(struct build *b, unsigned n)
+{
+    switch (b->op[n].row->how) {
+    case LOWER_JCC: return lower_jcc(b, n);
+    case LOWER_JMP: return lower_jmp(b, n);
+    case LOWER_CALL: return lower_call(b, n);
+    case LOWER_RET: return lower_ret(b, n);
+    case LOWER_PUSH: return lower_push(b, n);
+    case LOWER_POP: return lower_pop(b, n);
+    case LOWER_LEAVE: return lower_leave(b, n);
+    default: return false;
+    }
+}

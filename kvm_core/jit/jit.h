@@ -1,0 +1,83 @@
+/* What the parts of the translator share: where guest state is while translated code runs, blocks, the code cache.
+ *
+ * Host registers. Guest registers keep their numbers but for these:
+ *     rsp   the host's stack        r8  guest RSP        r9  the vCPU + 128, so that its hot fields have 8-bit displacements
+ *     r10, r11  scratch             r15 instructions left in this slice (32 bits, signed)
+ * Guest R8 to R11 and R15 are in vcpu.gpr. The guest's arithmetic flags are in EFLAGS, or packed in vcpu.oszapc, or of
+ * no further use: the builder knows at each point. Between blocks they are in vcpu.oszapc, unless the next block does
+ * not look at them.
+ *
+ * vcpu.gpr[REG_PAGE] is always right, so that code does not depend on the linear address it is mapped at.
+ */
+#ifndef KVMISH_JIT_JIT_H
+#define KVMISH_JIT_JIT_H
+
+#include "cpu/cpu.h"
+#include "isa/codecache.h"
+#include "mmu/tlb.h"
+
+enum lowering { /* the names of isa/README.md */
+    LOWER_INTERPRET, LOWER_LOAD, LOWER_STORE, LOWER_RMW, LOWER_PLAIN, LOWER_LEA, LOWER_NOP, LOWER_JCC, LOWER_JMP,
+    LOWER_CALL, LOWER_RET, LOWER_PUSH, LOWER_POP, LOWER_LEAVE, LOWER_END
+};
+enum flag_effect { FLAGS_NONE, FLAGS_READ, FLAGS_WRITE, FLAGS_PART, FLAGS_SHIFT };
+
+struct lowering_row {
+    insn_fn *fn;
+    uint8_t how, effect, form, size;
+};
+/* The row of a handler, or NULL: the interpreter is called. */
+const struct lowering_row *lowering_of(const struct insn *i);
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+enum { BLOCK_OPS = 48, BLOCKS_MAX = 1 << 17, BLOCK_BUCKETS = 1 << 15, CODE_BYTES = 32 << 20, BLOCK_BYTES_MAX = 24 << 10 };
+
+struct block { /* straight guest code within a page, left by branches; entered at its start only */
+    struct codepage *page;
+    uint32_t entry;             /* offset in the code cache: for who stays in the page; JIT_PROLOGUE before it: for others */
+    uint32_t next, next_in_page; /* in its bucket, in its page; 0: none */
+    uint16_t off;               /* of its first instruction in the page */
+    uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
+    uint8_t count;              /* instructions */
+};
+enum { JIT_PROLOGUE = 11 }; /* bytes: sets REG_PAGE from r10, the linear address of the block */
+
+struct jit {
+    struct translator base; /* first */
+    uint8_t *rw, *rx;       /* the same memory, written and executed */
+    uint32_t used, scratch; /* bytes; scratch: a block that is used once */
+    bool bmi2;
+    int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
+    struct block *blocks;   /* [0] is none; in the order of their code */
+    uint32_t block_count;
+    uint32_t bucket[BLOCK_BUCKETS];
+    uint8_t heat[1 << 14];
+    void (*enter)(struct vcpu *v, const void *code);
+    uint32_t exit_rip, exit_page, exit_link, interpret; /* thunks: offsets in the code cache */
+    uint64_t stat_blocks, stat_flushes, stat_exits, stat_rows;
+};
+static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v->translator; }
+
+/* cache.c */
+int jit_cache_create(struct vcpu *v, struct jit *j);
+void jit_cache_destroy(struct jit *j);
+void jit_flush(struct vcpu *v); /* drops all blocks; between blocks only */
+struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind);
+struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind);
+void jit_page_retired(struct vcpu *v, struct codepage *p);
+/* Lets the jump that vcpu.run.patch names go to `b` when it was made for the same page and privilege. */
+void jit_link(struct vcpu *v, uint32_t patch, const struct block *b);
+
+/* block.c: translates the code at `off` of the page, whose first instruction is decoded; NULL: that one is not for
+ * translated code. `once`: a single instruction, in memory that the next such call uses again. */
+struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
+const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
+
+/* translate.c: called by translated code. Executes instruction `ref` of the pool, `executed` instructions of its block being
+ * executed. 0: go on behind it; 1: v->rip is set, leave. */
+int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
+
+static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> 11) & (JUMP_ENTRIES - 1); }
+
+#endif

@@ -1,0 +1,177 @@
+/* The engine `translate`: runs translated code, and interprets what is too cold or too strange for it. */
+#include "jit/jit.h"
+
+#include <stdlib.h>
+
+#include "cpu/engine.h"
+#include "jit/translate.h"
+
+enum {
+    SLICE = 4096,     /* instructions between two looks at `kick` */
+    HOT = 6           /* entries before a block is translated */
+};
+
+int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
+{
+    struct jit *j = jit_of(v);
+    const struct insn *i = codecache_pool(v) + ref, *next;
+
+    v->budget = j->hidden + v->run.left - (int32_t)executed;
+    v->cur = v->blk_start = i;
+    do
+        next = i->fn(v, i);
+    while (next == i); /* a string instruction goes on */
+    if (next == i + 1 && likely(!codecache_is_stale(i))) {
+        v->run.left = v->budget + (int32_t)executed - j->hidden;
+        v->blk_start = v->cur = NULL;
+        return 0;
+    }
+    if (next) /* it has dropped its own page */
+        v->rip = cpu_next_rip(v, i);
+    if (v->blk_start)
+        v->budget--;
+    v->blk_start = v->cur = NULL;
+    v->run.left = v->budget - j->hidden;
+    return 1;
+}
+
+/* ---- the loop -------------------------------------------------------------------------------------- */
+
+static bool translatable(const struct vcpu *v)
+{
+    int64_t top = (int64_t)v->rip >> 46; /* far from where addresses cease to be canonical */
+
+    return v->code_bits == 64 && (top == 0 || top == -1) && v->tlb != &v->tlb_sets[TLB_USER_AC];
+}
+
+static unsigned kind_of(const struct vcpu *v) { return (unsigned)(v->tlb - v->tlb_sets); }
+
+static void execute(struct vcpu *v, const void *code)
+{
+    struct jit *j = jit_of(v);
+    int32_t slice = v->budget < SLICE ? v->budget : SLICE;
+
+    j->hidden = v->budget - slice;
+    v->run.left = slice;
+    v->run.patch = 0;
+    v->cur = v->blk_start = NULL;
+    j->stat_exits++;
+    j->enter(v, code);
+    v->budget = j->hidden + v->run.left;
+}
+
+/* The block at rip, translated if it is hot enough; NULL: *i is to be interpreted. */
+static const struct block *find(struct vcpu *v, const struct insn **i)
+{
+    struct jit *j = jit_of(v);
+    struct codepage *p;
+    struct block *b;
+    unsigned off = v->rip & 0xfff;
+
+    *i = codecache_lookup(v);
+    p = codecache_page(v);
+    b = jit_block_find(j, p, off, kind_of(v));
+    if (!b) {
+        uint8_t *heat = &j->heat[((uint64_t)p >> 6 ^ off ^ (uint64_t)p >> 14) & (sizeof(j->heat) - 1)];
+        if (*heat < HOT) {
+            ++*heat;
+            return NULL;
+        }
+        b = jit_build(v, p, off, kind_of(v));
+    }
+    return b;
+}
+
+static void run(struct vcpu *v)
+{
+    struct jit *j = jit_of(v);
+    uint32_t patch = 0; /* of the last exit, for as long as nothing came in between */
+    uint64_t rip = 0;
+
+    while (engine_between(v, jit_single)) {
+        const struct insn *i;
+        v->cur = NULL;
+        if (unlikely(!translatable(v))) {
+            engine_row(v, codecache_lookup(v));
+            continue;
+        }
+        struct jump_cache *jumps = &v->jumps[kind_of(v)];
+        unsigned n = jump_index(v->rip);
+        if (jumps->rip[n] != v->rip || patch) {
+            const struct block *b = find(v, &i);
+            if (!b) {
+                patch = 0;
+                j->stat_rows++;
+                engine_row(v, i);
+                continue;
+            }
+            if (patch && rip == v->rip)
+                jit_link(v, patch, b);
+            jumps->rip[n] = v->rip;
+            jumps->code[n] = (uint64_t)(j->rx + b->entry - JIT_PROLOGUE);
+            jumps->dirty = true;
+        }
+        rip = v->rip;
+        int32_t budget = v->budget;
+        execute(v, (const void *)jumps->code[n]);
+        if (unlikely(v->rip == rip && v->budget == budget))
+            jumps->rip[n] = n ^ 1; /* its page was retired */
+        patch = v->run.patch;
+        rip = v->rip;
+    }
+}
+
+/* Lockstep: one instruction, translated. */
+void jit_single(struct vcpu *v)
+{
+    const struct insn *i;
+    const uint8_t *code = NULL;
+
+    v->cur = NULL;
+    i = codecache_lookup(v);
+    if (translatable(v))
+        code = jit_build_once(v, codecache_page(v), i->off, kind_of(v));
+    if (code)
+        execute(v, code);
+    else
+        engine_single(v);
+    v->slow &= (uint8_t)~SLOW_LOCKSTEP;
+}
+
+static enum cpu_exit_reason enter(struct vcpu *v, int32_t budget)
+{
+    if (!v->translator && translate_create(v))
+        return engine_emulate.enter(v, budget);
+    return engine_enter(v, budget, run);
+}
+
+const struct engine engine_translate = {.name = "translate", .enter = enter};
+
+/* ---- life ---------------------------------------------------------------------------------------------- */
+
+static void destroy(struct vcpu *v)
+{
+    struct jit *j = jit_of(v);
+
+    jit_cache_destroy(j);
+    free(j);
+    v->translator = NULL;
+}
+
+int translate_create(struct vcpu *v)
+{
+    struct jit *j = calloc(1, sizeof(*j));
+    int err;
+
+    if (!j)
+        return -1;
+    j->base = (struct translator){.page_retired = jit_page_retired, .destroy = destroy};
+    err = jit_cache_create(v, j);
+    if (err) {
+        free(j);
+        return err;
+    }
+    codecache_flush(v); /* rows linked by the interpreter would go round us */
+    v->translator = &j->base;
+    return 0;
+}

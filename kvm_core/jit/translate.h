@@ -1,0 +1,11 @@
+/* The translator as the rest of the core sees it: engine_translate (cpu/cpu.h), and what reports on it. */
+#ifndef KVMISH_JIT_TRANSLATE_H
+#define KVMISH_JIT_TRANSLATE_H
+
+#include "cpu/cpu.h"
+
+/* Gives the vCPU a translator; engine_translate does so at its first entry. -ENOMEM, -errno of memfd_create, mmap. */
+int translate_create(struct vcpu *v);
+void jit_single(struct vcpu *v);
+
+#endif
