@@ -127,7 +127,6 @@ class DirectDoor:
     """The core linked into this process, by way of the cffi module."""
 
     name = "direct"
-    engine = "emulate"
 
     def __init__(self) -> None:
         """Load the module. :raise BackendError: if it was not built."""
@@ -138,6 +137,7 @@ class DirectDoor:
                 f"the core is not built ({error}); run `make ext`, or use --kvm PATH"
             ) from None
         self._lib: Any = module.lib
+        self.engine = os.environ.get("KVMISH_ENGINE", "emulate")  # as the core reads it
 
     def open(self) -> int:
         """See Door."""

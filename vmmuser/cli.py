@@ -239,7 +239,12 @@ def _why(door: Door) -> str:
 @click.option("-m", "memory", default="256", show_default=True, help="Memory: MiB, or 512M, 2G.")
 @click.option("--smp", default="1", show_default=True, help="Number of processors.")
 @click.option("--cpu", default="host", show_default=True, help="A model; `--cpu list` names them.")
-@click.option("--engine", default="emulate", show_default=True, help="How guest code is run.")
+@click.option(
+    "--engine",
+    default=lambda: os.environ.get("KVMISH_ENGINE", "emulate"),
+    show_default="emulate",
+    help="How guest code is run: emulate or translate.",
+)
 @click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
 @click.option(
     "--lockstep",
@@ -269,6 +274,7 @@ def boot(
     if engine not in ENGINES:
         listed = ", ".join(ENGINES)
         raise ConfigError(f"--engine {engine}: there is no such engine; use {listed}")
+    os.environ["KVMISH_ENGINE"] = engine  # read where the core creates a vCPU
     if cpu not in (known := cpu_model_names()):
         raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
     interactive = sys.stdin.isatty()

@@ -155,7 +155,7 @@ bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
             if (v->pending.type == EVENT_EXIT) {
                 v->pending.type = EVENT_NONE;
                 v->exit.reason = EXIT_PIO;
-                return;
+                return false;
             }
             if (v->guest_debug && debugger_takes(v))
                 return false;

@@ -1,6 +1,5 @@
 /* Builds a block: collects its instructions, finds where flags are needed, renders one after the other. */
 #include "jit/build.h"
-#include <stdlib.h>
 
 /* ---- the parts that all renderers use ---------------------------------------------------------------- */
 
@@ -95,7 +94,7 @@ static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linka
             break;
         }
         const struct lowering_row *row = lowering_of(i);
-        b->op[b->count++] = (struct op){.i = i, .row = row, .effect = effect_of(i, row)};
+        b->op[b->count++] = (struct op){.i = i, .row = row, .effect = effect_of(b, i, row)};
         off = i->off + i->len;
         if (ends_block(row))
             break;
@@ -114,8 +113,6 @@ static void find_live(struct build *b, unsigned behind)
     const struct op *last = &b->op[b->count - 1];
     bool live = true;
 
-    if (last->row && last->row->how == LOWER_JMP && last->i->am == AM_NONE && last->i->base == REG_ZERO && last->row->form != 0)
-        live = true;
     if (!ends_block(last->row))
         live = flags_needed_at(b, behind);
     for (unsigned n = b->count; n--;) {
@@ -171,7 +168,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->j = jit_of(v);
     b->page = p;
     b->kind = kind;
-    b->precise = v->lockstep != NULL || getenv("KVMISH_PRECISE");
+    b->precise = v->lockstep || b->j->exact;
     b->flags = 0;
     b->count = b->colds = 0;
     b->block = NULL;

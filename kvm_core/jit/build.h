@@ -67,7 +67,7 @@ bool lower_flow(struct build *b, unsigned n);
 /* Leaves the block, `executed` instructions of it behind; to `distance` from the start of the page. */
 void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable);
 void put_cold_edge(struct build *b, const struct cold *c);
-uint8_t effect_of(const struct insn *i, const struct lowering_row *row); /* enum flag_effect */
+uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row); /* enum flag_effect */
 bool flags_needed_at(const struct build *b, int64_t distance);
 
 #endif

@@ -5,10 +5,12 @@
 
 /* ---- flags across edges -------------------------------------------------------------------------- */
 
-uint8_t effect_of(const struct insn *i, const struct lowering_row *row)
+uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row)
 {
     if (!row)
         return FLAGS_PART;
+    if (row->effect == FLAGS_UNDEFINED)
+        return b->precise ? FLAGS_PART : FLAGS_WRITE;
     if (row->effect != FLAGS_SHIFT)
         return row->effect;
     if (row->form != FORM_RI && row->form != FORM_MI)
@@ -28,7 +30,7 @@ bool flags_needed_at(const struct build *b, int64_t distance)
         if (!i || codecache_is_pseudo(i))
             return true;
         const struct lowering_row *row = lowering_of(i);
-        uint8_t effect = effect_of(i, row);
+        uint8_t effect = effect_of(b, i, row);
         if (effect == FLAGS_WRITE)
             return false;
         if (!row || effect != FLAGS_NONE || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END)

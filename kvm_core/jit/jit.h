@@ -20,7 +20,7 @@ enum lowering { /* the names of isa/README.md */
     LOWER_INTERPRET, LOWER_LOAD, LOWER_STORE, LOWER_RMW, LOWER_PLAIN, LOWER_LEA, LOWER_NOP, LOWER_JCC, LOWER_JMP,
     LOWER_CALL, LOWER_RET, LOWER_PUSH, LOWER_POP, LOWER_LEAVE, LOWER_END
 };
-enum flag_effect { FLAGS_NONE, FLAGS_READ, FLAGS_WRITE, FLAGS_PART, FLAGS_SHIFT };
+enum flag_effect { FLAGS_NONE, FLAGS_READ, FLAGS_WRITE, FLAGS_UNDEFINED, FLAGS_PART, FLAGS_SHIFT };
 
 struct lowering_row {
     insn_fn *fn;
@@ -48,6 +48,7 @@ struct jit {
     uint8_t *rw, *rx;       /* the same memory, written and executed */
     uint32_t used, scratch; /* bytes; scratch: a block that is used once */
     bool bmi2;
+    bool exact;             /* translate at once, with exact flags wherever a block can be left */
     int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
     struct block *blocks;   /* [0] is none; in the order of their code */
     uint32_t block_count;

@@ -73,7 +73,7 @@ static const struct block *find(struct vcpu *v, const struct insn **i)
     b = jit_block_find(j, p, off, kind_of(v));
     if (!b) {
         uint8_t *heat = &j->heat[((uint64_t)p >> 6 ^ off ^ (uint64_t)p >> 14) & (sizeof(j->heat) - 1)];
-        if (*heat < HOT) {
+        if (*heat < HOT && !j->exact) {
             ++*heat;
             return NULL;
         }
@@ -174,4 +174,10 @@ int translate_create(struct vcpu *v)
     codecache_flush(v); /* rows linked by the interpreter would go round us */
     v->translator = &j->base;
     return 0;
+}
+
+void translate_exactly(struct vcpu *v)
+{
+    codecache_flush(v);
+    jit_of(v)->exact = true;
 }

@@ -19,6 +19,7 @@
 #include "cpu/native.h"
 #include "cpu/xsave.h"
 #include "isa/codecache.h"
+#include "jit/translate.h"
 #include "mmu/phys.h"
 #include "mmu/tlb.h"
 #include "ldt.h"
@@ -111,6 +112,8 @@ static bool host_has_la57(void)
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 16 & 1;
 }
 
+static const struct engine *emu_engine = &engine_emulate; /* KVMISH_ENGINE=translate: the translator, exact */
+
 static void emu_create(void)
 {
     static struct machine_ops none;
@@ -153,6 +156,12 @@ static void emu_create(void)
     emu_system();
     emu_segments(&(struct icase){.cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b});
     codecache_flush(emu);
+    if (getenv("KVMISH_ENGINE") && !strcmp(getenv("KVMISH_ENGINE"), engine_translate.name)) {
+        if (translate_create(emu))
+            exit(3);
+        translate_exactly(emu);
+        emu_engine = &engine_translate;
+    }
 }
 
 static void emu_load(const struct icase *c)
@@ -227,7 +236,7 @@ static void emu_go(const struct icase *c, struct state *after, int32_t budget, b
     if (single)
         emu->slow |= SLOW_SINGLE;
     do
-        why = engine_emulate.enter(emu, budget);
+        why = emu_engine->enter(emu, budget);
     while (why == EXIT_POLL);
     emu_store(after);
     if (why == EXIT_HLT) {

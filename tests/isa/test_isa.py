@@ -41,14 +41,22 @@ def harness(c_program: Callable[..., Path]) -> Path:
 MODES = [64, 32, 33, 16]  # of the code; 33: 32 bits with the segments of an LDT, like 16
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("engine", "mode"), [*(("emulate", mode) for mode in MODES), ("translate", 64)]
+)
 @pytest.mark.timeout(1800)
 def test_against_the_host(
-    harness: Path, mode: int, full: bool, capsys: pytest.CaptureFixture[str]
+    harness: Path,
+    engine: str,
+    mode: int,
+    full: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every operand form and size of every row: at least 100 cases, in a full run 1,000 (and then
     more than ten millions together).
     """
+    monkeypatch.setenv("KVMISH_ENGINE", engine)
     table = run(harness, 200 if full else 20, 1000 if full else 100, mode, 1700 if full else 200)
     lines = table.splitlines()
     with capsys.disabled():
