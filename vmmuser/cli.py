@@ -147,7 +147,9 @@ class Session:
     def run(self) -> int:
         """Run to the end; the exit status. :raise VmError: if no machine can be built."""
         policy = Policy(on_reboot="reset" if self.interactive else "exit")
-        consoles = {"serial": self.output, "virtio": self.output}
+        consoles = {"serial": self.output}
+        if "console=hvc" in self.config.cmdline:  # else a getty on it would share the terminal
+            consoles["virtio"] = self.output
         with ending_signals(self._signal):
             self.machine = machine = Machine(self.config, self.door, consoles, policy)
             machine.on_event = self._event

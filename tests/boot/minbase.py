@@ -43,10 +43,11 @@ def disk(directory: Path, need: Callable[[bool, str], None]) -> Path:
     return Path(shutil.copy(image(), directory / "root.img"))
 
 
-def use(terminal: Terminal) -> None:
-    """Log in, run a command that writes, power off; the machine's process ends well."""
+def use(terminal: Terminal, tty: str = "ttyS0") -> None:
+    """Log in on the tty, run a command that writes, power off; the machine's process ends well."""
     try:
-        terminal.expect(b"login: ", 600)
+        terminal.expect(f"minbase {tty}".encode(), 600)
+        terminal.expect(b"login: ", 60)
         terminal.type(b"root\r")
         terminal.expect(b"# ", 120)
         terminal.type(b"echo $((6 * 7)) > /root/proof; cat /root/proof; poweroff\r")

@@ -190,8 +190,15 @@ def test_pvh_entry(linux: Linux, tmp_path: Path, need: Callable[[bool, str], Non
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-def test_debian_root_on_a_disk(tmp_path: Path, need: Callable[[bool, str], None]) -> None:
+@pytest.mark.parametrize("tty", ["ttyS0", "hvc0"])
+def test_debian_root_on_a_disk(
+    tmp_path: Path, need: Callable[[bool, str], None], tty: str
+) -> None:
     """Debian's own init on a virtio disk, to a login; after power-off the file system is clean."""
     disk = minbase.disk(tmp_path, need)
-    minbase.use(Terminal("-m", "512", "--disk", disk, "--append", "root=/dev/vda"))
+    append = "root=/dev/vda" if tty == "ttyS0" else f"root=/dev/vda console={tty}"
+    terminal = Terminal("-m", "512", "--disk", disk, "--append", append)
+    minbase.use(terminal, tty)
     minbase.check(disk)
+    # No virtio console where none is asked for: its getty would share the terminal.
+    assert (b"hvc0" in terminal.text) == (tty == "hvc0")
