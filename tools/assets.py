@@ -54,11 +54,25 @@ def prepare(flavour: Flavour) -> None:
     modules = ASSETS / f"modules-{flavour.name}"
     if not flavour.kernel.is_file() or not modules.is_dir():
         _fetch_kernel(flavour, modules)
+    elif _facts(flavour).get("modules") != list(initramfs.MODULES):
+        try:  # what was fetched before knew of other modules
+            _fetch_kernel(flavour, modules)
+        except AssetError as error:
+            sys.stderr.write(f"kvmish: {error}; going on with the modules that are there\n")
     newest = max(path.stat().st_mtime for path in SOURCES)
     if not flavour.initrd.is_file() or flavour.initrd.stat().st_mtime < newest:
         busybox = _busybox()
         image = initramfs.build(busybox.read_bytes(), _applets(busybox), modules)
         _write(flavour.initrd, image)
+
+
+def _facts(flavour: Flavour) -> dict[str, object]:
+    """Read what was noted of a kernel when it was fetched."""
+    try:
+        facts = json.loads((ASSETS / f"{flavour.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _fetch_kernel(flavour: Flavour, modules: Path) -> None:
@@ -76,16 +90,15 @@ def _fetch_kernel(flavour: Flavour, modules: Path) -> None:
         wanted = {name.replace("-", "_") for name in initramfs.MODULES}
         _keep_modules(libraries[0], modules, wanted)
         release = kernels[0].name.removeprefix("vmlinuz-")
-        facts = {"package": package, "version": version, "release": release}
+        facts: dict[str, object] = {"package": package, "version": version, "release": release}
+        facts["modules"] = list(initramfs.MODULES)
         _write(ASSETS / f"{flavour.name}.json", (json.dumps(facts, indent=2) + "\n").encode())
         _write(flavour.kernel, kernels[0].read_bytes())
 
 
 def _keep_modules(source: Path, target: Path, wanted: set[str]) -> None:
     """Keep the tree's drivers that an initramfs may need, with their dependencies."""
-    found = {
-        path.name.split(".ko")[0].replace("-", "_"): path for path in source.rglob("*.ko*")
-    }
+    found = {path.name.split(".ko")[0].replace("-", "_"): path for path in source.rglob("*.ko*")}
     kept: set[str] = set()
     queue = [name for name in wanted if name in found]
     target.mkdir()

@@ -23,6 +23,7 @@ MODULES = (
     "virtio_console",
     "virtio-rng",
     "virtio_net",
+    "pvpanic-mmio",
     "button",
     "evdev",
     "ext4",
@@ -80,9 +81,7 @@ def _add_modules(archive: Archive, directory: Path | None) -> None:
     archive.file("lib/modules/order", "".join(f"{line}\n" for line in lines).encode())
 
 
-def _resolve(
-    key: str, found: dict[str, Path], images: dict[str, bytes], order: list[str]
-) -> None:
+def _resolve(key: str, found: dict[str, Path], images: dict[str, bytes], order: list[str]) -> None:
     """Append a module after everything that it depends on."""
     if key in order or key not in found:
         return

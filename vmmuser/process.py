@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from types import FrameType
 
 from kvm_core.api import open_door
 from kvm_core.errors import ConfigError
@@ -91,11 +92,17 @@ class VmProcess:
         self._told_shutdown = False
         self._server: QmpServer | None = None
         self._listener: Listener | None = None
+        self._early: signal.Signals | None = None  # came before the loop could take it
+        for number in ENDING_SIGNALS:
+            signal.signal(number, self._note)
         try:
             self._open()
         except BaseException:
             self.close()
             raise
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._early = signal.Signals(number)
 
     def _open(self) -> None:
         description = self.description
@@ -156,11 +163,15 @@ class VmProcess:
         log.info("%s", outcome.message)
         return STATUS_DONE if outcome.ending in ("off", "quit", "reset") else STATUS_FAILED
 
+    def _signalled(self, number: signal.Signals) -> None:
+        self.machine.shut_down("quit", f"stopped by {number.name}", "host-signal")
+
     async def _main(self) -> Outcome:
         machine, loop = self.machine, asyncio.get_running_loop()
         for number in ENDING_SIGNALS:
-            message = f"stopped by {number.name}"
-            loop.add_signal_handler(number, machine.shut_down, "quit", message, "host-signal")
+            loop.add_signal_handler(number, self._signalled, number)
+        if self._early is not None:
+            self._signalled(self._early)
         for chardev in self._chardevs:
             chardev.start(machine.loop, partial(machine.board.receive, chardev.spec.device))
         if self._listener is not None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from dataclasses import replace
-from types import FrameType
 
 import click
 
 from kvm_core.errors import ConfigError, VmError
 from vmmuser import description as descriptions
 from vmmuser.cli import STATUS_CANNOT, STATUS_FAILED, say
-from vmmuser.process import ENDING_SIGNALS, VmProcess
+from vmmuser.process import VmProcess
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,18 +34,11 @@ def vm(config: str, qmp: str | None, verbose: bool) -> int:
         if len(os.fsencode(path)) > descriptions.MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"--qmp {qmp}: the path is too long for a socket; shorten it")
         description = replace(description, qmp=path)
-    for number in ENDING_SIGNALS:  # until the loop listens to them
-        signal.signal(number, _interrupted)
     process = VmProcess(description)
     try:
         return process.run()
     finally:
         process.close()
-
-
-def _interrupted(number: int, _frame: FrameType | None) -> None:
-    """Leave through every `finally`."""
-    raise SystemExit(128 + number)
 
 
 def main(arguments: list[str]) -> int:

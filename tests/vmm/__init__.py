@@ -1,0 +1,1 @@
+"""Machines as processes: kvmish vm, its monitor and its consoles."""
