@@ -88,4 +88,13 @@ void test_vm86(void);
     extern const char name[] __attribute__((unused));                                                                     \
     __asm__(".text\n.balign 16\n" #name ":\n" code "\nint $0x40\n")
 
+/* Of a list of X(name, code): the snippets s_NAME, and `snippets`, their table. */
+#define SNIPPET_DEFINE(name, code) SNIPPET(s_##name, code);
+#define SNIPPET_ENTRY(name, code) {#name, s_##name},
+#define SNIPPET_TABLE(LIST)                                                                        \
+    LIST(SNIPPET_DEFINE)                                                                           \
+    static const struct {                                                                          \
+        const char *name, *code;                                                                   \
+    } snippets[] = {LIST(SNIPPET_ENTRY)}
+
 #endif
