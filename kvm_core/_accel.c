@@ -22,16 +22,21 @@ int kvmish_open(void)
     return file_install(&client_self, OBJECT_SYSTEM, NULL, -1);
 }
 
+int object_ioctl(enum object_kind kind, void *object, const struct client *c, unsigned long req, uintptr_t arg)
+{
+    switch (kind) {
+    case OBJECT_SYSTEM: return system_ioctl(c, req, arg);
+    case OBJECT_VM: return vm_ioctl(object, c, req, arg);
+    case OBJECT_VCPU: return vcpu_ioctl(object, c, req, arg);
+    default: return -ENOTTY;
+    }
+}
+
 static int dispatch(struct file *f, unsigned long req, uintptr_t arg)
 {
     if (f->generation != atomic_load(&process_generation) && f->kind != OBJECT_SYSTEM)
         return -EIO; /* the memory of another process */
-    switch (f->kind) {
-    case OBJECT_SYSTEM: return system_ioctl(&client_self, req, arg);
-    case OBJECT_VM: return vm_ioctl(f->object, &client_self, req, arg);
-    case OBJECT_VCPU: return vcpu_ioctl(f->object, &client_self, req, arg);
-    default: return -ENOTTY;
-    }
+    return object_ioctl(f->kind, f->object, &client_self, req, arg);
 }
 
 int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg)
@@ -303,7 +308,7 @@ int vcpu_run(struct kvm_vcpu *kv)
 
     running_is(kv, (unsigned long)pthread_self());
     kv->cpu.want_tpr_exit = !kv->has_lapic;
-    if (kv->has_sigmask) {
+    if (kv->has_sigmask && !kv->vm->client.pid) { /* this thread is the client's own */
         pthread_sigmask(SIG_BLOCK, NULL, &kv->outer_mask);
         kv->masked = true;
         pthread_sigmask(SIG_SETMASK, &kv->sigmask, NULL); /* what is pending arrives here */

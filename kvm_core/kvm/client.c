@@ -98,6 +98,11 @@ static uint64_t eventfd_id(int fd)
 
 int client_eventfd(const struct client *c, int fd, uint64_t *id)
 {
+    return c->ops->take_eventfd(c, fd, id);
+}
+
+int client_dup_eventfd(const struct client *c, int fd, uint64_t *id)
+{
     char path[64], target[64];
     int copy = client_dup(c, fd);
     ssize_t n;

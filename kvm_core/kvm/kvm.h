@@ -39,12 +39,27 @@ enum { CPUID_MAX = 256, MSR_IO_MAX = 256, IO_BUS_MAX = 1000, SLOT_PAGES_MAX = 0x
 
 enum object_kind { OBJECT_NONE, OBJECT_SYSTEM, OBJECT_VM, OBJECT_VCPU, OBJECT_DEVICE };
 
+struct client;
+
+/* What differs between a client in this process and one elsewhere. All return -errno on failure. */
+struct client_ops {
+    /* Hands a new object to the client: its descriptor. map_fd >= 0: the file that the client may mmap.
+     * Takes over one reference to the object on success. */
+    int (*install)(const struct client *c, enum object_kind kind, void *object, int map_fd);
+    /* Hands over a memfd for reading, which needs no door behind it: the client's descriptor. fd stays ours. */
+    int (*give)(const struct client *c, int fd);
+    /* A descriptor of our own for the client's fd, which must be an eventfd: see client_eventfd(). */
+    int (*take_eventfd)(const struct client *c, int fd, uint64_t *id);
+    /* Makes the client's memory at addr, size_bytes of whole pages, readable and writable at *host, shared with the
+     * client; unmap ends it. */
+    int (*map)(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t **host);
+    void (*unmap)(uint8_t *host, size_t size_bytes);
+};
+
 /* One accessor for client memory and descriptors, whatever the door. */
 struct client {
     pid_t pid; /* 0: this process */
-    /* Hands a new object to the client: its descriptor or -errno. map_fd >= 0: the file that the client may mmap.
-     * Takes over one reference to the object (and map_fd) on success. */
-    int (*install)(const struct client *c, enum object_kind kind, void *object, int map_fd);
+    const struct client_ops *ops;
 };
 
 /* 0 or -EFAULT. */
@@ -54,6 +69,7 @@ int client_write(const struct client *c, uintptr_t to, const void *from, size_t 
 int client_dup(const struct client *c, int fd);
 /* The same, and it must be an eventfd: -EBADF, -EINVAL. *id: equal for two descriptors of one eventfd. */
 int client_eventfd(const struct client *c, int fd, uint64_t *id);
+int client_dup_eventfd(const struct client *c, int fd, uint64_t *id); /* by client_dup() */
 /* An array of count elements behind a pointer of the client's: malloced, or NULL and *error. */
 void *client_read_array(const struct client *c, uintptr_t from, size_t count, size_t size, int *error);
 
@@ -221,6 +237,8 @@ int system_ioctl(const struct client *c, unsigned long req, uintptr_t arg);
 int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg);
 int vcpu_ioctl(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg);
 void running_remove(struct kvm_vcpu *kv); /* _accel.c: the vCPU goes away */
+int object_ioctl(enum object_kind kind, void *object, const struct client *c, unsigned long req, uintptr_t arg);
+void object_put(enum object_kind kind, void *object); /* drops what install() took over */
 int vcpu_run(struct kvm_vcpu *kv); /* _accel.c: KVM_RUN, with kv->mutex held */
 
 /* ---- vm.c, vcpu.c ------------------------------------------------------------------------------------------- */
@@ -239,7 +257,7 @@ extern const struct irq_ops vm_irq_ops;
 
 /* ---- memslot.c ------------------------------------------------------------------------------------------------ */
 
-int memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region *region);
+int memslot_set(struct kvm_vm *vm, const struct client *c, const struct kvm_userspace_memory_region *region);
 int memslot_get_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_dirty_log *log);
 int memslot_clear_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_clear_dirty_log *log);
 void memslot_destroy_all(struct kvm_vm *vm);
@@ -354,8 +372,9 @@ int irqfd_set(struct kvm_vm *vm, const struct client *c, const struct kvm_irqfd 
 void irqfd_acked(void *vm_owner, uint32_t gsi);
 void eventfd_destroy_all(struct kvm_vm *vm);
 
-int stats_vm_fd(struct kvm_vm *vm);
-int stats_vcpu_fd(struct kvm_vcpu *kv);
+int stats_vm_fd(struct kvm_vm *vm, const struct client *c);
+int stats_vcpu_fd(struct kvm_vcpu *kv, const struct client *c);
+int stats_open_again(const struct client *c, int fd); /* client_ops.give for a client in this process */
 void stats_free(int fd, uint64_t *page);
 void stats_publish(struct kvm_vcpu *kv);
 

@@ -42,10 +42,12 @@ static int slot_reserve(struct kvm_vm *vm, uint32_t id)
     return 0;
 }
 
-static void slot_free(struct kvm_slot *k, const struct kvm_slot *heir)
+static void slot_free(struct kvm_vm *vm, struct kvm_slot *k, const struct kvm_slot *heir)
 {
     if (!k)
         return;
+    if (k->obj.host && (!heir || heir->obj.host != k->obj.host))
+        vm->client.ops->unmap(k->obj.host, k->obj.size_bytes);
     if (!heir || heir->s.page_flags != k->s.page_flags)
         free(k->s.page_flags);
     if (!heir || heir->s.dirty != k->s.dirty)
@@ -54,16 +56,17 @@ static void slot_free(struct kvm_slot *k, const struct kvm_slot *heir)
 }
 
 /* old: the slot of this id so far, of the same size; its page flags and log are kept if they still apply. */
-static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r,
-                                 const struct kvm_slot *old)
+static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct client *c,
+                                 const struct kvm_userspace_memory_region *r, const struct kvm_slot *old, int *error)
 {
     struct kvm_slot *k = calloc(1, sizeof(*k));
     bool all_dirty = vm->manual_dirty & KVM_DIRTY_LOG_INITIALLY_SET;
 
+    *error = -ENOMEM;
     if (!k)
         return NULL;
     k->flags = r->flags;
-    k->obj.host = (uint8_t *)(uintptr_t)r->userspace_addr;
+    k->obj.host = old ? old->obj.host : NULL;
     k->obj.size_bytes = r->memory_size;
     k->s.id = r->slot;
     k->s.readonly = r->flags & KVM_MEM_READONLY;
@@ -82,7 +85,13 @@ static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct kvm_userspace_m
         }
     }
     if (!k->s.page_flags || ((r->flags & KVM_MEM_LOG_DIRTY_PAGES) && !k->s.dirty)) {
-        slot_free(k, old);
+        slot_free(vm, k, old);
+        return NULL;
+    }
+    *error = old ? 0 : c->ops->map(c, r->userspace_addr, r->memory_size, &k->obj.host);
+    if (*error) {
+        k->obj.host = NULL;
+        slot_free(vm, k, old);
         return NULL;
     }
     return k;
@@ -136,14 +145,14 @@ static int slot_replace(struct kvm_vm *vm, uint32_t id, struct kvm_slot *k)
     map = map_build(vm, &aliases);
     if (!map) {
         vm->slot[id] = old;
-        slot_free(k, old);
+        slot_free(vm, k, old);
         return -ENOMEM;
     }
     vm->aliases = aliases;
     atomic_store(&vm->map, map);
     vm_quiesce(vm, REQ_PHYS_CHANGED, NULL);
     free(old_map);
-    slot_free(old, k);
+    slot_free(vm, old, k);
     return 0;
 }
 
@@ -176,9 +185,10 @@ static bool region_overlaps(struct kvm_vm *vm, const struct kvm_userspace_memory
     return false;
 }
 
-static int region_apply(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
+static int region_apply(struct kvm_vm *vm, const struct client *c, const struct kvm_userspace_memory_region *r)
 {
     struct kvm_slot *old = slot_find(vm, r->slot), *k;
+    int error;
 
     if (!r->memory_size)
         return old ? slot_replace(vm, r->slot, NULL) : -EINVAL;
@@ -193,19 +203,19 @@ static int region_apply(struct kvm_vm *vm, const struct kvm_userspace_memory_reg
         return -EEXIST;
     if (slot_reserve(vm, r->slot))
         return -ENOMEM;
-    k = slot_new(vm, r, old);
-    return k ? slot_replace(vm, r->slot, k) : -ENOMEM;
+    k = slot_new(vm, c, r, old, &error);
+    return k ? slot_replace(vm, r->slot, k) : error;
 }
 
-/* KVM API 4.35. -EINVAL, -EEXIST on overlap, -ENOMEM */
-int memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
+/* KVM API 4.35. -EINVAL, -EEXIST on overlap, -ENOMEM; of a foreign client -EPERM, -EBUSY */
+int memslot_set(struct kvm_vm *vm, const struct client *c, const struct kvm_userspace_memory_region *r)
 {
     int err = region_check(r);
 
     if (err)
         return err;
     pthread_mutex_lock(&vm->slots_lock);
-    err = region_apply(vm, r);
+    err = region_apply(vm, c, r);
     pthread_mutex_unlock(&vm->slots_lock);
     return err;
 }
@@ -213,7 +223,7 @@ int memslot_set(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
 void memslot_destroy_all(struct kvm_vm *vm)
 {
     for (unsigned i = 0; i < vm->slots_size; i++)
-        slot_free(vm->slot[i], NULL);
+        slot_free(vm, vm->slot[i], NULL);
     free(vm->slot);
     free(vm->map);
 }

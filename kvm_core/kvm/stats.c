@@ -59,21 +59,22 @@ static uint64_t *build(int *fd, const char *id, const char *const *names, unsign
     return (uint64_t *)(void *)(map + h.data_offset);
 }
 
-static int open_again(int fd)
+int stats_open_again(const struct client *c, int fd)
 {
     char path[64];
     int again;
 
+    (void)c;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     again = open(path, O_RDONLY | O_CLOEXEC);
     return again < 0 ? -errno : again;
 }
 
-static int stats_fd(int *fd, uint64_t **page, const char *id, const char *const *names, unsigned n)
+static int stats_fd(const struct client *c, int *fd, uint64_t **page, const char *id, const char *const *names, unsigned n)
 {
     if (!*page)
         *page = build(fd, id, names, n);
-    return *page ? open_again(*fd) : -ENOMEM;
+    return *page ? c->ops->give(c, *fd) : -ENOMEM;
 }
 
 void stats_free(int fd, uint64_t *page)
@@ -84,14 +85,14 @@ void stats_free(int fd, uint64_t *page)
         close(fd);
 }
 
-int stats_vm_fd(struct kvm_vm *vm)
+int stats_vm_fd(struct kvm_vm *vm, const struct client *c)
 {
     char id[NAME_BYTES];
     int fd;
 
     snprintf(id, sizeof(id), "kvm-%d-%u", getpid(), vm->number);
     pthread_mutex_lock(&vm->lock);
-    fd = stats_fd(&vm->stat_fd, &vm->stat_page, id, vm_names, VM_STATS);
+    fd = stats_fd(c, &vm->stat_fd, &vm->stat_page, id, vm_names, VM_STATS);
     if (vm->stat_page)
         vm->stat_page[0] = vm->stat_flushes;
     pthread_mutex_unlock(&vm->lock);
@@ -115,13 +116,13 @@ void stats_publish(struct kvm_vcpu *kv)
     *out = v->stat_interrupts;
 }
 
-int stats_vcpu_fd(struct kvm_vcpu *kv)
+int stats_vcpu_fd(struct kvm_vcpu *kv, const struct client *c)
 {
     char id[NAME_BYTES];
     int fd;
 
     snprintf(id, sizeof(id), "kvm-%d-%u/vcpu-%u", getpid(), kv->vm->number, kv->id);
-    fd = stats_fd(&kv->stat_fd, &kv->stat_page, id, vcpu_names, VCPU_STATS);
+    fd = stats_fd(c, &kv->stat_fd, &kv->stat_page, id, vcpu_names, VCPU_STATS);
     stats_publish(kv);
     return fd;
 }

@@ -122,10 +122,11 @@ void vcpu_enter_engine(struct kvm_vcpu *kv)
 
 /* ---- code pages: the machine's side of isa/codecache ------------------------------------------------------------ */
 
-/* The other guest addresses of a host page; -> false when the slot does not hold it. */
-static bool slot_maps(const struct memslot *s, const uint8_t *host, uint64_t *page)
+/* The other guest addresses of a page of the client's; -> false when the slot does not hold it. By the client's address:
+ * for a client elsewhere, two slots of one page are mapped here at two places. */
+static bool slot_maps(const struct memslot *s, uint64_t addr, uint64_t *page)
 {
-    uint64_t at = (uint64_t)(host - (s->obj->host + s->obj_offset));
+    uint64_t at = addr - s->userspace_addr;
 
     *page = at / KVM_PAGE;
     return at < s->size_bytes;
@@ -134,12 +135,12 @@ static bool slot_maps(const struct memslot *s, const uint8_t *host, uint64_t *pa
 void ops_code_page(struct vcpu *v, struct memslot *slot, uint64_t page)
 {
     struct kvm_vcpu *kv = kvm_of(v);
-    const uint8_t *host = slot->obj->host + slot->obj_offset + page * KVM_PAGE;
+    uint64_t addr = slot->userspace_addr + page * KVM_PAGE;
     uint64_t other;
 
     for (unsigned i = 0; kv->vm->aliases && i < v->phys->count; i++) {
         struct memslot *s = v->phys->slot[i];
-        if (s != slot && slot_maps(s, host, &other)) /* all bits: a store there always comes to ops_code_written */
+        if (s != slot && slot_maps(s, addr, &other)) /* all bits: a store there always comes to ops_code_written */
             __atomic_fetch_or(&s->page_flags[other], PAGE_CODE_ANY, __ATOMIC_SEQ_CST);
     }
     if (kv->vm->aliases)
@@ -157,7 +158,7 @@ static void drop_page(struct kvm_vcpu *target, struct kvm_vcpu *self, uint64_t g
     if (!self->vm->aliases || !phys_lookup(map, gpa, &ref))
         return;
     for (unsigned i = 0; i < map->count; i++)
-        if (map->slot[i] != ref.slot && slot_maps(map->slot[i], ref.host, &other))
+        if (map->slot[i] != ref.slot && slot_maps(map->slot[i], ref.slot->userspace_addr + ref.page * KVM_PAGE, &other))
             cpu_code_drop(&target->cpu, map->slot[i]->gpa + other * KVM_PAGE);
 }
 

@@ -156,7 +156,7 @@ int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
         fd = -ENOMEM;
     } else {
         vm_get(vm);
-        fd = c->install(c, OBJECT_VCPU, kv, kv->fd);
+        fd = c->ops->install(c, OBJECT_VCPU, kv, kv->fd);
         if (fd < 0) {
             vcpu_destroy(kv);
             atomic_fetch_sub(&vm->refs, 1); /* the caller holds another */
@@ -476,7 +476,7 @@ static int vcpu_ioctl_locked(struct kvm_vcpu *kv, const struct client *c, unsign
     case KVM_HAS_DEVICE_ATTR:
     case KVM_GET_DEVICE_ATTR:
     case KVM_SET_DEVICE_ATTR: return vcpu_attr(kv, c, req, arg);
-    case KVM_GET_STATS_FD: return stats_vcpu_fd(kv);
+    case KVM_GET_STATS_FD: return stats_vcpu_fd(kv, c);
     default: return set_state(kv, c, req, arg);
     }
 }

@@ -106,7 +106,7 @@ int vm_create(const struct client *c, uint64_t type)
     vm = vm_new(c);
     if (!vm)
         return -ENOMEM;
-    fd = c->install(c, OBJECT_VM, vm, -1);
+    fd = c->ops->install(c, OBJECT_VM, vm, -1);
     if (fd < 0)
         vm_put(vm);
     return fd;
@@ -156,7 +156,7 @@ static int set_memory(struct kvm_vm *vm, const struct client *c, uintptr_t arg, 
 
     if (err)
         return err;
-    return memslot_set(vm, (const struct kvm_userspace_memory_region *)&r); /* the same up to userspace_addr */
+    return memslot_set(vm, c, (const struct kvm_userspace_memory_region *)&r); /* the same up to userspace_addr */
 }
 
 static int dirty_log(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg)
@@ -416,7 +416,7 @@ int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintp
     case KVM_SET_BOOT_CPU_ID: return set_boot_cpu(vm, arg);
     case KVM_X86_SET_MSR_FILTER: return msrs_set_filter(vm, c, arg);
     case KVM_CREATE_DEVICE: return create_device(c, arg);
-    case KVM_GET_STATS_FD: return stats_vm_fd(vm);
+    case KVM_GET_STATS_FD: return stats_vm_fd(vm, c);
     case KVM_GET_TSC_KHZ: return (int)vm->tsc_khz;
     case KVM_SET_TSC_KHZ: return set_tsc_khz(vm, arg);
     case KVM_SET_NR_MMU_PAGES: return (uint32_t)arg < 64 ? -EINVAL : 0;
