@@ -7,7 +7,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 
 CFLAGS   := -O2 -g -fPIC -Wall -Wextra -Werror -std=gnu11 -fno-strict-aliasing -fvisibility=hidden
-CPPFLAGS := -Ikvm_core -D_GNU_SOURCE=
+CPPFLAGS := -Ikvm_core -I. -D_GNU_SOURCE=
 LDLIBS   := -lZydis -lpthread -ldl -lm
 DEPS      = -MMD -MP -MT $@ -MF $(@:.o=.d)
 SANITIZE := -fsanitize=address,undefined -fno-omit-frame-pointer
@@ -17,12 +17,18 @@ CORE_SRC  := $(sort $(shell find $(wildcard $(CORE_DIRS:%=kvm_core/%)) -name '*.
              $(wildcard kvm_core/_accel.c)
 SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
 CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
+# The device file: the process of one VM, and what the broker's FUSE mount calls.
+WORKER_SRC := $(addprefix devfs/,worker.c session.c objects.c call.c memory.c link.c packet.c confine.c hand.c hold.c adopt.c trace.c)
+BROKER_SRC := $(addprefix devfs/,slots.c pool.c packet.c)
+WORKER_OBJ := $(WORKER_SRC:%.c=$(BUILD)/obj/%.o)
+BROKER_OBJ := $(BROKER_SRC:%.c=$(BUILD)/obj/%.o)
 SHIM_OBJ  := $(SHIM_SRC:%.c=$(BUILD)/obj/%.o)
 ASAN_OBJ  := $(CORE_SRC:%.c=$(BUILD)/asan/obj/%.o)
 ASAN_SHIM := $(SHIM_SRC:%.c=$(BUILD)/asan/obj/%.o)
 
 LIB     := $(BUILD)/libkvmcore.a
 PRELOAD := $(BUILD)/libkvmish-preload.so
+DEVFS   := $(BUILD)/kvmish-worker $(BUILD)/libkvmish-devfs.so
 EXT     := $(BUILD)/ext.stamp
 
 .DEFAULT_GOAL := build
@@ -37,8 +43,8 @@ help:
 build: packages
 	@$(MAKE) --no-print-directory ext $(if $(SHIM_SRC),core)
 
-## core       the C core: build/libkvmcore.a and build/libkvmish-preload.so
-core: $(LIB) $(if $(SHIM_SRC),$(PRELOAD))
+## core       the C core and its doors: libkvmcore.a, libkvmish-preload.so, kvmish-worker, libkvmish-devfs.so in build/
+core: $(LIB) $(if $(SHIM_SRC),$(PRELOAD)) $(DEVFS)
 
 ## ext        the cffi module, in place: kvm_core/_kvm*.so
 ext: $(EXT)
@@ -120,6 +126,14 @@ $(PRELOAD): $(SHIM_OBJ) $(LIB)
 	@echo "  LINK  $@"
 	@$(CC) -shared -Wl,-z,defs -o $@ $^ $(LDLIBS)
 
+$(BUILD)/kvmish-worker: $(WORKER_OBJ) $(LIB)
+	@echo "  LINK  $@"
+	@$(CC) -o $@.$$$$ $^ $(LDLIBS) && mv $@.$$$$ $@
+
+$(BUILD)/libkvmish-devfs.so: $(BROKER_OBJ) $(LIB)
+	@echo "  LINK  $@"
+	@$(CC) -shared -Wl,-z,defs -o $@.$$$$ $^ $(LDLIBS) && mv $@.$$$$ $@
+
 $(BUILD)/asan/libkvmcore.a: $(ASAN_OBJ)
 	@echo "  AR    $@"
 	@$(AR) rcs $@.$$$$ $^ && mv $@.$$$$ $@
@@ -154,5 +168,5 @@ $(BUILD)/asan/tests/%: tests/%.c $(BUILD)/asan/libkvmcore.a Makefile
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) -MMD -MP -MF $@.d -o $@ $< \
 	       $(BUILD)/asan/libkvmcore.a $(LDLIBS)
 
--include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
+-include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(BROKER_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
          $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/asan/tests/*/*.d)

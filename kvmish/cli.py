@@ -1,4 +1,4 @@
-"""The `kvmish` command: boot, vm, exec, doctor, bench. Each command's work is done elsewhere."""
+"""The `kvmish` command: boot, vm, exec, devfs, doctor, bench. The work is done elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from kvm_core.errors import BackendError, ConfigError
 from kvmish import doctor as doctor_report
 from vmmuser import __version__
 from vmmuser.assets import ROOT
@@ -68,6 +70,63 @@ def exec_command(command: tuple[str, ...]) -> int:
     environment = dict(os.environ)
     environment["LD_PRELOAD"] = f"{preload}:{before}" if before else str(preload)
     os.execve(program, command, environment)  # noqa: S606 - replacing ourselves is the command
+
+
+@cli.group()
+def devfs() -> None:
+    """A device file of ours, for programs that know only /dev/kvm."""
+
+
+_PATH = click.argument("path", default="/run/kvmish", type=click.Path(path_type=Path))
+
+
+class _Mode(click.ParamType):
+    name = "mode"
+
+    def convert(self, value: object, param: object, ctx: object) -> int:
+        """Octal permissions without execution."""
+        try:
+            mode = int(str(value), 8)
+        except ValueError:
+            mode = -1
+        if mode & ~0o666:
+            raise click.BadParameter(f"--mode {value}: give octal permissions, such as 0660")
+        return mode
+
+
+@devfs.command()
+@_PATH
+@click.option("--mode", default="0660", type=_Mode(), help="Permissions of the file; 0660.")
+@click.option("--group", help="Its group; kvm if there is one.")
+@click.option("--daemon", is_flag=True, help="Return when it is there; serve in the background.")
+def mount(path: Path, mode: int, group: str | None, daemon: bool) -> int:
+    """Serve PATH/kvm until unmounted or interrupted (PATH: /run/kvmish)."""
+    module = importlib.import_module("devfs.mount")
+    path = path.absolute()
+
+    def serve(ready: Callable[[], None]) -> None:
+        module.mount(path, mode, group, ready)
+
+    if daemon:
+        status: int = module.in_background(serve)
+        return status
+    try:
+        serve(lambda: click.echo(f"kvmish: {path}/kvm is there; ctrl-C ends it", err=True))
+    except (BackendError, ConfigError) as error:
+        return _refuse(str(error))
+    return 0
+
+
+@devfs.command()
+@_PATH
+@click.option("--lazy", is_flag=True, help="Even if the file is open somewhere.")
+def umount(path: Path, lazy: bool) -> int:
+    """End the broker of PATH; virtual machines that run go on."""
+    try:
+        importlib.import_module("devfs.mount").umount(path.absolute(), lazy)
+    except ConfigError as error:
+        return _refuse(str(error))
+    return 0
 
 
 @cli.command()

@@ -1,0 +1,168 @@
+/* An ioctl of the client's, from its arrival to its answer; and what the core asks of a client in another process.
+ *
+ * Most calls are answered at their end. Those that must change the client (a new descriptor, memory to be exchanged) are
+ * answered first, with the client's thread caught on its way out, and get their real result from the hand.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include "devfs/worker.h"
+
+static struct call *call_of(const struct client *c)
+{
+    return (struct call *)c;
+}
+
+static void answer(struct call *c, int ret)
+{
+    struct fuse_ioctl_out out = {.result = ret};
+    int32_t packet = ret;
+
+    if (c->unique)
+        session_reply(&c->e->session, c->unique, 0, &out, sizeof(out));
+    else
+        packet_send(c->e->broker, &packet, sizeof(packet), -1);
+}
+
+void call_begin(struct call *c, struct worker *e, uint64_t unique, pid_t tid)
+{
+    c->client = (struct client){e->client, &foreign_ops};
+    c->e = e;
+    c->unique = unique;
+    c->tid = tid;
+    c->stopped = false;
+    pthread_mutex_lock(&e->lock);
+    c->next = e->calls;
+    c->link = &e->calls;
+    if (c->next)
+        c->next->link = &c->next;
+    e->calls = c;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void unlist(struct call *c)
+{
+    pthread_mutex_lock(&c->e->lock);
+    *c->link = c->next;
+    if (c->next)
+        c->next->link = c->link;
+    pthread_mutex_unlock(&c->e->lock);
+}
+
+void call_end(struct call *c, int ret)
+{
+    if (c->stopped) {
+        unlist(c);
+        hand_resume(&c->e->hand, ret);
+        hand_unlock(&c->e->hand);
+        return;
+    }
+    pthread_rwlock_rdlock(&c->e->answers);
+    unlist(c);
+    answer(c, ret);
+    pthread_rwlock_unlock(&c->e->answers);
+}
+
+bool call_interrupt(struct worker *e, uint64_t unique)
+{
+    struct call *c;
+
+    pthread_mutex_lock(&e->lock);
+    for (c = e->calls; c; c = c->next)
+        if (c->unique == unique)
+            break;
+    if (c && c->running)
+        vcpu_interrupt(c->running);
+    pthread_mutex_unlock(&e->lock);
+    return c;
+}
+
+unsigned call_list(void *worker, int32_t *tids, unsigned room)
+{
+    struct worker *e = worker;
+    unsigned n = 0;
+
+    pthread_mutex_lock(&e->lock);
+    for (struct call *c = e->calls; c && n < room; c = c->next)
+        tids[n++] = c->tid;
+    pthread_mutex_unlock(&e->lock);
+    return n;
+}
+
+/* The client's thread has left its ioctl and is stopped; the hand's lock is ours until call_end(). */
+int call_stop(struct call *c)
+{
+    int err;
+
+    if (c->stopped)
+        return 0;
+    hand_lock(&c->e->hand);
+    err = hand_stop(&c->e->hand, c->tid);
+    if (err) {
+        hand_unlock(&c->e->hand);
+        return err;
+    }
+    c->stopped = true;
+    answer(c, 0);
+    return hand_stopped(&c->e->hand);
+}
+
+/* ---- client_ops ------------------------------------------------------------------------------------------------------ */
+
+static int install(const struct client *client, enum object_kind kind, void *object, int map_fd)
+{
+    struct call *c = call_of(client);
+    struct worker *e = c->e;
+    int backing = 0, number, fd, theirs;
+
+    if (map_fd >= 0) {
+        hand_lock(&e->hand);
+        backing = hand_backing(&e->hand, map_fd);
+        hand_unlock(&e->hand);
+        if (backing < 0)
+            return backing;
+    }
+    number = node_add(e, kind, object, backing);
+    if (number < 0)
+        return number;
+    fd = theirs = node_open(e, number);
+    if (fd >= 0) {
+        theirs = call_stop(c);
+        if (!theirs)
+            theirs = hand_give(&e->hand, fd, false);
+        if (theirs < 0)
+            node_forget(e, number); /* the core keeps its object */
+        close(fd);
+    } else {
+        node_forget(e, number);
+    }
+    return theirs;
+}
+
+static int give(const struct client *client, int fd)
+{
+    struct call *c = call_of(client);
+    int err = call_stop(c);
+
+    return err ? err : hand_give(&c->e->hand, fd, true);
+}
+
+static int take_eventfd(const struct client *client, int fd, uint64_t *id)
+{
+    struct call *c = call_of(client);
+    int got;
+
+    if (!c->stopped)
+        hand_lock(&c->e->hand);
+    got = hand_eventfd(&c->e->hand, fd, id);
+    if (!c->stopped)
+        hand_unlock(&c->e->hand);
+    return got;
+}
+
+static int map(const struct client *client, uintptr_t addr, size_t bytes, uint8_t **host)
+{
+    return memory_map(call_of(client), addr, bytes, host);
+}
+
+const struct client_ops foreign_ops = {install, give, take_eventfd, map, memory_unmap};

@@ -1,0 +1,340 @@
+/* The hand's loop: requests of its worker in, changes to the client out. */
+#include "devfs/hand.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "devfs/fuse_abi.h"
+#include "devfs/trace.h"
+#include "kvm/kvm.h"
+
+struct hand {
+    int socket, dev;
+    pid_t tgid;
+    int pidfd;
+    struct tracee t;
+    struct holding held, late;
+    struct hand_request *q; /* the request under way; its list is renewed by ASK */
+};
+
+static pid_t worker_pid;
+
+static bool worker_gone(void)
+{
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)worker_pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid == worker_pid;
+}
+
+/* ---- calls in the client ------------------------------------------------------------------------------------------- */
+
+static long call(struct hand *h, long nr, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, uintptr_t e)
+{
+    const uintptr_t arg[6] = {a, b, c, d, e, 0};
+
+    return trace_call(&h->t, nr, arg);
+}
+
+static bool copy(struct hand *h, uintptr_t at, void *data, size_t n, bool to_client)
+{
+    struct iovec local = {data, n}, remote = {(void *)at, n};
+
+    return (to_client ? process_vm_writev(h->tgid, &local, 1, &remote, 1, 0)
+                      : process_vm_readv(h->tgid, &local, 1, &remote, 1, 0)) == (ssize_t)n;
+}
+
+/* What recvmsg() in the client works with, in its scratch page. */
+struct scratch {
+    int pair[2];
+    struct msghdr m;
+    struct iovec iov;
+    char byte[8];
+    char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
+};
+
+static long receive_in_client(struct hand *h, uintptr_t page, const int pair[2], int fd)
+{
+    struct scratch s = {.pair = {pair[0], pair[1]}};
+    int ours = (int)syscall(SYS_pidfd_getfd, h->pidfd, pair[0], 0), got = -EIO;
+    struct cmsghdr *c = (void *)s.control;
+    long err = ours < 0 ? -errno : 0;
+
+    s.iov = (struct iovec){(void *)(page + offsetof(struct scratch, byte)), 1};
+    s.m = (struct msghdr){.msg_iov = (void *)(page + offsetof(struct scratch, iov)), .msg_iovlen = 1,
+                          .msg_control = (void *)(page + offsetof(struct scratch, control)),
+                          .msg_controllen = sizeof(s.control)};
+    if (!err && packet_send(ours, "f", 1, fd))
+        err = -EIO;
+    if (ours >= 0)
+        close(ours);
+    if (!err && !copy(h, page, &s, sizeof(s), true))
+        err = -EFAULT;
+    if (!err)
+        err = call(h, SYS_recvmsg, (uintptr_t)pair[1], page + offsetof(struct scratch, m),
+                   MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0, 0);
+    if (err < 0)
+        return err;
+    if (!copy(h, page, &s, sizeof(s), false))
+        return -EFAULT;
+    if (s.m.msg_controllen < CMSG_LEN(sizeof(int)) || c->cmsg_type != SCM_RIGHTS)
+        return -EMFILE; /* the kernel found no room for it in the client's table */
+    memcpy(&got, CMSG_DATA(c), sizeof(got));
+    return got;
+}
+
+/* By a socket pair in the client, whose other end we take: needs no path that the client could see. */
+static long give(struct hand *h, int fd)
+{
+    uintptr_t page;
+    int pair[2];
+    long r = call(h, SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, (uintptr_t)-1);
+
+    if (r < 0)
+        return r;
+    page = (uintptr_t)r;
+    r = call(h, SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, page, 0);
+    if (!r && !copy(h, page, pair, sizeof(pair), false))
+        r = -EFAULT;
+    else if (!r) {
+        r = receive_in_client(h, page, pair, fd);
+        call(h, SYS_close, (uintptr_t)pair[0], 0, 0, 0, 0);
+        call(h, SYS_close, (uintptr_t)pair[1], 0, 0, 0, 0);
+    }
+    call(h, SYS_munmap, page, 4096, 0, 0, 0);
+    return r;
+}
+
+/* ---- HAND_ADOPT ------------------------------------------------------------------------------------------------------ */
+
+static int send_area(void *owner, uint64_t at, uint64_t bytes, int fd, uint64_t offset, int prot)
+{
+    struct hand *h = owner;
+    struct hand_reply r = {.kind = HAND_AREA, .at = at, .bytes = bytes, .offset = offset, .prot = prot};
+
+    return packet_send(h->socket, &r, sizeof(r), fd);
+}
+
+static bool is_parked(void *owner, pid_t tid)
+{
+    const struct hand_request *q = ((struct hand *)owner)->q;
+
+    for (unsigned i = 0; i < q->tids && i < HAND_TIDS_MAX; i++)
+        if (q->tid_list[i] == tid)
+            return true;
+    return false;
+}
+
+static int ask_parked(void *owner)
+{
+    struct hand *h = owner;
+    struct hand_reply r = {.kind = HAND_ASK};
+    int fd;
+
+    if (packet_send(h->socket, &r, sizeof(r), -1) ||
+        packet_receive(h->socket, h->q, sizeof(*h->q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
+        return -EIO;
+    if (fd >= 0)
+        close(fd);
+    return 0;
+}
+
+static int hold(void *owner)
+{
+    struct hand *h = owner;
+
+    return hold_others(&h->held, h->tgid, h->t.tid, is_parked, ask_parked, h);
+}
+
+static void let_go(void *owner)
+{
+    struct hand *h = owner;
+
+    hold_release(&h->held, &h->late);
+}
+
+static int replace(void *owner, uintptr_t addr, size_t bytes, int prot, int fd)
+{
+    struct hand *h = owner;
+    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, 0, 0};
+    uintptr_t with[6];
+    long theirs = give(h, fd), r;
+
+    if (theirs < 0)
+        return (int)theirs;
+    memcpy(with, arg, sizeof(with));
+    with[4] = (uintptr_t)theirs;
+    r = trace_call(&h->t, SYS_mmap, with);
+    call(h, SYS_close, (uintptr_t)theirs, 0, 0, 0, 0);
+    return r < 0 ? (int)r : 0;
+}
+
+static int do_adopt(struct hand *h)
+{
+    const struct adopt_ops ops = {h, send_area, hold, let_go, replace};
+
+    if (h->q->convert && !h->t.stopped)
+        return -EINVAL;
+    return adopt(h->tgid, (uintptr_t)h->q->a, (size_t)h->q->b, h->q->convert, &ops);
+}
+
+/* ---- the other requests ------------------------------------------------------------------------------------------------ */
+
+static int identify(struct hand *h, pid_t tid, struct hand_reply *r)
+{
+    unsigned long long permitted = 0;
+    unsigned tgid = 0, uid = ~0u, gid = ~0u;
+    char path[64], line[256];
+    FILE *f;
+
+    if (h->tgid)
+        return -EBUSY;
+    snprintf(path, sizeof(path), "/proc/%d/status", tid);
+    f = fopen(path, "re");
+    if (!f)
+        return -ESRCH;
+    while (fgets(line, sizeof(line), f)) {
+        sscanf(line, "Tgid: %u", &tgid);
+        sscanf(line, "Uid: %u", &uid);
+        sscanf(line, "Gid: %u", &gid);
+        sscanf(line, "CapPrm: %llx", &permitted);
+    }
+    fclose(f);
+    h->pidfd = tgid ? (int)syscall(SYS_pidfd_open, (pid_t)tgid, 0) : -1;
+    if (h->pidfd < 0)
+        return -ESRCH;
+    h->tgid = (pid_t)tgid;
+    r->tgid = (pid_t)tgid;
+    r->uid = uid;
+    r->gid = gid;
+    r->privileged = permitted != 0;
+    return 0;
+}
+
+static int open_proc(const struct hand *h, pid_t tid, int64_t which, int *fd)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", h->tgid, tid, which == PROC_STAT ? "stat" : "status");
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    return *fd < 0 ? -errno : 0;
+}
+
+static int give_file(struct hand *h, bool read_only, int fd)
+{
+    char path[64];
+    int again, r;
+
+    if (fd < 0)
+        return -EINVAL;
+    if (!read_only)
+        return (int)give(h, fd);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    again = open(path, O_RDONLY | O_CLOEXEC);
+    if (again < 0)
+        return -errno;
+    r = (int)give(h, again);
+    close(again);
+    return r;
+}
+
+static int backing(const struct hand *h, int fd)
+{
+    struct fuse_backing_open b = {.fd = fd};
+    int id = ioctl(h->dev, FUSE_BACKING_OPEN, &b);
+
+    return id < 0 ? -errno : id;
+}
+
+/* *out: a descriptor for the worker. */
+static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
+{
+    const struct client c = {.pid = h->tgid};
+    int eventfd;
+
+    switch (h->q->op) {
+    case HAND_CLIENT: return identify(h, h->q->tid, r);
+    case HAND_BACKING: return backing(h, fd);
+    case HAND_STOP: return h->t.tid ? -EBUSY : trace_seize(&h->t, h->q->tid);
+    case HAND_STOPPED: return h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;
+    case HAND_GIVE: return h->t.stopped ? give_file(h, h->q->a != 0, fd) : -ESRCH;
+    case HAND_RESUME: trace_resume(&h->t, h->q->a); return 0;
+    case HAND_EVENTFD:
+        eventfd = client_dup_eventfd(&c, (int)h->q->a, &r->id);
+        *out = eventfd;
+        return eventfd < 0 ? eventfd : 0;
+    case HAND_PROC: return open_proc(h, h->q->tid, h->q->a, out);
+    case HAND_ADOPT: return do_adopt(h);
+    default: return -EINVAL;
+    }
+}
+
+/* Until a request is there; meanwhile threads that stop late are let go. */
+static void wait_request(struct hand *h)
+{
+    struct pollfd p = {h->socket, POLLIN, 0};
+    sigset_t none;
+
+    sigemptyset(&none);
+    hold_reap(&h->late);
+    while (ppoll(&p, 1, NULL, h->late.count ? &none : NULL) < 0)
+        hold_reap(&h->late);
+}
+
+static void on_child(int sig)
+{
+    (void)sig; /* only ends ppoll() */
+}
+
+static void block_signals(void)
+{
+    struct sigaction sa = {.sa_handler = on_child};
+    sigset_t all;
+
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    sigaction(SIGCHLD, &sa, NULL);
+}
+
+void hand_main(int socket, int dev, pid_t worker)
+{
+    struct hand h = {.socket = socket, .dev = dev, .pidfd = -1};
+    int fd, status = 0;
+
+    prctl(PR_SET_NAME, "kvmish-hand");
+    worker_pid = worker;
+    block_signals();
+    h.q = calloc(1, sizeof(*h.q));
+    while (h.q) {
+        struct hand_reply r = {.kind = HAND_DONE};
+        int out = -1;
+        wait_request(&h);
+        if (packet_receive(socket, h.q, sizeof(*h.q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
+            break;
+        r.ret = serve(&h, fd, &r, &out);
+        if (fd >= 0)
+            close(fd);
+        if (packet_send(socket, &r, sizeof(r), out))
+            break;
+        if (out >= 0)
+            close(out);
+    }
+    trace_resume(&h.t, -EIO); /* the worker died between stop and resume */
+    hold_release(&h.held, &h.late);
+    close(socket);
+    close(dev);
+    waitpid(worker, &status, 0);
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}

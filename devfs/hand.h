@@ -1,0 +1,116 @@
+/* The hand: the small privileged process beside each VM. It touches the client where only ptrace(2) and its like reach, so
+ * that the worker, which runs the guest, needs no such right.
+ *
+ * Requests and replies are packets on a socket pair, one transaction at a time (hand_lock). A transaction that changes the
+ * client is: stop, [the worker answers the client's ioctl], stopped, what is to be done, resume.
+ */
+#ifndef KVMISH_DEVFS_HAND_H
+#define KVMISH_DEVFS_HAND_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum hand_op {
+    HAND_CLIENT = 1, /* tid: whose VM this is from now on */
+    HAND_BACKING,    /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
+    HAND_STOP,       /* tid */
+    HAND_STOPPED,    /* waits for it */
+    HAND_GIVE,       /* fd, a: reopen read-only; -> the client's descriptor */
+    HAND_EVENTFD,    /* a: the client's descriptor; -> fd, id */
+    HAND_ADOPT,      /* a, b: address, bytes; tids: threads that cannot run. Replies: areas, then one that has no fd */
+    HAND_RESUME,     /* a: what the client's ioctl returns */
+    HAND_PROC,       /* tid, a: enum hand_proc; -> fd of that file in /proc */
+    HAND_PARKED,     /* answers an ASK of the hand's in the middle of HAND_ADOPT: tids */
+};
+
+enum hand_proc { PROC_STAT, PROC_STATUS };
+enum { HAND_TIDS_MAX = 2048 };
+
+struct hand_request {
+    int32_t op, tid;
+    int64_t a, b;
+    uint32_t convert; /* HAND_ADOPT: the client's thread is stopped, private memory can be replaced */
+    uint32_t tids;
+    int32_t tid_list[HAND_TIDS_MAX];
+};
+
+enum { HAND_DONE, HAND_AREA, HAND_ASK };
+
+struct hand_reply {
+    int32_t kind; /* HAND_* above */
+    int32_t ret;  /* -errno */
+    uint64_t id;
+    uint64_t at, bytes, offset; /* an area: from the start of what is adopted, in the file of fd */
+    int32_t prot;
+    /* HAND_CLIENT */
+    int32_t tgid;
+    uint32_t uid, gid;
+    uint32_t privileged; /* has capabilities */
+};
+
+/* ---- in the hand ------------------------------------------------------------------------------------------------- */
+
+struct hand;
+/* Serves the worker, its child, until that is gone. */
+void hand_main(int socket, int dev, pid_t worker) __attribute__((noreturn));
+
+/* adopt.c: private memory of the client becomes shared, shared memory is found. */
+struct adopt_ops {
+    void *owner;
+    /* One area at `at` from the start, bytes long: in the file fd from offset, with the client's rights. */
+    int (*area)(void *owner, uint64_t at, uint64_t bytes, int fd, uint64_t offset, int prot);
+    /* Every thread of the client but the stopped one stands still after it, -EBUSY; let_go ends that. */
+    int (*hold)(void *owner);
+    void (*let_go)(void *owner);
+    /* Maps fd into the client instead of what is there. */
+    int (*replace)(void *owner, uintptr_t addr, size_t bytes, int prot, int fd);
+};
+/* -EAGAIN: some of it is private and `convert` is false. */
+int adopt(pid_t tgid, uintptr_t addr, size_t bytes, bool convert, const struct adopt_ops *ops);
+
+/* hold.c */
+struct holding {
+    pid_t *tid; /* held threads */
+    bool *stopped;
+    unsigned count, room;
+};
+/* parked(): is this thread in an ioctl of ours, whose answer waits for us? Such a thread needs no holding. */
+int hold_others(struct holding *h, pid_t tgid, pid_t except, bool (*parked)(void *owner, pid_t tid),
+                int (*ask)(void *owner), void *owner);
+void hold_release(struct holding *h, struct holding *late);
+/* Threads that were asked to stop and could not then: lets go of those that have stopped by now. */
+void hold_reap(struct holding *late);
+
+/* ---- in the worker ------------------------------------------------------------------------------------------------ */
+
+struct hand_link {
+    int socket;
+    pthread_mutex_t lock;
+};
+
+void hand_lock(struct hand_link *h);
+void hand_unlock(struct hand_link *h);
+/* All of these with the lock held; -errno, -EIO when the hand is gone. */
+int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who);
+int hand_backing(struct hand_link *h, int fd);
+int hand_stop(struct hand_link *h, pid_t tid);
+int hand_stopped(struct hand_link *h);
+int hand_give(struct hand_link *h, int fd, bool read_only);
+int hand_resume(struct hand_link *h, int ret);
+int hand_eventfd(struct hand_link *h, int fd, uint64_t *id);
+int hand_proc(struct hand_link *h, pid_t tid, enum hand_proc which);
+/* list(): fills in the threads that are inside ioctls of ours. area(): takes over fd. */
+int hand_adopt(struct hand_link *h, uintptr_t addr, size_t bytes, bool convert,
+               unsigned (*list)(void *owner, int32_t *tids, unsigned room),
+               int (*area)(void *owner, const struct hand_reply *r, int fd), void *owner);
+
+/* ---- packets, both sides ------------------------------------------------------------------------------------------- */
+
+/* fd -1: none. receive: bytes, 0 at the end, -errno; *fd is the descriptor that came along, or -1. */
+int packet_send(int socket, const void *data, size_t bytes, int fd);
+ssize_t packet_receive(int socket, void *data, size_t bytes, int *fd);
+
+#endif

@@ -1,0 +1,152 @@
+/* The worker's end of the line to its hand. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "devfs/hand.h"
+
+enum { REQUEST_HEAD = offsetof(struct hand_request, tid_list) };
+
+void hand_lock(struct hand_link *h)
+{
+    pthread_mutex_lock(&h->lock);
+}
+
+void hand_unlock(struct hand_link *h)
+{
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* One request, one reply; *fd: what came with it, to be closed by the caller, or NULL when none can come. */
+static int ask(struct hand_link *h, const struct hand_request *q, int send_fd, struct hand_reply *r, int *fd)
+{
+    int got;
+
+    if (packet_send(h->socket, q, REQUEST_HEAD, send_fd))
+        return -EIO;
+    if (packet_receive(h->socket, r, sizeof(*r), &got) != sizeof(*r))
+        return -EIO;
+    if (fd)
+        *fd = got;
+    else if (got >= 0)
+        close(got);
+    return r->ret;
+}
+
+static int simple(struct hand_link *h, enum hand_op op, pid_t tid, int64_t a, int send_fd)
+{
+    struct hand_request q;
+    struct hand_reply r;
+
+    memset(&q, 0, REQUEST_HEAD);
+    q.op = op;
+    q.tid = tid;
+    q.a = a;
+    return ask(h, &q, send_fd, &r, NULL);
+}
+
+int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who)
+{
+    struct hand_request q;
+
+    memset(&q, 0, REQUEST_HEAD);
+    q.op = HAND_CLIENT;
+    q.tid = tid;
+    return ask(h, &q, -1, who, NULL);
+}
+
+int hand_backing(struct hand_link *h, int fd)
+{
+    return simple(h, HAND_BACKING, 0, 0, fd);
+}
+
+int hand_stop(struct hand_link *h, pid_t tid)
+{
+    return simple(h, HAND_STOP, tid, 0, -1);
+}
+
+int hand_stopped(struct hand_link *h)
+{
+    return simple(h, HAND_STOPPED, 0, 0, -1);
+}
+
+int hand_give(struct hand_link *h, int fd, bool read_only)
+{
+    return simple(h, HAND_GIVE, 0, read_only, fd);
+}
+
+int hand_resume(struct hand_link *h, int ret)
+{
+    return simple(h, HAND_RESUME, 0, ret, -1);
+}
+
+static int fetch(struct hand_link *h, enum hand_op op, pid_t tid, int64_t a, uint64_t *id)
+{
+    struct hand_request q;
+    struct hand_reply r;
+    int fd, err;
+
+    memset(&q, 0, REQUEST_HEAD);
+    q.op = op;
+    q.tid = tid;
+    q.a = a;
+    err = ask(h, &q, -1, &r, &fd);
+    if (err < 0) {
+        if (err != -EIO && fd >= 0)
+            close(fd);
+        return err;
+    }
+    if (id)
+        *id = r.id;
+    return fd >= 0 ? fd : -EIO;
+}
+
+int hand_eventfd(struct hand_link *h, int fd, uint64_t *id)
+{
+    return fetch(h, HAND_EVENTFD, 0, fd, id);
+}
+
+int hand_proc(struct hand_link *h, pid_t tid, enum hand_proc which)
+{
+    return fetch(h, HAND_PROC, tid, which, NULL);
+}
+
+static int send_list(struct hand_link *h, struct hand_request *q,
+                     unsigned (*list)(void *owner, int32_t *tids, unsigned room), void *owner)
+{
+    q->tids = list(owner, q->tid_list, HAND_TIDS_MAX);
+    return packet_send(h->socket, q, REQUEST_HEAD + q->tids * sizeof(q->tid_list[0]), -1);
+}
+
+int hand_adopt(struct hand_link *h, uintptr_t addr, size_t bytes, bool convert,
+               unsigned (*list)(void *owner, int32_t *tids, unsigned room),
+               int (*area)(void *owner, const struct hand_reply *r, int fd), void *owner)
+{
+    struct hand_request *q = calloc(1, sizeof(*q));
+    struct hand_reply r;
+    int err = 0, failed = 0;
+
+    if (!q)
+        return -ENOMEM;
+    *q = (struct hand_request){.op = HAND_ADOPT, .a = (int64_t)addr, .b = (int64_t)bytes, .convert = convert};
+    err = send_list(h, q, list, owner);
+    while (!err) {
+        int fd;
+        if (packet_receive(h->socket, &r, sizeof(r), &fd) != sizeof(r)) {
+            err = -EIO;
+        } else if (r.kind == HAND_ASK) {
+            q->op = HAND_PARKED;
+            err = send_list(h, q, list, owner);
+        } else if (r.kind == HAND_AREA && fd >= 0) {
+            int e = area(owner, &r, fd); /* all replies are taken, whatever becomes of them */
+            failed = failed ? failed : e;
+        } else {
+            err = r.ret;
+            break;
+        }
+    }
+    free(q);
+    return err ? err : failed;
+}

@@ -1,0 +1,247 @@
+/* Workers started ahead, so that KVM_CREATE_VM need not wait for a process and a mount; and their funerals. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "devfs/hand.h"
+#include "devfs/slots.h"
+
+enum { WORKERS_MAX = 4096, SOCKET_OF_WORKER = 3 };
+
+struct child {
+    pid_t pid;
+    int pidfd, socket; /* -1: it has been taken */
+    bool ready;        /* it has said so */
+};
+
+static struct pool {
+    pthread_mutex_t lock;
+    pthread_t keeper;
+    char path[4096];
+    unsigned spares;
+    int wake; /* eventfd: look again */
+    bool stopping, started;
+    struct child child[WORKERS_MAX];
+    unsigned children;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = -1};
+
+extern char **environ;
+
+static int spawn(const char *path, int socket, pid_t *pid)
+{
+    char *const argv[] = {"kvmish-worker", NULL};
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attr;
+    sigset_t none;
+    int err;
+
+    sigemptyset(&none);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&files, 1, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_adddup2(&files, socket, SOCKET_OF_WORKER);
+    posix_spawn_file_actions_addclosefrom_np(&files, SOCKET_OF_WORKER + 1);
+    err = posix_spawn(pid, path, &files, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&files);
+    posix_spawnattr_destroy(&attr);
+    return -err;
+}
+
+/* With the lock. */
+static int add_spare(void)
+{
+    struct child c = {.pidfd = -1};
+    int pair[2], err, high;
+
+    if (pool.children == WORKERS_MAX)
+        return -EAGAIN;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+        return -errno;
+    high = fcntl(pair[1], F_DUPFD_CLOEXEC, 10); /* never 3: dup2() of a descriptor to itself would leave CLOEXEC */
+    err = high < 0 ? -errno : spawn(pool.path, high, &c.pid);
+    if (high >= 0)
+        close(high);
+    close(pair[1]);
+    if (!err) {
+        c.pidfd = (int)syscall(SYS_pidfd_open, c.pid, 0);
+        c.socket = pair[0];
+        pool.child[pool.children++] = c;
+    } else {
+        close(pair[0]);
+    }
+    return err;
+}
+
+static unsigned spare_count(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < pool.children; i++)
+        n += pool.child[i].socket >= 0;
+    return n;
+}
+
+/* With the lock: takes up the dead. */
+static void reap(void)
+{
+    for (unsigned i = 0; i < pool.children; i++) {
+        struct child *c = &pool.child[i];
+        if (waitpid(c->pid, NULL, WNOHANG) == 0)
+            continue;
+        if (c->socket >= 0)
+            close(c->socket);
+        close(c->pidfd);
+        *c = pool.child[--pool.children];
+        i--;
+    }
+}
+
+static void *keep(void *arg)
+{
+    static struct pollfd p[WORKERS_MAX + 1];
+    unsigned n, failures = 0;
+    uint64_t count;
+
+    (void)arg;
+    for (;;) {
+        pthread_mutex_lock(&pool.lock);
+        if (pool.stopping) {
+            pthread_mutex_unlock(&pool.lock);
+            return NULL;
+        }
+        reap();
+        while (spare_count() < pool.spares && failures < 3)
+            failures = add_spare() ? failures + 1 : 0;
+        p[0] = (struct pollfd){pool.wake, POLLIN, 0};
+        for (n = 0; n < pool.children; n++)
+            p[n + 1] = (struct pollfd){pool.child[n].pidfd, POLLIN, 0};
+        pthread_mutex_unlock(&pool.lock);
+        poll(p, n + 1, failures ? 1000 : -1);
+        if (failures)
+            failures--;
+        if (p[0].revents && read(pool.wake, &count, sizeof(count)) < 0)
+            continue;
+    }
+}
+
+static void wake(void)
+{
+    uint64_t one = 1;
+
+    if (write(pool.wake, &one, sizeof(one)) < 0)
+        return;
+}
+
+/* Waits for "ready", an empty string; or else what went wrong is in `error`. */
+static int await(int socket, char *error, size_t room)
+{
+    char text[256] = "a worker ended before it was ready";
+    int fd;
+    ssize_t n = packet_receive(socket, text, sizeof(text) - 1, &fd);
+
+    if (fd >= 0)
+        close(fd);
+    if (n == 1 && !text[0])
+        return 0;
+    snprintf(error, room, "%s", text);
+    return -EIO;
+}
+
+int pool_take(void)
+{
+    char error[256];
+    int socket = -1, err = 0;
+    bool ready = false;
+
+    pthread_mutex_lock(&pool.lock);
+    for (unsigned turn = 0; turn < 2 && socket < 0 && !err; turn++) {
+        for (unsigned i = 0; i < pool.children && socket < 0; i++) {
+            socket = pool.child[i].socket;
+            ready = pool.child[i].ready;
+            pool.child[i].socket = -1;
+        }
+        if (socket < 0)
+            err = add_spare();
+    }
+    pthread_mutex_unlock(&pool.lock);
+    wake();
+    if (socket < 0)
+        return err ? err : -EAGAIN;
+    err = ready ? 0 : await(socket, error, sizeof(error));
+    if (!err)
+        return socket;
+    fprintf(stderr, "kvmish: KVM_CREATE_VM: %s\n", error);
+    close(socket);
+    return err;
+}
+
+int pool_start(const char *worker, unsigned spares, char *error, size_t room)
+{
+    sigset_t all, old;
+    int err, socket;
+
+    snprintf(pool.path, sizeof(pool.path), "%s", worker);
+    pool.spares = spares;
+    pool.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_mutex_lock(&pool.lock);
+    err = pool.wake < 0 ? -errno : add_spare();
+    socket = err ? -1 : pool.child[0].socket;
+    pthread_mutex_unlock(&pool.lock);
+    if (err) {
+        snprintf(error, room, "%s: %s", worker, strerror(-err));
+        return err;
+    }
+    err = await(socket, error, room);
+    if (err)
+        return err;
+    pool.child[0].ready = true;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    err = -pthread_create(&pool.keeper, NULL, keep, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pool.started = !err;
+    return err;
+}
+
+void pool_stop(void)
+{
+    pthread_mutex_lock(&pool.lock);
+    pool.stopping = true;
+    pthread_mutex_unlock(&pool.lock);
+    wake();
+    if (pool.started)
+        pthread_join(pool.keeper, NULL);
+    for (unsigned i = 0; i < pool.children; i++) {
+        struct child *c = &pool.child[i];
+        if (c->socket >= 0) {
+            close(c->socket); /* without a client it ends now */
+            waitpid(c->pid, NULL, 0);
+        }
+    }
+}
+
+unsigned devfs_workers(unsigned *spare)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&pool.lock);
+    *spare = spare_count();
+    n = pool.children;
+    pthread_mutex_unlock(&pool.lock);
+    return n;
+}

@@ -1,0 +1,149 @@
+/* FUSE without a mount point: fsopen(2), fsmount(2), read(2) and write(2) of /dev/fuse.
+ *
+ * The mount is in no namespace; it lives as long as its descriptor and the files opened through it, and ends with this process.
+ */
+#include "devfs/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "devfs/fuse_abi.h"
+
+enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096, STACK = 1 << 20, SPARE_READERS = 2, READERS_MAX = 4096 };
+
+int session_mount(struct session *s)
+{
+    char number[16];
+    int fs, err = 0;
+
+    s->dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (s->dev < 0)
+        return -errno;
+    fs = fsopen("fuse", FSOPEN_CLOEXEC);
+    if (fs < 0)
+        return -errno;
+    snprintf(number, sizeof(number), "%d", s->dev);
+    if (fsconfig(fs, FSCONFIG_SET_STRING, "fd", number, 0) || fsconfig(fs, FSCONFIG_SET_STRING, "rootmode", "40000", 0) ||
+        fsconfig(fs, FSCONFIG_SET_STRING, "user_id", "0", 0) || fsconfig(fs, FSCONFIG_SET_STRING, "group_id", "0", 0) ||
+        fsconfig(fs, FSCONFIG_SET_STRING, "subtype", "kvmish", 0) ||
+        fsconfig(fs, FSCONFIG_SET_FLAG, "allow_other", NULL, 0) || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) ||
+        (s->mount = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)) < 0)
+        err = -errno;
+    close(fs);
+    return err;
+}
+
+void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes)
+{
+    struct fuse_out_header h = {.len = (uint32_t)(sizeof(h) + (err ? 0 : bytes)), .error = err, .unique = unique};
+    struct iovec iov[2] = {{&h, sizeof(h)}, {(void *)data, err ? 0 : bytes}};
+    ssize_t put = writev(s->dev, iov, err || !bytes ? 1 : 2);
+
+    (void)put; /* ENOENT: the request was aborted meanwhile */
+}
+
+/* One request: its size, 0 to try again, -errno when the session has ended. */
+static ssize_t receive(struct session *s, void *buffer)
+{
+    ssize_t n = read(s->dev, buffer, BUFFER);
+
+    if (n >= (ssize_t)sizeof(struct fuse_in_header))
+        return n;
+    return n < 0 && errno != EINTR && errno != ENOENT && errno != EAGAIN ? -errno : 0;
+}
+
+int session_init(struct session *s)
+{
+    struct fuse_init_reply out = {.major = 7, .minor = 40, .flags = FUSE_ASYNC_READ | FUSE_FLAG_INIT_EXT,
+                                  .max_background = 16, .congestion_threshold = 12, .max_write = MAX_WRITE,
+                                  .time_gran = 1, .flags2 = FUSE_FLAG2_PASSTHROUGH, .max_stack_depth = 1};
+    char *buffer = malloc(BUFFER);
+    const struct fuse_in_header *h = (const void *)buffer;
+    const struct fuse_init_in *in = (const void *)(h + 1);
+    int err = -EIO;
+    ssize_t n;
+
+    if (!buffer)
+        return -ENOMEM;
+    while (!(n = receive(s, buffer)))
+        ;
+    if (n < 0) {
+        err = (int)n;
+    } else if (h->opcode == FUSE_INIT && in->major == 7) {
+        bool passthrough = (size_t)n >= sizeof(*h) + sizeof(*in) && in->flags & FUSE_FLAG_INIT_EXT &&
+                           in->flags2 & FUSE_FLAG2_PASSTHROUGH;
+        err = passthrough ? 0 : -EOPNOTSUPP;
+        session_reply(s, h->unique, 0, &out, sizeof(out));
+    }
+    free(buffer);
+    return err;
+}
+
+static void *read_loop(void *arg)
+{
+    struct reader r = {.s = arg, .cpu = -1};
+    struct session *s = arg;
+    char *buffer = malloc(BUFFER);
+
+    while (buffer) {
+        ssize_t n = receive(s, buffer);
+        if (n < 0)
+            break;
+        if (n)
+            s->serve(s, &r, (const void *)buffer, buffer + sizeof(struct fuse_in_header));
+        if (atomic_load_explicit(&s->idle, memory_order_relaxed) > SPARE_READERS)
+            break;
+    }
+    free(buffer);
+    atomic_fetch_sub(&s->idle, 1);
+    atomic_fetch_sub(&s->readers, 1);
+    return NULL;
+}
+
+static int start_reader(struct session *s)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    int err;
+
+    if (atomic_fetch_add(&s->readers, 1) >= READERS_MAX) {
+        atomic_fetch_sub(&s->readers, 1);
+        return -EAGAIN;
+    }
+    atomic_fetch_add(&s->idle, 1);
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, STACK);
+    err = -pthread_create(&thread, &attr, read_loop, s);
+    pthread_attr_destroy(&attr);
+    if (err) {
+        atomic_fetch_sub(&s->idle, 1);
+        atomic_fetch_sub(&s->readers, 1);
+    }
+    return err;
+}
+
+int session_start(struct session *s)
+{
+    int err = start_reader(s);
+
+    return err ? err : start_reader(s);
+}
+
+void session_busy(struct session *s)
+{
+    if (atomic_fetch_sub(&s->idle, 1) == 1)
+        start_reader(s);
+}
+
+void session_idle(struct session *s)
+{
+    atomic_fetch_add(&s->idle, 1);
+}

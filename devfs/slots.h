@@ -1,0 +1,31 @@
+/* The broker's C side: what fusepy's operations call for the file `kvm`, and the workers started ahead. */
+#ifndef KVMISH_DEVFS_SLOTS_H
+#define KVMISH_DEVFS_SLOTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SLOT __attribute__((visibility("default")))
+
+/* Starts `spares` workers ahead and waits for the first to be ready. 0, or -errno with one line of text in `error`. */
+SLOT int devfs_start(const char *worker, unsigned spares, void *(*get_context)(void), char *error, size_t room);
+/* Ends the workers that have no client and waits for them; those with one go on. */
+SLOT void devfs_stop(void);
+/* How many workers there are that we have started, and how many of these have no client yet. */
+SLOT unsigned devfs_workers(unsigned *spare);
+/* The `ioctl` slot of libfuse2's struct fuse_operations. */
+SLOT int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned flags, void *data);
+
+/* pool.c: a worker for one VM. Its socket, ready for struct create_vm; -errno. */
+int pool_take(void);
+int pool_start(const char *worker, unsigned spares, char *error, size_t room);
+void pool_stop(void);
+
+/* The packet from broker to worker (its answer: an int32_t). */
+struct create_vm {
+    int32_t tid;
+    uint64_t type;
+};
+
+#endif

@@ -1,0 +1,262 @@
+/* ptrace(2): how a thread of the client comes to run system calls of ours between its ioctl and its next instruction.
+ *
+ * The thread is seized while it waits in the kernel and stops on its way out, at a point where no register is in use by the
+ * kernel. Its own `syscall` instruction, two bytes back, is executed again with other registers. All signals are blocked
+ * meanwhile; SIGSTOP cannot be, and is sent again.
+ */
+#include "devfs/trace.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef PTRACE_O_SUSPEND_SECCOMP
+#define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
+#endif
+#ifndef PTRACE_EVENT_STOP
+#define PTRACE_EVENT_STOP 128
+#endif
+
+enum { USER_CODE64 = 0x33, SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000 };
+
+/* The name of the process that traces tid, empty if none. */
+static void tracer_name(pid_t tid, char *name, size_t size)
+{
+    char path[64], line[128];
+    int tracer = 0;
+    FILE *f;
+
+    *name = 0;
+    snprintf(path, sizeof(path), "/proc/%d/status", tid);
+    f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "TracerPid: %d", &tracer) == 1)
+            break;
+    if (f)
+        fclose(f);
+    if (!tracer)
+        return;
+    snprintf(path, sizeof(path), "/proc/%d/comm", tracer);
+    f = fopen(path, "re");
+    if (f && fgets(name, (int)size, f))
+        name[strcspn(name, "\n")] = 0;
+    if (f)
+        fclose(f);
+}
+
+static int seize(pid_t tid)
+{
+    const long options = PTRACE_O_TRACESYSGOOD;
+    struct timespec turn = {0, BUSY_TURN_US * 1000};
+    char name[32];
+
+    for (unsigned n = 0;; n++) {
+        /* The client's own filter of system calls stands aside; that takes a right which an ordinary user has not. */
+        if (!ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
+            return 0;
+        if (errno != ESRCH && !ptrace(PTRACE_SEIZE, tid, 0, options))
+            return 0;
+        if (errno != EPERM || n == BUSY_TURNS)
+            return -errno;
+        tracer_name(tid, name, sizeof(name)); /* the hand of another VM of this client lets go soon */
+        if (strcmp(name, "kvmish-hand"))
+            return -EPERM;
+        nanosleep(&turn, NULL);
+    }
+}
+
+/* It waits in an ioctl that it got into by the 64-bit `syscall` instruction: /proc/TID/syscall has number and rip. Only then
+ * may it be answered first and changed afterwards. */
+static bool in_ioctl(pid_t tid)
+{
+    char path[64], line[256];
+
+    snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
+    for (unsigned n = 0; n < BUSY_TURNS; n++) { /* "running": it is still on its way to sleep */
+        struct timespec turn = {0, 50000};
+        unsigned long rip = 0;
+        long number = -1;
+        FILE *f = fopen(path, "re");
+        bool read = f && fgets(line, sizeof(line), f);
+        if (f)
+            fclose(f);
+        if (!read)
+            return false;
+        if (sscanf(line, "%ld %*x %*x %*x %*x %*x %*x %*x %lx", &number, &rip) == 2) {
+            uint8_t insn[2] = {0, 0};
+            struct iovec local = {insn, 2}, remote = {(void *)(rip - 2), 2};
+            return number == SYS_ioctl && process_vm_readv(tid, &local, 1, &remote, 1, 0) == 2 && insn[0] == 0x0f &&
+                   insn[1] == 0x05;
+        }
+        nanosleep(&turn, NULL);
+    }
+    return false;
+}
+
+int trace_seize(struct tracee *t, pid_t tid)
+{
+    int err = in_ioctl(tid) ? seize(tid) : -ENOEXEC;
+
+    if (err)
+        return err;
+    memset(t, 0, sizeof(*t));
+    t->tid = tid;
+    if (ptrace(PTRACE_INTERRUPT, tid, 0, 0)) {
+        err = -errno; /* gone: whoever is attached to a dead thread is let go with it */
+        t->tid = 0;
+    }
+    return err;
+}
+
+/* waitpid() for one thread, woken by SIGCHLD, which is blocked all the time in this process. */
+static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
+{
+    struct timespec second = {1, 0};
+    sigset_t child;
+
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    for (;;) {
+        pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+        if (got == tid)
+            return WIFSTOPPED(*status) ? 0 : -ESRCH;
+        if (got < 0 && errno != EINTR)
+            return -ESRCH;
+        if (abandoned && abandoned())
+            return -EINTR;
+        sigtimedwait(&child, NULL, &second);
+    }
+}
+
+static bool at_syscall(const struct tracee *t)
+{
+    uint8_t insn[2] = {0, 0};
+    struct iovec local = {insn, 2}, remote = {(void *)(uintptr_t)(t->regs.rip - 2), 2};
+
+    return t->regs.cs == USER_CODE64 && process_vm_readv(t->tid, &local, 1, &remote, 1, 0) == 2 && insn[0] == 0x0f &&
+           insn[1] == 0x05;
+}
+
+int trace_wait(struct tracee *t, bool (*abandoned)(void))
+{
+    const uint64_t all = ~0ull;
+    int status, err;
+
+    for (;;) {
+        err = wait_change(t->tid, &status, abandoned);
+        if (err)
+            goto gone;
+        if (status >> 16 == PTRACE_EVENT_STOP)
+            break;
+        if (ptrace(PTRACE_CONT, t->tid, 0, WSTOPSIG(status))) { /* a signal on its way in: let it */
+            err = -ESRCH;
+            goto gone;
+        }
+    }
+    err = -ESRCH;
+    if (ptrace(PTRACE_GETREGS, t->tid, 0, &t->regs) ||
+        ptrace(PTRACE_GETSIGMASK, t->tid, sizeof(t->sigmask), &t->sigmask))
+        goto gone;
+    if (t->regs.orig_rax != SYS_ioctl || !at_syscall(t)) {
+        ptrace(PTRACE_DETACH, t->tid, 0, 0);
+        err = -ENOEXEC;
+        goto gone;
+    }
+    if (ptrace(PTRACE_SETSIGMASK, t->tid, sizeof(all), &all))
+        goto gone;
+    t->stopped = true;
+    return 0;
+gone:
+    if (err != -EINTR)
+        t->tid = 0;
+    return err;
+}
+
+/* Lets it run to the next stop at a system call's entry or exit. */
+static int to_syscall_stop(struct tracee *t)
+{
+    for (;;) {
+        int status;
+        if (ptrace(PTRACE_SYSCALL, t->tid, 0, 0) || wait_change(t->tid, &status, NULL))
+            return -ESRCH;
+        if (WSTOPSIG(status) == SYSCALL_STOP)
+            return 0;
+        if (status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP)
+            t->sigstop = true;
+    }
+}
+
+long trace_call(struct tracee *t, long number, const uintptr_t arg[6])
+{
+    struct user_regs_struct r = t->regs;
+
+    if (!t->stopped)
+        return -ESRCH;
+    r.rip -= 2;
+    r.rax = (unsigned long long)number;
+    r.orig_rax = (unsigned long long)-1;
+    r.rdi = arg[0];
+    r.rsi = arg[1];
+    r.rdx = arg[2];
+    r.r10 = arg[3];
+    r.r8 = arg[4];
+    r.r9 = arg[5];
+    if (ptrace(PTRACE_SETREGS, t->tid, 0, &r) || to_syscall_stop(t) || to_syscall_stop(t) ||
+        ptrace(PTRACE_GETREGS, t->tid, 0, &r)) {
+        t->tid = 0;
+        t->stopped = false;
+        return -ESRCH;
+    }
+    return (long)r.rax;
+}
+
+void trace_resume(struct tracee *t, long ret)
+{
+    struct user_regs_struct r = t->regs;
+
+    if (!t->stopped)
+        return;
+    r.rax = (unsigned long long)ret;
+    r.orig_rax = (unsigned long long)-1; /* no system call to be restarted */
+    ptrace(PTRACE_SETREGS, t->tid, 0, &r);
+    ptrace(PTRACE_SETSIGMASK, t->tid, sizeof(t->sigmask), &t->sigmask);
+    ptrace(PTRACE_DETACH, t->tid, 0, t->sigstop ? SIGSTOP : 0);
+    t->tid = 0;
+    t->stopped = false;
+}
+
+int trace_hold(pid_t tid)
+{
+    int err = seize(tid);
+
+    if (!err && ptrace(PTRACE_INTERRUPT, tid, 0, 0))
+        err = -errno;
+    return err;
+}
+
+int trace_held(pid_t tid)
+{
+    int status;
+    pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
+
+    if (!got)
+        return 0;
+    if (got < 0 || !WIFSTOPPED(status))
+        return -ESRCH;
+    if (status >> 16 == PTRACE_EVENT_STOP)
+        return 1;
+    ptrace(PTRACE_CONT, tid, 0, WSTOPSIG(status));
+    return 0;
+}
+
+void trace_release(pid_t tid)
+{
+    ptrace(PTRACE_DETACH, tid, 0, 0);
+}

@@ -1,0 +1,35 @@
+/* A client's thread, stopped on its way out of an ioctl, and made to run system calls of ours (ptrace(2)). */
+#ifndef KVMISH_DEVFS_TRACE_H
+#define KVMISH_DEVFS_TRACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+struct tracee {
+    pid_t tid; /* 0: none */
+    bool stopped;
+    bool sigstop; /* a SIGSTOP came meanwhile: it is sent again at the end */
+    struct user_regs_struct regs;
+    uint64_t sigmask;
+};
+
+/* Attaches to a thread that is inside an ioctl and asks it to stop. -EPERM when another debugger has it, or we may not;
+ * -ENOEXEC when it is not in an ioctl by the 64-bit `syscall` instruction; -ESRCH. Nothing of it has changed yet. */
+int trace_seize(struct tracee *t, pid_t tid);
+/* Waits until it has left the ioctl. abandoned(), looked at whenever a child changes, ends the wait: -EINTR.
+ * -ESRCH when it dies; -ENOEXEC when it is somewhere else: it has been let go then. */
+int trace_wait(struct tracee *t, bool (*abandoned)(void));
+/* Runs one system call in the stopped thread: what it returns, or -ESRCH. */
+long trace_call(struct tracee *t, long number, const uintptr_t arg[6]);
+/* Restores everything; its ioctl returns `ret`. */
+void trace_resume(struct tracee *t, long ret);
+
+/* Another thread of the client, only to be held: seized and asked to stop, -errno. */
+int trace_hold(pid_t tid);
+/* Has it stopped? 1, 0 or -ESRCH. */
+int trace_held(pid_t tid);
+void trace_release(pid_t tid);
+
+#endif

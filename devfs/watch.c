@@ -1,0 +1,217 @@
+/* What a KVM_RUN under way must know of the client's thread that waits for it: pending signals, and its processor.
+ *
+ * FUSE tells of a signal once, and of none that the thread blocks. Calls for which that is not enough (KVM_SET_SIGNAL_MASK; a
+ * debugger's or our own interruption that was no signal) are watched: a thread of ours looks at /proc every millisecond.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "devfs/worker.h"
+
+enum { TICK_NS = 1000000, LINGER_TICKS = 100, LONG_TICKS = 2, FOLLOW_EVERY = 64, FAMILIAR = 8 };
+
+/* ---- /proc/PID/task/TID/status ----------------------------------------------------------------------------------------- */
+
+struct signals {
+    uint64_t pending, blocked, ignored;
+    bool traced;
+};
+
+static uint64_t field(const char *text, const char *name, int base)
+{
+    const char *at = strstr(text, name);
+
+    return at ? strtoull(at + strlen(name), NULL, base) : 0;
+}
+
+static bool read_signals(int fd, struct signals *s)
+{
+    char text[4096];
+    ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    s->traced = field(text, "\nTracerPid:", 10) != 0;
+    s->pending = field(text, "\nSigPnd:", 16) | field(text, "\nShdPnd:", 16);
+    s->blocked = field(text, "\nSigBlk:", 16);
+    s->ignored = field(text, "\nSigIgn:", 16);
+    return true;
+}
+
+/* Must KVM_RUN end? *traced: somebody is attached to the thread. */
+static bool signal_waits(const struct call *c, bool *traced)
+{
+    struct signals s = {0};
+    uint64_t mask;
+
+    *traced = false;
+    if (!read_signals(c->node->status, &s))
+        return true; /* the thread has gone */
+    *traced = s.traced;
+    memcpy(&mask, &c->running->sigmask, sizeof(mask));
+    return s.pending & ~s.ignored & ~(c->running->has_sigmask ? mask : s.blocked);
+}
+
+/* ---- the watching thread --------------------------------------------------------------------------------------------------- */
+
+/* With w->lock: -> is there still something to watch? */
+static bool look(struct worker *w)
+{
+    bool any = false, traced;
+    cpu_set_t all;
+
+    for (struct call *c = w->calls; c; c = c->next) {
+        if (!c->running)
+            continue;
+        if (c->watched && signal_waits(c, &traced))
+            vcpu_interrupt(c->running);
+        any |= c->watched;
+        if (!c->reader || c->reader->cpu < 0)
+            continue;
+        any = true;
+        if (++c->ticks < LONG_TICKS)
+            continue;
+        memset(&all, 0xff, sizeof(all)); /* it computes: let it, where there is room */
+        sched_setaffinity(c->reader->tid, sizeof(all), &all);
+        c->reader->cpu = -1;
+    }
+    return any;
+}
+
+static void *watch_thread(void *arg)
+{
+    const struct timespec tick = {0, TICK_NS};
+    struct worker *w = arg;
+    unsigned idle = 0;
+
+    for (;;) {
+        pthread_mutex_lock(&w->lock);
+        idle = look(w) ? 0 : idle + 1;
+        while (idle > LINGER_TICKS && !w->watch_more) {
+            atomic_store(&w->watching, false);
+            pthread_cond_wait(&w->watch_wake, &w->lock);
+        }
+        if (w->watch_more)
+            idle = 0;
+        w->watch_more = false;
+        pthread_mutex_unlock(&w->lock);
+        nanosleep(&tick, NULL);
+    }
+    return NULL;
+}
+
+/* With w->lock. */
+static void wake_watch(struct worker *w)
+{
+    if (atomic_load(&w->watching))
+        return;
+    atomic_store(&w->watching, true);
+    w->watch_more = true;
+    pthread_cond_signal(&w->watch_wake);
+}
+
+int watch_start(struct worker *w)
+{
+    pthread_t thread;
+
+    pthread_cond_init(&w->watch_wake, NULL);
+    atomic_store(&w->watching, true);
+    return -pthread_create(&thread, NULL, watch_thread, w);
+}
+
+/* ---- at calls ------------------------------------------------------------------------------------------------------------------ */
+
+/* The files in /proc of the thread that uses this node. */
+static void know(struct call *c)
+{
+    struct worker *w = c->w;
+    struct node *n = c->node;
+    int status, stat;
+
+    hand_lock(&w->hand);
+    status = hand_proc(&w->hand, c->tid, PROC_STATUS);
+    stat = hand_proc(&w->hand, c->tid, PROC_STAT);
+    hand_unlock(&w->hand);
+    pthread_mutex_lock(&w->lock);
+    if (n->known) {
+        close(n->status);
+        close(n->stat);
+    }
+    n->known = c->tid;
+    n->status = status;
+    n->stat = stat;
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* Field 39 of /proc/PID/task/TID/stat: where the thread ran last; the name in field 2 may hold anything. */
+static int processor_of(const struct node *n)
+{
+    char text[1024], *at;
+    ssize_t got = n->stat < 0 ? -1 : pread(n->stat, text, sizeof(text) - 1, 0);
+
+    if (got <= 0)
+        return -1;
+    text[got] = 0;
+    at = strrchr(text, ')');
+    for (unsigned i = 2; at && i < 39; i++)
+        at = strchr(at + 1, ' ');
+    return at ? atoi(at + 1) : -1;
+}
+
+/* The reader goes where the client's thread is: to be woken on another processor costs four times as much. */
+static void follow(struct call *c)
+{
+    int cpu = processor_of(c->node);
+    cpu_set_t one;
+
+    if (cpu < 0 || cpu == c->reader->cpu || cpu >= CPU_SETSIZE)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    if (!sched_setaffinity(0, sizeof(one), &one))
+        c->reader->cpu = cpu;
+}
+
+void watch_call(struct call *c)
+{
+    struct node *n = c->node;
+    bool traced;
+
+    if (n->known != c->tid && (++n->uses >= FAMILIAR || (c->running && c->running->has_sigmask))) {
+        n->uses = 0;
+        know(c);
+    }
+    if (n->known != c->tid)
+        return;
+    if (c->reader->calls++ % FOLLOW_EVERY == 0 || c->reader->cpu < 0)
+        follow(c);
+    if (!c->running)
+        return;
+    if (c->running->has_sigmask && signal_waits(c, &traced))
+        vcpu_interrupt(c->running); /* it was pending before */
+    if (!c->running->has_sigmask && c->reader->cpu < 0)
+        return;
+    pthread_mutex_lock(&c->w->lock);
+    c->watched = c->running->has_sigmask;
+    wake_watch(c->w);
+    pthread_mutex_unlock(&c->w->lock);
+}
+
+/* With w->lock: FUSE says that a signal has come; a tracer's interruption looks the same, and must not end KVM_RUN. */
+void watch_interrupted(struct call *c)
+{
+    bool traced = false;
+
+    if (c->node->known != c->tid || signal_waits(c, &traced) || !traced) {
+        vcpu_interrupt(c->running);
+        return;
+    }
+    c->watched = true;
+    wake_watch(c->w);
+}

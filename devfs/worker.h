@@ -1,0 +1,78 @@
+/* The worker: one VM, served to one client through a FUSE session of its own. */
+#ifndef KVMISH_DEVFS_WORKER_H
+#define KVMISH_DEVFS_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "devfs/hand.h"
+#include "devfs/session.h"
+#include "kvm/kvm.h"
+
+enum { NODES_MAX = VCPUS_MAX + 16, ROOT_NODE = FUSE_ROOT_ID, FIRST_NODE = FUSE_ROOT_ID + 1 };
+
+/* A file of the session: an object of the VM. */
+struct node {
+    enum object_kind kind;
+    void *object; /* NULL: nobody was given it */
+    int backing;  /* the session's number for the pages that can be mapped, 0: none */
+};
+
+struct worker;
+
+/* An ioctl under way. */
+struct call {
+    struct client client; /* first: what the core passes back to us */
+    struct worker *e;
+    uint64_t unique; /* of the FUSE request; 0: it came by the broker */
+    pid_t tid;
+    struct kvm_vcpu *running; /* KVM_RUN */
+    bool stopped; /* answered before its end; the client's thread is stopped and we have hand.lock */
+    struct call *next, **link;
+};
+
+struct worker {
+    struct session session;
+    struct hand_link hand;
+    int broker;      /* packets */
+    pid_t self, client; /* thread groups */
+
+    pthread_mutex_t lock; /* calls, nodes */
+    struct call *calls;
+    struct node node[NODES_MAX];
+    unsigned nodes;
+    _Atomic int handles; /* open files of the client's */
+
+    /* An answer lets a thread of the client's run. Who exchanges its memory holds this for writing. */
+    pthread_rwlock_t answers;
+};
+
+/* objects.c: FUSE requests of any kind */
+void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, const void *body);
+/* A new file; its number, or -ENFILE. */
+int node_add(struct worker *e, enum object_kind kind, void *object, int backing);
+void node_forget(struct worker *e, unsigned number);
+int node_open(struct worker *e, unsigned number);
+
+/* call.c */
+extern const struct client_ops foreign_ops;
+void call_begin(struct call *c, struct worker *e, uint64_t unique, pid_t tid);
+void call_end(struct call *c, int ret);
+/* A signal for the client's thread: ends KVM_RUN. False: no such call. */
+bool call_interrupt(struct worker *e, uint64_t unique);
+
+/* memory.c: guest memory of the client, mapped here */
+int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host);
+void memory_unmap(uint8_t *host, size_t bytes);
+/* Pages that vanish (a file cut short) read as zero from then on, instead of ending the VM. */
+int memory_guard(void);
+int call_stop(struct call *c);
+unsigned call_list(void *worker, int32_t *tids, unsigned room);
+
+/* The packet from broker to worker, and its answer: an int. */
+struct create_vm {
+    int32_t tid;
+    uint64_t type;
+};
+
+#endif
