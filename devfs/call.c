@@ -19,73 +19,73 @@ static void answer(struct call *c, int ret)
     int32_t packet = ret;
 
     if (c->unique)
-        session_reply(&c->e->session, c->unique, 0, &out, sizeof(out));
+        session_reply(&c->w->session, c->unique, 0, &out, sizeof(out));
     else
-        packet_send(c->e->broker, &packet, sizeof(packet), -1);
+        packet_send(c->w->broker, &packet, sizeof(packet), -1);
 }
 
-void call_begin(struct call *c, struct worker *e, uint64_t unique, pid_t tid)
+void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
 {
-    c->client = (struct client){e->client, &foreign_ops};
-    c->e = e;
+    c->client = (struct client){w->client, &foreign_ops};
+    c->w = w;
     c->unique = unique;
     c->tid = tid;
     c->stopped = false;
-    pthread_mutex_lock(&e->lock);
-    c->next = e->calls;
-    c->link = &e->calls;
+    pthread_mutex_lock(&w->lock);
+    c->next = w->calls;
+    c->link = &w->calls;
     if (c->next)
         c->next->link = &c->next;
-    e->calls = c;
-    pthread_mutex_unlock(&e->lock);
+    w->calls = c;
+    pthread_mutex_unlock(&w->lock);
 }
 
 static void unlist(struct call *c)
 {
-    pthread_mutex_lock(&c->e->lock);
+    pthread_mutex_lock(&c->w->lock);
     *c->link = c->next;
     if (c->next)
         c->next->link = c->link;
-    pthread_mutex_unlock(&c->e->lock);
+    pthread_mutex_unlock(&c->w->lock);
 }
 
 void call_end(struct call *c, int ret)
 {
     if (c->stopped) {
         unlist(c);
-        hand_resume(&c->e->hand, ret);
-        hand_unlock(&c->e->hand);
+        hand_resume(&c->w->hand, ret);
+        hand_unlock(&c->w->hand);
         return;
     }
-    pthread_rwlock_rdlock(&c->e->answers);
+    pthread_rwlock_rdlock(&c->w->answers);
     unlist(c);
     answer(c, ret);
-    pthread_rwlock_unlock(&c->e->answers);
+    pthread_rwlock_unlock(&c->w->answers);
 }
 
-bool call_interrupt(struct worker *e, uint64_t unique)
+bool call_interrupt(struct worker *w, uint64_t unique)
 {
     struct call *c;
 
-    pthread_mutex_lock(&e->lock);
-    for (c = e->calls; c; c = c->next)
+    pthread_mutex_lock(&w->lock);
+    for (c = w->calls; c; c = c->next)
         if (c->unique == unique)
             break;
     if (c && c->running)
-        vcpu_interrupt(c->running);
-    pthread_mutex_unlock(&e->lock);
+        watch_interrupted(c);
+    pthread_mutex_unlock(&w->lock);
     return c;
 }
 
 unsigned call_list(void *worker, int32_t *tids, unsigned room)
 {
-    struct worker *e = worker;
+    struct worker *w = worker;
     unsigned n = 0;
 
-    pthread_mutex_lock(&e->lock);
-    for (struct call *c = e->calls; c && n < room; c = c->next)
+    pthread_mutex_lock(&w->lock);
+    for (struct call *c = w->calls; c && n < room; c = c->next)
         tids[n++] = c->tid;
-    pthread_mutex_unlock(&e->lock);
+    pthread_mutex_unlock(&w->lock);
     return n;
 }
 
@@ -96,15 +96,15 @@ int call_stop(struct call *c)
 
     if (c->stopped)
         return 0;
-    hand_lock(&c->e->hand);
-    err = hand_stop(&c->e->hand, c->tid);
+    hand_lock(&c->w->hand);
+    err = hand_stop(&c->w->hand, c->tid);
     if (err) {
-        hand_unlock(&c->e->hand);
+        hand_unlock(&c->w->hand);
         return err;
     }
     c->stopped = true;
     answer(c, 0);
-    return hand_stopped(&c->e->hand);
+    return hand_stopped(&c->w->hand);
 }
 
 /* ---- client_ops ------------------------------------------------------------------------------------------------------ */
@@ -112,29 +112,29 @@ int call_stop(struct call *c)
 static int install(const struct client *client, enum object_kind kind, void *object, int map_fd)
 {
     struct call *c = call_of(client);
-    struct worker *e = c->e;
+    struct worker *w = c->w;
     int backing = 0, number, fd, theirs;
 
     if (map_fd >= 0) {
-        hand_lock(&e->hand);
-        backing = hand_backing(&e->hand, map_fd);
-        hand_unlock(&e->hand);
+        hand_lock(&w->hand);
+        backing = hand_backing(&w->hand, map_fd);
+        hand_unlock(&w->hand);
         if (backing < 0)
             return backing;
     }
-    number = node_add(e, kind, object, backing);
+    number = node_add(w, kind, object, backing);
     if (number < 0)
         return number;
-    fd = theirs = node_open(e, number);
+    fd = theirs = node_open(w, number);
     if (fd >= 0) {
         theirs = call_stop(c);
         if (!theirs)
-            theirs = hand_give(&e->hand, fd, false);
+            theirs = hand_give(&w->hand, fd, false);
         if (theirs < 0)
-            node_forget(e, number); /* the core keeps its object */
+            node_forget(w, number); /* the core keeps its object */
         close(fd);
     } else {
-        node_forget(e, number);
+        node_forget(w, number);
     }
     return theirs;
 }
@@ -144,7 +144,7 @@ static int give(const struct client *client, int fd)
     struct call *c = call_of(client);
     int err = call_stop(c);
 
-    return err ? err : hand_give(&c->e->hand, fd, true);
+    return err ? err : hand_give(&c->w->hand, fd, true);
 }
 
 static int take_eventfd(const struct client *client, int fd, uint64_t *id)
@@ -153,10 +153,10 @@ static int take_eventfd(const struct client *client, int fd, uint64_t *id)
     int got;
 
     if (!c->stopped)
-        hand_lock(&c->e->hand);
-    got = hand_eventfd(&c->e->hand, fd, id);
+        hand_lock(&c->w->hand);
+    got = hand_eventfd(&c->w->hand, fd, id);
     if (!c->stopped)
-        hand_unlock(&c->e->hand);
+        hand_unlock(&c->w->hand);
     return got;
 }
 

@@ -3,11 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -26,7 +26,7 @@ struct hand {
     pid_t tgid;
     int pidfd;
     struct tracee t;
-    struct holding held, late;
+    struct hold hold;
     struct hand_request *q; /* the request under way; its list is renewed by ASK */
 };
 
@@ -155,14 +155,13 @@ static int hold(void *owner)
 {
     struct hand *h = owner;
 
-    return hold_others(&h->held, h->tgid, h->t.tid, is_parked, ask_parked, h);
+    h->hold = (struct hold){.tgid = h->tgid, .except = h->t.tid, .parked = is_parked, .ask = ask_parked, .owner = h};
+    return hold_start(&h->hold);
 }
 
 static void let_go(void *owner)
 {
-    struct hand *h = owner;
-
-    hold_release(&h->held, &h->late);
+    hold_end(&((struct hand *)owner)->hold);
 }
 
 static int replace(void *owner, uintptr_t addr, size_t bytes, int prot, int fd)
@@ -258,6 +257,28 @@ static int backing(const struct hand *h, int fd)
     return id < 0 ? -errno : id;
 }
 
+/* One hand at a time changes a client, or two would wait for threads that the other has. The lock is on the inode of the
+ * process, which pidfds share since Linux 6.9. */
+static int stop(struct hand *h, pid_t tid)
+{
+    int err;
+
+    if (h->t.tid || h->pidfd < 0)
+        return -EBUSY;
+    if (flock(h->pidfd, LOCK_EX))
+        return -errno;
+    err = trace_seize(&h->t, tid);
+    if (err)
+        flock(h->pidfd, LOCK_UN);
+    return err;
+}
+
+static void resume(struct hand *h, long ret)
+{
+    trace_resume(&h->t, ret);
+    flock(h->pidfd, LOCK_UN);
+}
+
 /* *out: a descriptor for the worker. */
 static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
 {
@@ -267,10 +288,10 @@ static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
     switch (h->q->op) {
     case HAND_CLIENT: return identify(h, h->q->tid, r);
     case HAND_BACKING: return backing(h, fd);
-    case HAND_STOP: return h->t.tid ? -EBUSY : trace_seize(&h->t, h->q->tid);
+    case HAND_STOP: return stop(h, h->q->tid);
     case HAND_STOPPED: return h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;
     case HAND_GIVE: return h->t.stopped ? give_file(h, h->q->a != 0, fd) : -ESRCH;
-    case HAND_RESUME: trace_resume(&h->t, h->q->a); return 0;
+    case HAND_RESUME: resume(h, h->q->a); return 0;
     case HAND_EVENTFD:
         eventfd = client_dup_eventfd(&c, (int)h->q->a, &r->id);
         *out = eventfd;
@@ -281,46 +302,20 @@ static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
     }
 }
 
-/* Until a request is there; meanwhile threads that stop late are let go. */
-static void wait_request(struct hand *h)
-{
-    struct pollfd p = {h->socket, POLLIN, 0};
-    sigset_t none;
-
-    sigemptyset(&none);
-    hold_reap(&h->late);
-    while (ppoll(&p, 1, NULL, h->late.count ? &none : NULL) < 0)
-        hold_reap(&h->late);
-}
-
-static void on_child(int sig)
-{
-    (void)sig; /* only ends ppoll() */
-}
-
-static void block_signals(void)
-{
-    struct sigaction sa = {.sa_handler = on_child};
-    sigset_t all;
-
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    sigaction(SIGCHLD, &sa, NULL);
-}
-
 void hand_main(int socket, int dev, pid_t worker)
 {
     struct hand h = {.socket = socket, .dev = dev, .pidfd = -1};
     int fd, status = 0;
+    sigset_t all;
 
     prctl(PR_SET_NAME, "kvmish-hand");
     worker_pid = worker;
-    block_signals();
+    sigfillset(&all); /* SIGCHLD is waited for: see trace.c */
+    sigprocmask(SIG_SETMASK, &all, NULL);
     h.q = calloc(1, sizeof(*h.q));
     while (h.q) {
         struct hand_reply r = {.kind = HAND_DONE};
         int out = -1;
-        wait_request(&h);
         if (packet_receive(socket, h.q, sizeof(*h.q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
             break;
         r.ret = serve(&h, fd, &r, &out);
@@ -331,8 +326,7 @@ void hand_main(int socket, int dev, pid_t worker)
         if (out >= 0)
             close(out);
     }
-    trace_resume(&h.t, -EIO); /* the worker died between stop and resume */
-    hold_release(&h.held, &h.late);
+    resume(&h, -EIO); /* the worker died between stop and resume */
     close(socket);
     close(dev);
     waitpid(worker, &status, 0);

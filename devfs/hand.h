@@ -8,6 +8,7 @@
 #define KVMISH_DEVFS_HAND_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -72,17 +73,20 @@ struct adopt_ops {
 int adopt(pid_t tgid, uintptr_t addr, size_t bytes, bool convert, const struct adopt_ops *ops);
 
 /* hold.c */
-struct holding {
-    pid_t *tid; /* held threads */
-    bool *stopped;
-    unsigned count, room;
+struct hold {
+    pid_t tgid, except;
+    bool (*parked)(void *owner, pid_t tid); /* in an ioctl of our worker's, whose answer waits for us: needs no holding */
+    int (*ask)(void *owner);                /* renews what parked() knows */
+    void *owner;
+    /* hold.c's own */
+    pthread_t thread;
+    sem_t done, release;
+    bool started;
+    int result;
 };
-/* parked(): is this thread in an ioctl of ours, whose answer waits for us? Such a thread needs no holding. */
-int hold_others(struct holding *h, pid_t tgid, pid_t except, bool (*parked)(void *owner, pid_t tid),
-                int (*ask)(void *owner), void *owner);
-void hold_release(struct holding *h, struct holding *late);
-/* Threads that were asked to stop and could not then: lets go of those that have stopped by now. */
-void hold_reap(struct holding *late);
+/* No thread of tgid but `except` runs after it. -EBUSY, -EPERM; hold_end() in any case. */
+int hold_start(struct hold *h);
+void hold_end(struct hold *h);
 
 /* ---- in the worker ------------------------------------------------------------------------------------------------ */
 

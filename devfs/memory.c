@@ -72,33 +72,33 @@ static int map_area(void *owner, const struct hand_reply *r, int fd)
 
 struct adoption {
     uint8_t *host; /* first: map_area() */
-    struct worker *e;
+    struct worker *w;
 };
 
 static unsigned list(void *owner, int32_t *tids, unsigned room)
 {
-    return call_list(((struct adoption *)owner)->e, tids, room);
+    return call_list(((struct adoption *)owner)->w, tids, room);
 }
 
 /* First as it is; when some of it is private, once more with the client stopped. */
 static int adopt_into(struct call *c, uint8_t *host, uintptr_t addr, size_t bytes)
 {
-    struct adoption a = {host, c->e};
+    struct adoption a = {host, c->w};
     int err;
 
     if (!c->stopped) {
-        hand_lock(&c->e->hand);
-        err = hand_adopt(&c->e->hand, addr, bytes, false, list, map_area, &a);
-        hand_unlock(&c->e->hand);
+        hand_lock(&c->w->hand);
+        err = hand_adopt(&c->w->hand, addr, bytes, false, list, map_area, &a);
+        hand_unlock(&c->w->hand);
         if (err != -EAGAIN)
             return err;
     }
     err = call_stop(c);
     if (err)
         return err;
-    pthread_rwlock_wrlock(&c->e->answers);
-    err = hand_adopt(&c->e->hand, addr, bytes, true, list, map_area, &a);
-    pthread_rwlock_unlock(&c->e->answers);
+    pthread_rwlock_wrlock(&c->w->answers);
+    err = hand_adopt(&c->w->hand, addr, bytes, true, list, map_area, &a);
+    pthread_rwlock_unlock(&c->w->answers);
     return err;
 }
 

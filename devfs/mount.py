@@ -226,11 +226,11 @@ def in_background(serve: Callable[[Callable[[], None]], None]) -> int:
     os.close(reading)
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):  # before the workers inherit them
+        os.dup2(null, fd)
 
     def ready() -> None:
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
         os.write(writing, b"ready")
         os.close(writing)
 

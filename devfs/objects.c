@@ -23,7 +23,7 @@ int node_add(struct worker *w, enum object_kind kind, void *object, int backing)
     pthread_mutex_lock(&w->lock);
     if (w->nodes < NODES_MAX) {
         number = (int)w->nodes++;
-        w->node[number] = (struct node){kind, object, backing};
+        w->node[number] = (struct node){.kind = kind, .object = object, .backing = backing};
     }
     pthread_mutex_unlock(&w->lock);
     return number;
@@ -96,7 +96,7 @@ static void getattr(struct worker *w, const struct fuse_in_header *h)
 
 static void open_node(struct worker *w, const struct fuse_in_header *h)
 {
-    struct fuse_open_out out = {.fh = h->nodeid, .open_flags = FUSE_OPEN_NOFLUSH};
+    struct fuse_open_out out = {.fh = h->nodeid, .open_flags = FUSE_OPEN_NOFLUSH | FOPEN_DIRECT_IO};
     const struct node *n = node_of(w, h->nodeid);
 
     if (!n || !is_self(w, h->pid)) {
@@ -104,10 +104,8 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
         return;
     }
     if (n->backing) {
-        out.open_flags |= FUSE_OPEN_PASSTHROUGH;
+        out.open_flags |= FUSE_OPEN_PASSTHROUGH; /* of mmap; read and write come to us */
         memcpy(&out.padding, &n->backing, sizeof(out.padding)); /* backing_id, since protocol 7.40 */
-    } else {
-        out.open_flags |= FOPEN_DIRECT_IO;
     }
     atomic_fetch_add(&w->handles, 1);
     session_reply(&w->session, h->unique, 0, &out, sizeof(out));
@@ -117,17 +115,19 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
 static void release(struct worker *w, const struct fuse_in_header *h)
 {
     struct node *n = node_of(w, h->nodeid), was = {0};
+    bool idle;
 
     session_reply(&w->session, h->unique, 0, NULL, 0);
+    pthread_mutex_lock(&w->lock);
     if (n) {
-        pthread_mutex_lock(&w->lock);
         was = *n;
         n->object = NULL;
-        pthread_mutex_unlock(&w->lock);
     }
+    idle = !w->calls; /* KVM_CREATE_VM that failed ends by itself */
+    pthread_mutex_unlock(&w->lock);
     if (was.object)
         object_put(was.kind, was.object);
-    if (atomic_fetch_sub(&w->handles, 1) == 1)
+    if (atomic_fetch_sub(&w->handles, 1) == 1 && idle)
         _exit(0);
 }
 
@@ -136,10 +136,10 @@ static bool is_client(struct worker *w, uint32_t tid)
     return !syscall(SYS_tgkill, w->client, (pid_t)tid, 0) || errno == EPERM;
 }
 
-static void do_ioctl(struct worker *w, const struct fuse_in_header *h, const struct fuse_ioctl_in *in)
+static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_header *h, const struct fuse_ioctl_in *in)
 {
-    const struct node *n = node_of(w, h->nodeid);
-    struct call c = {0};
+    struct node *n = node_of(w, h->nodeid);
+    struct call c = {.node = n, .reader = r};
     int ret;
 
     if (!n || !n->object || !is_client(w, h->pid)) {
@@ -153,6 +153,7 @@ static void do_ioctl(struct worker *w, const struct fuse_in_header *h, const str
     c.running = n->kind == OBJECT_VCPU && in->cmd == KVM_RUN ? n->object : NULL;
     session_busy(&w->session);
     call_begin(&c, w, h->unique, (pid_t)h->pid);
+    watch_call(&c);
     ret = object_ioctl(n->kind, n->object, &c.client, in->cmd, in->arg);
     call_end(&c, ret);
     session_idle(&w->session);
@@ -168,9 +169,8 @@ void worker_serve(struct session *s, struct reader *r, const struct fuse_in_head
 {
     struct worker *w = s->owner;
 
-    (void)r;
     switch (h->opcode) {
-    case FUSE_IOCTL: do_ioctl(w, h, body); break;
+    case FUSE_IOCTL: do_ioctl(w, r, h, body); break;
     case FUSE_INTERRUPT: interrupt(w, h, body); break;
     case FUSE_LOOKUP: lookup(w, h, body); break;
     case FUSE_GETATTR: getattr(w, h); break;

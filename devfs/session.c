@@ -88,7 +88,7 @@ int session_init(struct session *s)
 
 static void *read_loop(void *arg)
 {
-    struct reader r = {.s = arg, .cpu = -1};
+    struct reader r = {.s = arg, .tid = gettid(), .cpu = -1};
     struct session *s = arg;
     char *buffer = malloc(BUFFER);
 

@@ -14,6 +14,7 @@ struct session;
 /* One thread that reads requests. */
 struct reader {
     struct session *s;
+    pid_t tid;
     int cpu;        /* it is pinned there, -1: nowhere */
     unsigned calls; /* since the client's processor was looked at */
 };

@@ -144,6 +144,12 @@ static bool at_syscall(const struct tracee *t)
            insn[1] == 0x05;
 }
 
+/* A stop that is a signal's, on its way in; it has undone our request, as any stop does. */
+static int let_signal_in(pid_t tid, int sig)
+{
+    return ptrace(PTRACE_CONT, tid, 0, sig) || ptrace(PTRACE_INTERRUPT, tid, 0, 0) ? -ESRCH : 0;
+}
+
 int trace_wait(struct tracee *t, bool (*abandoned)(void))
 {
     const uint64_t all = ~0ull;
@@ -155,7 +161,7 @@ int trace_wait(struct tracee *t, bool (*abandoned)(void))
             goto gone;
         if (status >> 16 == PTRACE_EVENT_STOP)
             break;
-        if (ptrace(PTRACE_CONT, t->tid, 0, WSTOPSIG(status))) { /* a signal on its way in: let it */
+        if (let_signal_in(t->tid, WSTOPSIG(status))) {
             err = -ESRCH;
             goto gone;
         }
@@ -252,8 +258,7 @@ int trace_held(pid_t tid)
         return -ESRCH;
     if (status >> 16 == PTRACE_EVENT_STOP)
         return 1;
-    ptrace(PTRACE_CONT, tid, 0, WSTOPSIG(status));
-    return 0;
+    return let_signal_in(tid, WSTOPSIG(status));
 }
 
 void trace_release(pid_t tid)

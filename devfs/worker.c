@@ -52,6 +52,8 @@ static int serve(struct worker *w)
     if (!err)
         err = confine_worker(&who);
     if (!err)
+        err = watch_start(w);
+    if (!err)
         err = session_start(&w->session);
     if (err) {
         packet_send(w->broker, &err, sizeof(err), -1);

@@ -16,6 +16,10 @@ struct node {
     enum object_kind kind;
     void *object; /* NULL: nobody was given it */
     int backing;  /* the session's number for the pages that can be mapped, 0: none */
+    /* watch.c: the client's thread that calls here most */
+    pid_t known;
+    int status, stat; /* its files in /proc */
+    unsigned uses;    /* by others since */
 };
 
 struct worker;
@@ -23,10 +27,14 @@ struct worker;
 /* An ioctl under way. */
 struct call {
     struct client client; /* first: what the core passes back to us */
-    struct worker *e;
+    struct worker *w;
     uint64_t unique; /* of the FUSE request; 0: it came by the broker */
     pid_t tid;
+    struct node *node;
+    struct reader *reader;    /* whose thread this is */
     struct kvm_vcpu *running; /* KVM_RUN */
+    bool watched;
+    unsigned ticks; /* since its start, while its reader is pinned */
     bool stopped; /* answered before its end; the client's thread is stopped and we have hand.lock */
     struct call *next, **link;
 };
@@ -43,6 +51,10 @@ struct worker {
     unsigned nodes;
     _Atomic int handles; /* open files of the client's */
 
+    _Atomic bool watching;
+    bool watch_more;
+    pthread_cond_t watch_wake;
+
     /* An answer lets a thread of the client's run. Who exchanges its memory holds this for writing. */
     pthread_rwlock_t answers;
 };
@@ -50,16 +62,21 @@ struct worker {
 /* objects.c: FUSE requests of any kind */
 void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, const void *body);
 /* A new file; its number, or -ENFILE. */
-int node_add(struct worker *e, enum object_kind kind, void *object, int backing);
-void node_forget(struct worker *e, unsigned number);
-int node_open(struct worker *e, unsigned number);
+int node_add(struct worker *w, enum object_kind kind, void *object, int backing);
+void node_forget(struct worker *w, unsigned number);
+int node_open(struct worker *w, unsigned number);
 
 /* call.c */
 extern const struct client_ops foreign_ops;
-void call_begin(struct call *c, struct worker *e, uint64_t unique, pid_t tid);
+void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid);
 void call_end(struct call *c, int ret);
 /* A signal for the client's thread: ends KVM_RUN. False: no such call. */
-bool call_interrupt(struct worker *e, uint64_t unique);
+bool call_interrupt(struct worker *w, uint64_t unique);
+
+/* watch.c */
+int watch_start(struct worker *w);
+void watch_call(struct call *c);        /* at its start */
+void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->lock */
 
 /* memory.c: guest memory of the client, mapped here */
 int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host);

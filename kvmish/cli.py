@@ -80,23 +80,20 @@ def devfs() -> None:
 _PATH = click.argument("path", default="/run/kvmish", type=click.Path(path_type=Path))
 
 
-class _Mode(click.ParamType):
-    name = "mode"
-
-    def convert(self, value: object, param: object, ctx: object) -> int:
-        """Octal permissions without execution."""
-        try:
-            mode = int(str(value), 8)
-        except ValueError:
-            mode = -1
-        if mode & ~0o666:
-            raise click.BadParameter(f"--mode {value}: give octal permissions, such as 0660")
-        return mode
+def _mode(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Octal permissions without execution."""
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if mode & ~0o666:
+        raise click.BadParameter(f"--mode {value}: give octal permissions, such as 0660")
+    return mode
 
 
 @devfs.command()
 @_PATH
-@click.option("--mode", default="0660", type=_Mode(), help="Permissions of the file; 0660.")
+@click.option("--mode", default="0660", callback=_mode, help="Permissions of the file; 0660.")
 @click.option("--group", help="Its group; kvm if there is one.")
 @click.option("--daemon", is_flag=True, help="Return when it is there; serve in the background.")
 def mount(path: Path, mode: int, group: str | None, daemon: bool) -> int:

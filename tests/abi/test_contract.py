@@ -410,7 +410,8 @@ def test_small_states(client: Client) -> None:
     assert call(vcpu, KVMCLOCK_CTRL) == EINVAL  # the guest has no clock page
     assert call(vcpu, SET_SIGNAL_MASK, struct.pack("=IQ", 4, 0)) == EINVAL
     assert call(vcpu, SET_SIGNAL_MASK, struct.pack("=IQ", 8, 0)) == 0
-    assert call(vcpu, SET_SIGNAL_MASK, 0) == 0
+    # Behind FUSE the kernel wants to copy what the number says before anybody is asked.
+    assert call(vcpu, SET_SIGNAL_MASK, 0) == (EFAULT if os.environ.get("KVMISH_TEST_FUSE") else 0)
     assert call(vcpu, SETUP_MCE, struct.pack("=Q", 0)) == EINVAL
     assert call(vcpu, SETUP_MCE, struct.pack("=Q", 33)) == EINVAL
     assert call(vcpu, SETUP_MCE, struct.pack("=Q", 10)) == 0

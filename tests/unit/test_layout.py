@@ -152,13 +152,27 @@ def test_c_arrows() -> None:
     assert wrong == []
 
 
+def test_devfs_knows_the_abi_only() -> None:
+    """Of the core it includes kvm/: the ioctl entries and the client's accessor."""
+    wrong = []
+    for path in _tracked(".c", ".h"):
+        if ROOT / "devfs" not in path.parents:
+            continue
+        for include in re.findall(r'^\s*#\s*include\s*["<]([^">]+)[">]', path.read_text(), re.M):
+            top = include.split("/")[0]
+            inside = (ROOT / "kvm_core" / top).is_dir() and "/" in include and top != "linux"
+            if include == "Python.h" or (inside and top != "kvm"):
+                wrong.append(f"{path.relative_to(ROOT)} includes {include}")
+    assert wrong == []
+
+
 def test_no_thread_local_storage() -> None:
     """A vCPU is state, not a thread: any thread may enter it."""
     pattern = re.compile(r"\b(__thread|_Thread_local|thread_local|pthread_setspecific)\b")
     assert [
         str(path.relative_to(ROOT))
         for path in _tracked(".c", ".h")
-        if ROOT / "kvm_core" in path.parents
+        if {ROOT / "kvm_core", ROOT / "devfs"} & set(path.parents)
         and pattern.search(re.sub(r"/\*.*?\*/|//[^\n]*", "", path.read_text(), flags=re.S))
     ] == []
 

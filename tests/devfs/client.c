@@ -1,0 +1,520 @@
+/* A client of /dev/kvm that knows nothing of what is behind it: `client PATH SCENARIO`; says "ok" and exits 0, or says what is wrong.
+ *
+ * Built by the tests with the system's headers and C library only.
+ */
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHECK(what)                                                                                     \
+    do {                                                                                                \
+        if (!(what))                                                                                    \
+            err(1, "line %d: %s", __LINE__, #what);                                                     \
+    } while (0)
+/* ioctl() fails with this errno */
+#define REFUSED(call, code) CHECK((call) < 0 && errno == (code))
+
+enum { CODE = 0x1000, DATA = 0x2000, PAGE = 4096 };
+
+static const char *path;
+
+struct machine {
+    int kvm, vm, vcpu[2];
+    struct kvm_run *run[2];
+};
+
+static int add_slot(int vm, unsigned slot, uint64_t gpa, void *memory, size_t bytes)
+{
+    struct kvm_userspace_memory_region r = {slot, 0, gpa, bytes, (uintptr_t)memory};
+
+    return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &r);
+}
+
+static void start(struct machine *m, unsigned vcpus)
+{
+    int size;
+
+    memset(m, 0, sizeof(*m));
+    CHECK((m->kvm = open(path, O_RDWR | O_CLOEXEC)) >= 0);
+    CHECK(ioctl(m->kvm, KVM_GET_API_VERSION, 0) == 12);
+    CHECK((size = ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0)) >= (int)sizeof(struct kvm_run));
+    CHECK((m->vm = ioctl(m->kvm, KVM_CREATE_VM, 0)) >= 0);
+    for (unsigned i = 0; i < vcpus; i++) {
+        CHECK((m->vcpu[i] = ioctl(m->vm, KVM_CREATE_VCPU, i)) >= 0);
+        m->run[i] = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpu[i], 0);
+        CHECK(m->run[i] != MAP_FAILED);
+    }
+}
+
+static void finish(struct machine *m)
+{
+    for (unsigned i = 0; i < 2; i++)
+        if (m->run[i]) {
+            munmap(m->run[i], 3 * PAGE);
+            close(m->vcpu[i]);
+        }
+    close(m->vm);
+    close(m->kvm);
+}
+
+/* Real mode, flat segments from 0, at rip. */
+static void set_registers(int vcpu, uint64_t rip, uint64_t bx)
+{
+    struct kvm_regs r = {.rip = rip, .rflags = 2, .rbx = bx};
+    struct kvm_sregs s;
+
+    CHECK(!ioctl(vcpu, KVM_GET_SREGS, &s));
+    s.cs.base = s.ds.base = s.cs.selector = s.ds.selector = 0;
+    CHECK(!ioctl(vcpu, KVM_SET_SREGS, &s));
+    CHECK(!ioctl(vcpu, KVM_SET_REGS, &r));
+}
+
+/* ---- slots: memory of three kinds, two vCPUs, writers that must lose nothing ------------------------------------------ */
+
+enum { BIG = 64 << 20, COUNTERS = 4096 };
+
+struct writer {
+    uint32_t *memory; /* one counter every 4 KiB, of which this thread owns half */
+    unsigned first;
+    atomic_bool *stop;
+    uint32_t wrote[COUNTERS];
+};
+
+static void *write_on(void *arg)
+{
+    struct writer *w = arg;
+
+    while (!*w->stop)
+        for (unsigned i = w->first; i < COUNTERS; i += 2)
+            w->memory[(size_t)i * 1024 + 512] = ++w->wrote[i];
+    return NULL;
+}
+
+/* lock inc byte [bx]; mov al, [bx]; out 0x10, al; hlt */
+static const uint8_t count_and_tell[] = {0xf0, 0xfe, 0x07, 0x8a, 0x07, 0xe6, 0x10, 0xf4};
+
+/* A client is prepared for EINTR at any time. */
+static int run(int vcpu)
+{
+    int ret;
+
+    while ((ret = ioctl(vcpu, KVM_RUN, 0)) < 0 && errno == EINTR)
+        ;
+    return ret;
+}
+
+static void expect_io_then_hlt(struct machine *m, unsigned i, uint8_t value)
+{
+    CHECK(!run(m->vcpu[i]));
+    CHECK(m->run[i]->exit_reason == KVM_EXIT_IO && m->run[i]->io.port == 0x10);
+    CHECK(((uint8_t *)m->run[i])[m->run[i]->io.data_offset] == value);
+    CHECK(!run(m->vcpu[i]));
+    CHECK(m->run[i]->exit_reason == KVM_EXIT_HLT);
+}
+
+static void slots(void)
+{
+    static struct writer w[2];
+    atomic_bool stop = false;
+    uint8_t *big = mmap(NULL, BIG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int memfd = memfd_create("guest", MFD_CLOEXEC);
+    uint8_t *shared, *anonymous;
+    struct machine m;
+    pthread_t t[2];
+
+    CHECK(big != MAP_FAILED && memfd >= 0 && !ftruncate(memfd, 8 * PAGE));
+    shared = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 4 * PAGE);
+    anonymous = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    memset(big, 0xa5, BIG / 2); /* half of it exists */
+    memset(big, 0, PAGE * COUNTERS);
+    memcpy(big + CODE, count_and_tell, sizeof(count_and_tell));
+    for (unsigned i = 0; i < 2; i++) {
+        w[i] = (struct writer){.memory = (uint32_t *)big, .first = i + 4, .stop = &stop};
+        CHECK(!pthread_create(&t[i], NULL, write_on, &w[i]));
+    }
+    start(&m, 2);
+    CHECK(m.vcpu[0] != m.vcpu[1] && m.vcpu[0] != m.vm && fcntl(m.vcpu[1], F_GETFD) == FD_CLOEXEC);
+    CHECK(!add_slot(m.vm, 0, 0, big, BIG));
+    CHECK(!add_slot(m.vm, 1, BIG, shared, 4 * PAGE));
+    CHECK(!add_slot(m.vm, 2, BIG + 4 * PAGE, anonymous, PAGE));
+    CHECK(big[BIG / 2 - 1] == 0xa5 && !big[BIG / 2] && !big[BIG - 1]);
+    set_registers(m.vcpu[0], CODE, DATA);
+    set_registers(m.vcpu[1], CODE, DATA + 1);
+    big[DATA] = 6;
+    expect_io_then_hlt(&m, 0, 7);
+    big[DATA + 1] = 41;
+    expect_io_then_hlt(&m, 1, 42);
+    CHECK(big[DATA] == 7 && big[DATA + 1] == 42);
+    stop = true;
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(t[i], NULL);
+        for (unsigned n = w[i].first; n < COUNTERS; n += 2)
+            if (w[i].memory[(size_t)n * 1024 + 512] != w[i].wrote[n])
+                errx(1, "page %u: %u is there, %u was written", n, w[i].memory[(size_t)n * 1024 + 512], w[i].wrote[n]);
+    }
+    finish(&m);
+}
+
+/* ---- memory: every other kind; slots that come, go, alias ---------------------------------------------------------------- */
+
+/* A one-page slot at gpa PAGE over `memory` runs the counter in it. */
+static void run_in(uint8_t *memory, const char *what)
+{
+    struct machine m;
+
+    memcpy(memory, count_and_tell, sizeof(count_and_tell));
+    memory[0x800] = 1;
+    start(&m, 1);
+    if (add_slot(m.vm, 0, CODE, memory, PAGE))
+        err(1, "%s", what);
+    set_registers(m.vcpu[0], CODE, CODE + 0x800);
+    expect_io_then_hlt(&m, 0, 2);
+    CHECK(memory[0x800] == 2);
+    memory[0x800] = 9; /* and what we write later is there too */
+    set_registers(m.vcpu[0], CODE, CODE + 0x800);
+    expect_io_then_hlt(&m, 0, 10);
+    finish(&m);
+}
+
+static uint8_t in_bss[4 * PAGE] __attribute__((aligned(PAGE)));
+static uint8_t in_data[4 * PAGE] __attribute__((aligned(PAGE))) = {1};
+
+static void memory(void)
+{
+    char name[] = "/tmp/kvm-client-XXXXXX";
+    uint8_t on_stack[3 * PAGE], *p, *heap = malloc(3 * PAGE);
+    int file = mkstemp(name);
+
+    run_in(in_bss + PAGE, "bss");
+    run_in(in_data + 2 * PAGE, "data");
+    run_in((uint8_t *)(((uintptr_t)on_stack + PAGE) & ~(uintptr_t)(PAGE - 1)), "stack");
+    run_in((uint8_t *)(((uintptr_t)heap + PAGE) & ~(uintptr_t)(PAGE - 1)), "heap");
+    CHECK(file >= 0 && !unlink(name) && !ftruncate(file, 3 * PAGE) && pwrite(file, "x", 1, PAGE) == 1);
+    p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, PAGE);
+    run_in(p + PAGE, "private file");
+    CHECK(p[0] == 'x');
+    p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, PAGE);
+    run_in(p, "shared file");
+    p = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(p, 7, 3 * PAGE);
+    run_in(p + PAGE, "the middle of an anonymous mapping");
+    CHECK(p[PAGE - 1] == 7 && p[2 * PAGE] == 7);
+    run_in(p + PAGE, "the same again, by another VM");
+    free(heap);
+}
+
+static void aliases(void)
+{
+    uint8_t *p = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct machine m;
+
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, CODE, p, 2 * PAGE));
+    CHECK(!add_slot(m.vm, 1, 0x10000, p + PAGE, 2 * PAGE)); /* overlaps it by one page */
+    CHECK(!add_slot(m.vm, 2, 0x20000, p, 4 * PAGE));        /* and this is all of it */
+    memcpy(p, count_and_tell, sizeof(count_and_tell));
+    p[PAGE] = 1;
+    set_registers(m.vcpu[0], CODE, CODE + PAGE);
+    expect_io_then_hlt(&m, 0, 2);
+    CHECK(p[PAGE] == 2);
+    CHECK(!add_slot(m.vm, 0, 0, NULL, 0));
+    CHECK(!add_slot(m.vm, 0, CODE, p + 2 * PAGE, 2 * PAGE)); /* the number again, for other memory */
+    memcpy(p + 2 * PAGE, count_and_tell, sizeof(count_and_tell));
+    p[3 * PAGE] = 20;
+    set_registers(m.vcpu[0], CODE, CODE + PAGE);
+    expect_io_then_hlt(&m, 0, 21);
+    finish(&m);
+}
+
+/* ---- signals ------------------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t alarms;
+
+static void on_alarm(int sig)
+{
+    (void)sig;
+    alarms++;
+}
+
+static void *guest_memory(const void *code, size_t bytes)
+{
+    uint8_t *p = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(p != MAP_FAILED);
+    memcpy(p + CODE, code, bytes);
+    return p;
+}
+
+static void after_ms(int sig, long ms)
+{
+    struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = sig};
+    struct itimerspec t = {.it_value.tv_sec = ms / 1000, .it_value.tv_nsec = ms % 1000 * 1000000};
+    timer_t timer;
+
+    CHECK(!timer_create(CLOCK_MONOTONIC, &e, &timer) && !timer_settime(timer, 0, &t, NULL));
+}
+
+static void signals(void)
+{
+    struct sigaction sa = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    struct {
+        struct kvm_signal_mask head;
+        uint8_t bits[8];
+    } mask = {.head.len = 8};
+    struct timespec second = {1, 0};
+    sigset_t usr1;
+    struct machine m;
+
+    sigaction(SIGALRM, &sa, NULL);
+    sigaction(SIGUSR1, &sa, NULL);
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory("\xeb\xfe", 2), 16 * PAGE)); /* jmp $ */
+    set_registers(m.vcpu[0], CODE, 0);
+    after_ms(SIGALRM, 30);
+    REFUSED(ioctl(m.vcpu[0], KVM_RUN, 0), EINTR);
+    CHECK(alarms == 1 && m.run[0]->exit_reason == KVM_EXIT_INTR);
+    m.run[0]->immediate_exit = 1;
+    REFUSED(ioctl(m.vcpu[0], KVM_RUN, 0), EINTR);
+    m.run[0]->immediate_exit = 0;
+    /* Blocked, but not in KVM_RUN: it ends KVM_RUN and stays pending. */
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    CHECK(!pthread_sigmask(SIG_BLOCK, &usr1, NULL));
+    CHECK(!ioctl(m.vcpu[0], KVM_SET_SIGNAL_MASK, &mask));
+    after_ms(SIGUSR1, 30);
+    REFUSED(ioctl(m.vcpu[0], KVM_RUN, 0), EINTR);
+    REFUSED(ioctl(m.vcpu[0], KVM_RUN, 0), EINTR); /* it still is */
+    CHECK(alarms == 1 && sigtimedwait(&usr1, NULL, &second) == SIGUSR1);
+    after_ms(SIGALRM, 30);
+    REFUSED(ioctl(m.vcpu[0], KVM_RUN, 0), EINTR);
+    CHECK(alarms == 2);
+    finish(&m);
+}
+
+/* ---- eventfds, statistics ---------------------------------------------------------------------------------------------------- */
+
+static void eventfds(void)
+{
+    static const uint8_t out20[] = {0xe6, 0x20, 0xf4}; /* out 0x20, al; hlt */
+    int e = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), bad = open("/dev/null", O_RDWR | O_CLOEXEC), stats;
+    struct kvm_ioeventfd io = {.addr = 0x20, .len = 1, .fd = e, .flags = KVM_IOEVENTFD_FLAG_PIO};
+    struct kvm_irqfd irq = {.fd = (uint32_t)e, .gsi = 4};
+    struct kvm_stats_header head;
+    struct machine m;
+    uint64_t n = 0;
+
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory(out20, sizeof(out20)), 16 * PAGE));
+    CHECK(!ioctl(m.vm, KVM_IOEVENTFD, &io));
+    REFUSED(ioctl(m.vm, KVM_IOEVENTFD, &io), EEXIST);
+    io.fd = bad;
+    io.addr = 0x21;
+    REFUSED(ioctl(m.vm, KVM_IOEVENTFD, &io), EINVAL);
+    io.fd = 12345;
+    REFUSED(ioctl(m.vm, KVM_IOEVENTFD, &io), EBADF);
+    REFUSED(ioctl(m.vm, KVM_IRQFD, &irq), EINVAL); /* no interrupt controller */
+    set_registers(m.vcpu[0], CODE, 0);
+    CHECK(!ioctl(m.vcpu[0], KVM_RUN, 0) && m.run[0]->exit_reason == KVM_EXIT_HLT);
+    CHECK(read(e, &n, 8) == 8 && n == 1);
+    CHECK((stats = ioctl(m.vcpu[0], KVM_GET_STATS_FD, 0)) >= 0 && fcntl(stats, F_GETFD) == FD_CLOEXEC);
+    CHECK(read(stats, &head, sizeof(head)) == sizeof(head) && head.num_desc > 3);
+    CHECK(write(stats, &head, 1) < 0);
+    finish(&m);
+}
+
+/* ---- other processes, other threads ---------------------------------------------------------------------------------------------- */
+
+static void forked(void)
+{
+    struct kvm_regs r;
+    struct machine m;
+    int status;
+
+    start(&m, 1);
+    if (!fork()) {
+        char name[64];
+        REFUSED(ioctl(m.vm, KVM_CREATE_VCPU, 1), EIO);
+        REFUSED(ioctl(m.vcpu[0], KVM_GET_REGS, &r), EIO);
+        REFUSED(ioctl(m.vcpu[0], KVM_RUN, 0), EIO);
+        snprintf(name, sizeof(name), "/proc/self/fd/%d", m.vcpu[0]);
+        CHECK(open(name, O_RDWR) < 0); /* nor another way in */
+        _exit(0);
+    }
+    CHECK(wait(&status) > 0 && status == 0);
+    CHECK(!ioctl(m.vcpu[0], KVM_GET_REGS, &r));
+    REFUSED(ioctl(m.vm, KVM_CREATE_VCPU, 0), EEXIST);
+    finish(&m);
+}
+
+static void *create_some(void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; i < 4; i++) {
+        struct machine m;
+        start(&m, 2);
+        CHECK(!add_slot(m.vm, 0, 0, guest_memory(count_and_tell, sizeof(count_and_tell)), 16 * PAGE));
+        set_registers(m.vcpu[1], CODE, DATA);
+        expect_io_then_hlt(&m, 1, 1);
+        finish(&m);
+    }
+    return NULL;
+}
+
+/* Threads that make machines at once, with signals all the time. */
+static void threads(void)
+{
+    struct sigaction sa = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    struct itimerspec ts = {{0, 1000000}, {0, 1000000}};
+    timer_t timer;
+    sigset_t alarm;
+    pthread_t t[4];
+
+    sigaction(SIGALRM, &sa, NULL);
+    sigemptyset(&alarm);
+    sigaddset(&alarm, SIGALRM);
+    CHECK(!pthread_sigmask(SIG_BLOCK, &alarm, NULL)); /* not in the threads: KVM_RUN would see it */
+    for (unsigned i = 0; i < 4; i++)
+        CHECK(!pthread_create(&t[i], NULL, create_some, NULL));
+    CHECK(!pthread_sigmask(SIG_UNBLOCK, &alarm, NULL));
+    CHECK(!timer_create(CLOCK_MONOTONIC, &e, &timer) && !timer_settime(timer, 0, &ts, NULL));
+    for (unsigned i = 0; i < 4; i++)
+        pthread_join(t[i], NULL);
+}
+
+/* A descriptor table that is full: the answer is EMFILE, and nothing is lost. */
+static void full_table(void)
+{
+    struct machine m;
+    int fd[1024], n = 0;
+
+    start(&m, 1);
+    while (n < 1024 && (fd[n] = open("/dev/null", O_RDONLY)) >= 0)
+        n++;
+    CHECK(n < 1024);
+    REFUSED(ioctl(m.vm, KVM_CREATE_VCPU, 1), EMFILE);
+    REFUSED(ioctl(m.kvm, KVM_CREATE_VM, 0), EMFILE);
+    for (int i = 0; i < n; i++)
+        close(fd[i]);
+    CHECK(ioctl(m.vm, KVM_CREATE_VCPU, 1) >= 0);
+    finish(&m);
+}
+
+/* ---- what strangers send -------------------------------------------------------------------------------------------------------- */
+
+static void hostile(void)
+{
+    static uint8_t junk[1 << 16];
+    struct machine m;
+    unsigned seed = 1;
+    int fds[3];
+
+    start(&m, 1);
+    fds[0] = m.kvm;
+    fds[1] = m.vm;
+    fds[2] = m.vcpu[0];
+    REFUSED(ioctl(m.kvm, KVM_CREATE_VM, 1 << 20), EINVAL);
+    REFUSED(read(m.vm, junk, 8), EINVAL);
+    REFUSED(write(m.vcpu[0], junk, 8), EINVAL);
+    REFUSED(ftruncate(m.vcpu[0], 0), EPERM);
+    CHECK(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, m.vm, 0) == MAP_FAILED);
+    for (unsigned n = 0; n < 20000; n++) {
+        unsigned long number = rand_r(&seed) % 256, size = rand_r(&seed) % 16384, direction = rand_r(&seed) % 4;
+        unsigned long request = direction << 30 | size << 16 | 0xae << 8 | number, pointer;
+        if (number == 0x01 || number == 0x41 || number == 0x80) /* makes something, or runs */
+            continue;
+        switch (rand_r(&seed) % 4) {
+        case 0: pointer = (unsigned long)junk; break;
+        case 1: pointer = (unsigned long)junk + sizeof(junk) - 8; break;
+        case 2: pointer = rand_r(&seed); break;
+        default: pointer = (unsigned long)rand_r(&seed) << 40; break;
+        }
+        for (unsigned i = 0; i < 64; i++)
+            junk[i] = (uint8_t)rand_r(&seed);
+        ioctl(fds[n % 3], request, pointer);
+    }
+    CHECK(ioctl(m.kvm, KVM_GET_API_VERSION, 0) == 12);
+    finish(&m);
+    start(&m, 2); /* others are served as before */
+    finish(&m);
+}
+
+/* ---- to be killed -------------------------------------------------------------------------------------------------------------- */
+
+/* Two vCPUs, each in KVM_RUN for good (its memory in a slot that was private); "running" when both are on their way. */
+static void *run_on(void *arg)
+{
+    int ret = ioctl(*(int *)arg, KVM_RUN, 0);
+
+    printf("KVM_RUN: %d, %s\n", ret, ret < 0 ? strerrorname_np(errno) : "");
+    fflush(stdout);
+    return NULL;
+}
+
+static void forever(void)
+{
+    uint8_t *memory = guest_memory("\xf0\xfe\x07\xeb\xfb", 5); /* 1: lock inc byte [bx]; jmp 1b */
+    struct machine m;
+    pthread_t t[2];
+
+    start(&m, 2);
+    CHECK(!add_slot(m.vm, 0, 0, memory, 16 * PAGE));
+    for (unsigned i = 0; i < 2; i++) {
+        set_registers(m.vcpu[i], CODE, DATA + i);
+        CHECK(!pthread_create(&t[i], NULL, run_on, &m.vcpu[i]));
+    }
+    while (!*(volatile uint8_t *)(memory + DATA) || !*(volatile uint8_t *)(memory + DATA + 1))
+        usleep(100);
+    printf("running\n");
+    fflush(stdout);
+    for (;;) { /* each line in: is the guest still counting, and can there be new objects? */
+        char line[16];
+        uint8_t was;
+        if (!fgets(line, sizeof(line), stdin))
+            break;
+        was = memory[DATA];
+        for (unsigned n = 0; n < 5000 && *(volatile uint8_t *)(memory + DATA) == was; n++)
+            usleep(1000);
+        printf("%s %d\n", memory[DATA] != was ? "counting" : "standing", ioctl(m.vm, KVM_CREATE_VCPU, 5) >= 0 ? 0 : errno);
+        fflush(stdout);
+    }
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(t[i], NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"signals", signals},
+                    {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"full-table", full_table},
+                    {"hostile", hostile}, {"forever", forever}};
+
+    if (argc != 3)
+        errx(2, "usage: client PATH SCENARIO");
+    path = argv[1];
+    for (unsigned i = 0; i < sizeof(scenario) / sizeof(*scenario); i++)
+        if (!strcmp(argv[2], scenario[i].name)) {
+            scenario[i].run();
+            puts("ok");
+            return 0;
+        }
+    errx(2, "no scenario %s", argv[2]);
+}

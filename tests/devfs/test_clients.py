@@ -1,0 +1,95 @@
+"""Programs that know only /dev/kvm, on the device file: C, Python, the contract, our monitor."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.devfs.broker import KVMISH, Broker
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIOS = [
+    "slots", "memory", "aliases", "signals", "eventfds", "forked", "threads", "full-table",
+    "hostile",
+]  # fmt: skip
+
+# What a Python program would write, in full.
+PYTHON = """
+import ctypes, fcntl, mmap, os, struct, sys
+kvm = os.open(sys.argv[1], os.O_RDWR | os.O_CLOEXEC)
+assert fcntl.ioctl(kvm, 0xAE00, 0) == 12
+vm = fcntl.ioctl(kvm, 0xAE01, 0)
+memory = mmap.mmap(-1, 0x10000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory[0x1000:0x1006] = bytes.fromhex("b02a e610 f4 90")  # mov al, 42; out 0x10, al; hlt
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+fcntl.ioctl(vm, 0x4020AE46, struct.pack("=IIQQQ", 0, 0, 0, 0x10000, address))
+vcpu = fcntl.ioctl(vm, 0xAE41, 0)
+assert len({kvm, vm, vcpu}) == 3
+run = mmap.mmap(vcpu, fcntl.ioctl(kvm, 0xAE04, 0))
+sregs = bytearray(312)
+fcntl.ioctl(vcpu, 0x8138AE83, sregs)
+sregs[0:8] = bytes(8)  # cs.base
+sregs[12:14] = bytes(2)  # cs.selector
+fcntl.ioctl(vcpu, 0x4138AE84, bytes(sregs))
+fcntl.ioctl(vcpu, 0x4090AE82, struct.pack("<18Q", *[0] * 16, 0x1000, 2))
+fcntl.ioctl(vcpu, 0xAE80, 0)
+(offset,) = struct.unpack_from("<Q", run, 40)
+assert struct.unpack_from("<I", run, 8) == (2,) and run[offset] == 42  # KVM_EXIT_IO
+fcntl.ioctl(vcpu, 0xAE80, 0)
+assert struct.unpack_from("<I", run, 8) == (5,)  # KVM_EXIT_HLT
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_c_program(device: Broker, client: Path, scenario: str) -> None:
+    def few_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    done = subprocess.run(
+        [str(client), str(device.file), scenario],
+        capture_output=True, text=True, check=False, timeout=60, preexec_fn=few_descriptors,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+def test_a_python_program(device: Broker) -> None:
+    command = [sys.executable, "-c", PYTHON, str(device.file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+CONTRACT = ["tests/abi/test_contract.py", "-k", "/dev/kvm"]
+OBJECTS = ["tests/unit/test_doors.py"]
+
+
+@pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
+def test_the_contract_at_the_usual_place(device: Broker, arguments: list[str]) -> None:
+    """In a mount namespace where /dev/kvm is ours."""
+    pytest_command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    script = 'mount --bind "$0" /dev/kvm && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, str(device.file), *pytest_command]
+    if not os.path.exists("/dev/kvm"):
+        pytest.skip("no /dev/kvm to bind over")
+    environment = {**os.environ, "KVMISH_TEST_DOOR": "/dev/kvm", "KVMISH_TEST_FUSE": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_our_monitor_boots_linux(device: Broker) -> None:
+    command = [str(KVMISH), "boot", "--kvm", str(device.file), "-m", "256", "--smp", "2"]
+    done = subprocess.run(
+        [*command, "--append", "kvmish.selfcheck"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert "selfcheck ok" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0

@@ -1,0 +1,164 @@
+"""Who ends when: clients, workers, hands and broker, killed or asked to; and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.devfs.broker import KVMISH, SECONDS, Broker, broker, ended, mounted
+
+
+@contextmanager
+def running(client: Path, file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A client with two vCPUs in KVM_RUN."""
+    one = subprocess.Popen(
+        [str(client), str(file), "forever"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "running\n"
+        yield one
+    finally:
+        one.kill()
+        one.communicate(timeout=SECONDS)
+
+
+def ask(client: subprocess.Popen[str]) -> str:
+    """Is the guest counting, and what becomes of a new vCPU?"""
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write("\n")
+    client.stdin.flush()
+    return client.stdout.readline().strip()
+
+
+def test_client_killed_in_kvm_run(device: Broker, client: Path) -> None:
+    with running(client, device.file) as one:
+        machine = device.machine(one.pid)
+        hand = os.stat(f"/proc/{machine}") and int(
+            Path(f"/proc/{machine}/stat").read_text().rpartition(")")[2].split()[1]
+        )
+        one.kill()
+        assert one.wait(SECONDS) == -signal.SIGKILL
+    assert ended(machine)
+    assert ended(hand)
+
+
+def test_worker_killed(device: Broker, client: Path) -> None:
+    """Its client gets errors at once; another's machine goes on."""
+    with running(client, device.file) as one, running(client, device.file) as other:
+        machine = device.machine(one.pid)
+        os.kill(machine, signal.SIGKILL)
+        assert one.stdout is not None
+        for _ in range(2):
+            assert one.stdout.readline().strip() in (
+                "KVM_RUN: -1, ECONNABORTED",
+                "KVM_RUN: -1, ENOTCONN",
+            )
+        assert ended(machine)
+        assert ask(one).startswith("standing ")
+        assert ask(other) == "counting 0"
+        assert one.poll() is None
+
+
+def test_broker_killed(may_mount: None, client: Path, tmp_path: Path) -> None:
+    """Machines go on and can have new vCPUs; workers without a client end."""
+    with broker(tmp_path / "dev") as one, running(client, one.file) as user:
+        machine = one.machine(user.pid)
+        spare = [pid for pid in one.processes("kvmish-vm") if pid != machine]
+        assert one.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert ask(user) == "counting 0"
+        assert all(ended(pid) for pid in spare)
+        assert ask(user) == "counting 17"  # EEXIST: the vCPU that the first question made
+    assert ended(machine)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_broker_asked_to_end(may_mount: None, client: Path, tmp_path: Path, number: int) -> None:
+    with broker(tmp_path / "dev") as one, running(client, one.file) as user:
+        assert one.stop(number) == 0
+        assert not one.directory.exists()  # it had made it
+        assert ask(user) == "counting 0"
+
+
+def test_umount_with_a_machine_open(may_mount: None, client: Path, tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    with broker(tmp_path / "dev") as one, running(client, one.file) as user:
+        command = [str(KVMISH), "devfs", "umount", str(one.directory)]
+        busy = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert busy.returncode == 2
+        assert "--lazy" in busy.stderr
+        assert busy.stderr.count("\n") == 1
+        assert mounted(one.directory)
+        assert subprocess.run([*command, "--lazy"], check=False).returncode == 0
+        assert not mounted(one.directory)
+        assert ask(user) == "counting 0"
+    assert one.directory.exists()  # it was there before
+
+
+def test_umount(may_mount: None, client: Path, tmp_path: Path) -> None:
+    with broker(tmp_path / "dev") as one:
+        subprocess.run([str(client), str(one.file), "slots"], check=True, capture_output=True)
+        command = [str(KVMISH), "devfs", "umount", str(one.directory)]
+        assert subprocess.run(command, check=False).returncode == 0
+        assert one.process.wait(SECONDS) == 0
+
+
+def test_daemon(may_mount: None, client: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "dev"
+    command = [str(KVMISH), "devfs", "mount", str(directory), "--daemon"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        subprocess.run([str(client), str(directory / "kvm"), "slots"], check=True)
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert again.returncode == 2
+        assert "mounted already" in again.stderr
+    finally:
+        subprocess.run([str(KVMISH), "devfs", "umount", str(directory)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mount", "/etc/passwd"), "is not a directory"),
+        (("mount", "/etc"), "is not empty"),
+        (("mount", "/nonexistent/deep/down"), "No such file or directory"),
+        (("mount", "--mode", "0777", "/x"), "--mode 0777"),
+        (("mount", "--mode", "rw", "/x"), "--mode rw"),
+        (("mount", "--group", "no-such-group", "/nonexistent"), "no such group"),
+        (("umount", "/nonexistent"), "is not mounted by kvmish"),
+        (("umount", "/proc"), "is not mounted by kvmish"),
+    ],
+)
+def test_refusals(may_mount: None, arguments: tuple[str, ...], message: str) -> None:
+    done = subprocess.run(
+        [str(KVMISH), "devfs", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2, done
+    assert message in done.stderr
+    assert done.stderr.startswith("kvmish: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_permissions(may_mount: None, tmp_path: Path) -> None:
+    """Who is neither root nor in the group gets EACCES."""
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if str(parent).startswith("/tmp/") and parent != Path("/tmp"):  # noqa: S108
+            parent.chmod(0o755)
+    with broker(tmp_path / "dev", "--mode", "0660", "--group", "daemon") as one:
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        command += ["sh", "-c", 'exec 3<>"$0"', str(one.file)]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Permission denied" in refused.stderr
+        command[2] = "--regid=daemon"
+        allowed = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (allowed.returncode, allowed.stderr) == (0, "")
