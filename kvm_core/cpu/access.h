@@ -32,21 +32,29 @@ static inline uint64_t ea(struct vcpu *v, const struct insn *i, unsigned size, b
 uint64_t ea_offset(struct vcpu *v, const struct insn *i);
 
 /* Host address of [linear, linear + size) for reading / writing, or NULL when the fast path does not apply. */
-static inline void *mem_probe_read(struct vcpu *v, uint64_t linear, unsigned size)
+static inline void *tlb_probe_read(const struct tlb_set *set, uint64_t linear, unsigned size)
 {
     unsigned n = tlb_index(linear);
-    uint64_t off = linear ^ v->tlb->read_tag[n];
+    uint64_t off = linear ^ set->read_tag[n];
     if (likely(off <= 4096 - size))
-        return (void *)(v->tlb->host[n] + off);
+        return (void *)(set->host[n] + off);
     return NULL;
+}
+static inline void *tlb_probe_write(const struct tlb_set *set, uint64_t linear, unsigned size)
+{
+    unsigned n = tlb_index(linear);
+    uint64_t off = linear ^ set->write_tag[n];
+    if (likely(off <= 4096 - size))
+        return (void *)(set->host[n] + off);
+    return NULL;
+}
+static inline void *mem_probe_read(struct vcpu *v, uint64_t linear, unsigned size)
+{
+    return tlb_probe_read(v->tlb, linear, size);
 }
 static inline void *mem_probe_write(struct vcpu *v, uint64_t linear, unsigned size)
 {
-    unsigned n = tlb_index(linear);
-    uint64_t off = linear ^ v->tlb->write_tag[n];
-    if (likely(off <= 4096 - size))
-        return (void *)(v->tlb->host[n] + off);
-    return NULL;
+    return tlb_probe_write(v->tlb, linear, size);
 }
 
 static inline uint64_t mem_load(struct vcpu *v, uint64_t linear, const unsigned size)

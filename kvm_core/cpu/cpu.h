@@ -44,7 +44,12 @@ static inline bool cpu_is_long(const struct vcpu *v) { return v->mode == MODE_LO
 static inline bool cpu_lma(const struct vcpu *v) { return v->efer & EFER_LMA; }
 static inline bool cpu_protected(const struct vcpu *v) { return v->mode >= MODE_PROT; }
 static inline unsigned cpu_iopl(const struct vcpu *v) { return (v->eflags >> 12) & 3; }
-bool cpu_canonical(const struct vcpu *v, uint64_t linear); /* 48 bits, 57 with CR4.LA57 */
+static inline bool cpu_canonical(const struct vcpu *v, uint64_t linear) /* 48 bits, 57 with CR4.LA57 */
+{
+    unsigned shift = v->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
+
+    return (uint64_t)((int64_t)(linear << shift) >> shift) == linear;
+}
 
 /* ---- exception.c: delivery through IVT, IDT; IRET --------------------------------------- */
 

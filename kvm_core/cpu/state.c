@@ -13,13 +13,6 @@ enum { /* the bits that EFLAGS has; all others read as 0, bit 1 as 1 */
        FL_VIF | FL_VIP | FL_ID
 };
 
-bool cpu_canonical(const struct vcpu *v, uint64_t linear)
-{
-    unsigned shift = v->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
-
-    return (uint64_t)((int64_t)(linear << shift) >> shift) == linear;
-}
-
 void cpu_update_flat(struct vcpu *v, enum segreg s)
 {
     struct segment *seg = &v->seg[s];

@@ -320,14 +320,32 @@ static enum tlb_set_kind system_kind(const struct vcpu *v)
     return v->cr4 & CR4_SMAP ? TLB_SUPER_SMAP : TLB_SUPER;
 }
 
+/* As a privilege that need not be the current one; `kind` is never TLB_USER_AC. */
+static uint64_t load_as(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
+{
+    const void *p = tlb_probe_read(&v->tlb_sets[kind], wrap_linear(v, linear), size);
+
+    return likely(p != NULL) ? host_load(p, size) : load_kind(v, kind, linear, size);
+}
+
+static void store_as(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size, uint64_t value)
+{
+    void *p = tlb_probe_write(&v->tlb_sets[kind], wrap_linear(v, linear), size);
+
+    if (likely(p != NULL))
+        host_store(p, size, value);
+    else
+        store_kind(v, kind, linear, size, value);
+}
+
 uint64_t sys_load(struct vcpu *v, uint64_t linear, unsigned size)
 {
-    return load_kind(v, system_kind(v), linear, size);
+    return load_as(v, system_kind(v), linear, size);
 }
 
 void sys_store(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value)
 {
-    store_kind(v, system_kind(v), linear, size, value);
+    store_as(v, system_kind(v), linear, size, value);
 }
 
 static enum tlb_set_kind privilege_kind(const struct vcpu *v, bool user)
@@ -340,12 +358,12 @@ static enum tlb_set_kind privilege_kind(const struct vcpu *v, bool user)
 
 uint64_t mem_load_as(struct vcpu *v, bool user, uint64_t linear, unsigned size)
 {
-    return load_kind(v, privilege_kind(v, user), linear, size);
+    return load_as(v, privilege_kind(v, user), linear, size);
 }
 
 void mem_store_as(struct vcpu *v, bool user, uint64_t linear, unsigned size, uint64_t value)
 {
-    store_kind(v, privilege_kind(v, user), linear, size, value);
+    store_as(v, privilege_kind(v, user), linear, size, value);
 }
 
 /* ---- longer operands ------------------------------------------------------------------------- */
@@ -378,6 +396,11 @@ void mem_read_elements(struct vcpu *v, uint64_t linear, void *buf, size_t n)
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    const void *direct = n - 1 < 4096 ? mem_probe_read(v, linear, (unsigned)n) : NULL;
+    if (direct) {
+        memcpy(buf, direct, n);
+        return;
+    }
     check_canonical(v, linear, n);
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, (unsigned)n, false);
@@ -422,6 +445,11 @@ void mem_write_elements(struct vcpu *v, uint64_t linear, const void *buf, size_t
     struct page a, b;
 
     linear = wrap_linear(v, linear);
+    void *direct = n - 1 < 4096 ? mem_probe_write(v, linear, (unsigned)n) : NULL;
+    if (direct) {
+        memcpy(direct, buf, n);
+        return;
+    }
     check_canonical(v, linear, n);
     translate(v, current_kind(v), linear, ACC_WRITE, &a);
     if (first >= n) {
