@@ -243,13 +243,14 @@ class Machine:
     # -- the run state: on the loop's thread, without the device lock --------------------------
 
     def pause(self, state: RunState = "paused") -> None:
-        """Hold all vCPUs and the guest's clock."""
+        """Hold all vCPUs, the guest's clock and its memory."""
         if self.state != "running":
             return
         self._hold()
         self.state = state
         self._clock = self.vm.get_clock()
         self.drain()
+        self.board.hold()
         self._tell("STOP")
 
     def resume(self) -> None:
@@ -265,6 +266,7 @@ class Machine:
                 with contextlib.suppress(OSError):  # a guest without the clock
                     processor.vcpu.kvmclock_ctrl()
         self.state = "running"
+        self.board.release()
         self._tell("RESUME")
         self._vcpus.release()
 

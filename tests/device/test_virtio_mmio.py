@@ -178,3 +178,15 @@ def test_console_gives_useless_buffers_back() -> None:
     driver.queues[0].add([(0x90000, 2, True)])
     driver.notify(0)
     assert driver.memory.read(0x90000, 1) == b"a"
+
+
+def test_a_held_transport_leaves_memory_alone() -> None:
+    driver = Driver(VirtioRng()).start()
+    queue = driver.queues[0]
+    driver.transport.hold()
+    head = queue.add([(0x80000, 64, True)])
+    driver.notify()
+    assert queue.completions() == []
+    assert driver.memory.read(0x80000, 64) == bytes(64)
+    driver.transport.release()
+    assert queue.completions() == [(head, 64)]

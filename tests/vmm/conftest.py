@@ -59,6 +59,10 @@ class Linux:
             vcpus=2,
             memory_mib=256,
             disks=[{"path": "disk.img", "id": "data", "serial": "S1"}],
+            consoles=[
+                {"device": "serial", "backend": "unix", "path": "serial"},
+                {"device": "virtio", "backend": "pty"},
+            ],
             on_crash="pause",
         )
         self.vm.wait_for_socket()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import subprocess
 import sys
 import time
+import tty
 from typing import Any
 
 import pytest
@@ -39,13 +41,10 @@ def test_queries_tell_of_this_machine(linux: Linux) -> None:
     for cpu in cpus:
         with open(f"{tasks}/{cpu['thread-id']}/comm", encoding="ascii") as comm:
             assert comm.read()
-    assert qmp.cmd("query-chardev") == [
-        {
-            "label": "serial0",
-            "filename": f"unix:{linux.vm.serial_path},server=on",
-            "frontend-open": True,
-        }
-    ]
+    serial, virtio = qmp.cmd("query-chardev")
+    filename = f"unix:{linux.vm.serial_path},server=on"
+    assert serial == {"label": "serial0", "filename": filename, "frontend-open": True}
+    assert virtio["filename"].startswith("pty:/dev/pts/")
     (block,) = qmp.cmd("query-block")
     assert (block["device"], block["inserted"]["ro"]) == ("data", False)
     assert block["inserted"]["image"]["virtual-size"] == 6000 + (1 << 20)
@@ -110,6 +109,21 @@ def test_many_stops_lose_nothing(linux: Linux) -> None:
     console.expect(PROMPT)
     expected = hashlib.md5("".join(f"{i}\n" for i in range(1, 301)).encode()).hexdigest()  # noqa: S324
     assert expected.encode() in printed
+
+
+def test_virtio_console(linux: Linux) -> None:
+    chardevs: Any = linux.vm.qmp.cmd("query-chardev")
+    fd = os.open(chardevs[1]["filename"].removeprefix("pty:"), os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(fd)
+    hvc = Console(fd)
+    linux.console.run("echo to the host >/dev/hvc0")
+    hvc.expect(b"to the host\r\n")
+    linux.console.type(b"read line </dev/hvc0; echo got $line\n")
+    linux.console.expect(b"got $line\r\n")
+    hvc.type(b"from the host\n")
+    linux.console.expect(b"got from the host\r\n")
+    linux.console.expect(PROMPT)
+    hvc.close()
 
 
 def test_console_survives_its_readers(linux: Linux) -> None:

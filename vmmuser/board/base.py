@@ -54,6 +54,12 @@ class Board(Protocol):
     def stop(self) -> None:
         """Stop it, and give descriptors back."""
 
+    def hold(self) -> None:
+        """Touch guest memory no more until release. Caller does not hold the device lock."""
+
+    def release(self) -> None:
+        """Go on."""
+
     def reset(self) -> None:
         """Put all devices into the state after power-on. Caller holds the device lock."""
 

@@ -275,6 +275,16 @@ class MicroVm:
             image.close()
         self.images.clear()
 
+    def hold(self) -> None:
+        """See Board."""
+        for slot in self.slots:
+            slot.transport.hold()
+
+    def release(self) -> None:
+        """See Board."""
+        for slot in self.slots:
+            slot.transport.release()
+
     def reset(self) -> None:
         """See Board; the real-time clock has a battery and keeps date and CMOS."""
         for device in self.devices.values():

@@ -20,7 +20,7 @@ from vmmuser.runstate import Event
 log = logging.getLogger("kvmish.qmp")
 
 READ_BYTES = 1 << 16
-MAX_BACKLOG_BYTES = 1 << 20  # of answers and events that a client does not read
+MAX_BACKLOG_BYTES = 1 << 18  # of answers and events that a client does not read
 
 NOT_FOUND = "CommandNotFound"
 _MEMBERS = ("execute", "arguments", "id")

@@ -57,8 +57,8 @@ class QmpServer:
         try:
             await client.connect(peer)
             await client.serve()
-        except QMPError:
-            peer.close()  # gone before the greeting
+        except (QMPError, AssertionError):  # connect asserts that nobody hangs up meanwhile
+            peer.close()
         finally:
             self._clients.discard(client)
             # What ended it (end of file, a reset) was the client's doing.

@@ -97,6 +97,7 @@ class Splitter:
         if whole:
             self._buffer.clear()
             broken, self._in_string = self._in_string, False
+            self._recovers = broken
             skipped, self._skips = self._skips, False
             if broken and not skipped:
                 yield QmpError("JSON parse error, control character in a string")

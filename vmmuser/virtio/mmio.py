@@ -58,7 +58,7 @@ class VirtioMmio:
         self.queues = [Queue(memory, size) for size in device.queue_sizes]
         self.errors = 0
         self.on_kick: Callable[[], None] | None = None
-        self.notify_handled_elsewhere = False
+        self._held = False
         self._irq = irq
         self._offered = device.features | RING_FEATURES
         # Held while queues are served or set up; never by what an interrupt handler touches.
@@ -216,7 +216,8 @@ class VirtioMmio:
     def serve(self) -> None:
         """Let the device serve its queues; a broken driver is marked, counted and logged once."""
         with self._serve_lock:
-            if self.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET) != STATUS_DRIVER_OK:
+            running = self.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET) == STATUS_DRIVER_OK
+            if self._held or not running:
                 return
             try:
                 self.device.serve()
@@ -224,6 +225,19 @@ class VirtioMmio:
                 self._broken(str(error))
             except BackendError as error:
                 self._broken(f"backend: {error}")
+
+    def hold(self) -> None:
+        """Serve nothing until release: the machine is paused, its memory stays as it is. Waits for
+        what is under way.
+        """
+        with self._serve_lock:
+            self._held = True
+
+    def release(self) -> None:
+        """Serve again, beginning with what has come meanwhile."""
+        with self._serve_lock:
+            self._held = False
+        self.kick()
 
     def used(self, queue: int) -> None:
         """See Host."""
