@@ -119,6 +119,7 @@ class VmProcess:
             self._stack.callback(chardev.close)
         policy = Policy(description.on_poweroff, description.on_reboot, description.on_crash)
         consoles: dict[str, Console] = {c.spec.device: c for c in self._chardevs}
+        os.environ["KVMISH_ENGINE"] = description.engine  # read where the core creates a vCPU
         try:
             door = open_door(description.kvm)
             self.machine = Machine(description.machine, door, consoles, policy)
