@@ -1,5 +1,6 @@
 /* The engine `emulate`: executes decoded instructions one after the other. It defines the truth for all others. */
 #include <linux/kvm.h>
+#include <string.h>
 
 #include "cpu/access.h"
 #include "cpu/cpu.h"
@@ -8,6 +9,7 @@
 #include "cpu/native.h"
 #include "gen/handlers.h"
 #include "isa/codecache.h"
+#include "isa/decode.h"
 
 /* Counts what ran since blk_start, the current instruction included. */
 static void settle(struct vcpu *v, bool current)
@@ -36,20 +38,32 @@ static bool debugger_takes(struct vcpu *v)
     return true;
 }
 
-/* Whether TF traps after the instruction, `next_rip` being what follows it in memory. INT n, INT1, INT3 and INTO clear TF
- * without a trap; SYSCALL and SYSRET are judged by the TF that they leave (APM vol. 2, 13.1.4), so that SFMASK can prevent
- * the trap. DEBUGCTL.BTF: branches only. SDM vol. 3, 18.3.1.4 */
-static bool single_step_due(const struct vcpu *v, insn_fn *fn, uint32_t flags, uint64_t next_rip, bool repeats)
+/* Whether the instruction at rip may be a taken branch to DEBUGCTL.BTF: by its name, since one may lead to what follows it. */
+static bool branches(struct vcpu *v, uint32_t flags)
 {
-    bool branched = v->rip != next_rip && !repeats; /* a branch to what follows anyway goes unnoticed */
+    static const char *const names[] = {"J", "LOOP", "CALL", "RET", "IRET"};
+    uint8_t bytes[15];
+    const char *name;
 
+    if (likely(!(flags & FL_TF) || !(v->debugctl & DEBUGCTL_BTF)))
+        return false;
+    name = decode_name(v->code_bits, bytes, codecache_bytes(v, bytes), NULL);
+    for (unsigned n = 0; name && n < sizeof(names) / sizeof(names[0]); n++)
+        if (!strncmp(name, names[n], strlen(names[n])))
+            return true;
+    return false;
+}
+
+/* Whether TF traps after the instruction. INT n, INT1, INT3 and INTO clear TF without a trap; SYSCALL and SYSRET are judged
+ * by the TF that they leave (APM vol. 2, 13.1.4), so that SFMASK can prevent the trap. DEBUGCTL.BTF: taken branches only.
+ * SDM vol. 3, 18.3.1.4 */
+static bool single_step_due(const struct vcpu *v, insn_fn *fn, uint32_t flags, uint64_t next_rip, bool taken)
+{
     if (fn == op_syscall || fn == op_sysret)
         return v->eflags & FL_TF;
-    if (!(flags & FL_TF) || fn == op_int || fn == op_int1 || fn == op_int3)
+    if (!(flags & FL_TF) || fn == op_int || fn == op_int1 || fn == op_int3 || (fn == op_into && v->rip != next_rip))
         return false;
-    if (fn == op_into)
-        return !branched && !(v->debugctl & DEBUGCTL_BTF);
-    return !(v->debugctl & DEBUGCTL_BTF) || branched;
+    return !(v->debugctl & DEBUGCTL_BTF) || taken;
 }
 
 static bool loads_ss(const struct insn *i)
@@ -73,6 +87,7 @@ static void step(struct vcpu *v)
     uint64_t linear = v->code_bits == 64 ? v->rip : (uint32_t)(v->rip + v->seg[CS].base), next_rip, dr6;
     const struct insn *i, *next;
     insn_fn *fn;
+    bool branch;
 
     v->cur = NULL;
     if (v->slow & SLOW_DB_DUE) {
@@ -93,6 +108,7 @@ static void step(struct vcpu *v)
     v->eflags &= ~(uint32_t)FL_RF;
     fn = i->fn;
     next_rip = cpu_next_rip(v, i);
+    branch = branches(v, flags);
     next = fn(v, i);
     v->rf_saved = 0;
     if (next == i) { /* a repeated string instruction that goes on: it does not meet its breakpoint again */
@@ -113,7 +129,7 @@ static void step(struct vcpu *v)
     v->slow &= (uint8_t)~SLOW_SINGLE;
     if (v->shadow == SHADOW_MOV_SS)
         return;
-    if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || single_step_due(v, fn, flags, next_rip, i->prefix & (PFX_REP | PFX_REPNE)))
+    if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || single_step_due(v, fn, flags, next_rip, branch && next != insn_next(i)))
         v->db_pending |= DR6_BS;
     if (v->db_pending)
         debug_trap(v);

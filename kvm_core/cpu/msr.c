@@ -435,7 +435,7 @@ static int write_special(struct vcpu *v, uint32_t index, uint64_t value, bool ho
         v->arch_capabilities = value;
         return DONE;
     case MSR_IA32_PERF_CAPABILITIES: return host && !value ? DONE : REFUSED;
-    case MSR_IA32_DEBUGCTL: /* LBR and BTF are kept but do nothing */
+    case MSR_IA32_DEBUGCTL: /* LBR is kept but does nothing */
         if (value & ~(v->amd ? 0x3full : 3ull))
             return REFUSED;
         v->debugctl = value;

@@ -235,7 +235,10 @@ EXPECTED = {
         "debug extensions: port 0 " + "." * 48,
         "debug extensions: port 4 ......x..........xx........xxxx...........x.....",
         "branches only: rep 0 = 40@0a:ffff0ff0",
-        "branches only: call_ret 0 01@0a:ffff4ff0t 01@0b:ffff4ff0t = 40@0d:ffff0ff0",
+        "branches only: call_ret 0 01@0a:ffff4ff0t = 40@0d:ffff0ff0",
+        "branches only: branch 0 01@03:ffff4ff0t 01@09:ffff4ff0t 01@0e:ffff4ff0t = 40@11",
+        "branches only: branch_on 0 01@04:ffff4ff0t 01@08:ffff4ff0t 01@0c:ffff4ff0t "
+        "01@11:ffff4ff0t 01@1e:ffff4ff0t = 40@21",  # each leads to what follows it, but RET
     ],
     "real16": [  # name, vector, ip
         "word_at_end 000d 03af",

@@ -1,7 +1,7 @@
 /* Debugging: single step, breakpoints by length and kind, RF, general detect, what MOV SS holds back. SDM vol. 3, ch. 18 */
 #include "metal64.h"
 
-enum { TF = 0x100, IF = 0x200, RF = 0x10000, DEBUGCTL = 0x1d9 };
+enum { TF = 0x100, IF = 0x200, RF = 0x10000, DEBUGCTL = 0x1d9, BTF = 2 };
 
 /* X(name, code): the snippets, by name in the output. */
 #define SNIPPETS(X)                                                                                \
@@ -20,6 +20,8 @@ enum { TF = 0x100, IF = 0x200, RF = 0x10000, DEBUGCTL = 0x1d9 };
     X(ud, "nop\n ud2")                                                                             \
     X(fault, "nop\n mov (%rbx), %eax")                                                             \
     X(branch, "jmp 1f\n nop\n 1: call 2f\n nop\n 2: pop %rax\n xor %ecx, %ecx\n jz 3f\n 3: nop")   \
+    X(branch_on, "xor %ecx, %ecx\n jz 1f\n 1: jnz 2f\n 2: loop 3f\n 3: jrcxz 4f\n 4: jmp 5f\n"          \
+                 "5: call 6f\n 6: lea 7f(%rip), %rax\n mov %rax, (%rsp)\n rep ret\n 7: nop")           \
     X(sys_call, "syscall\n nop")                                                                   \
     X(cr0, "mov %cr0, %rax\n mov %rax, %cr0\n nop")                                                \
     X(cpu_id, "xor %eax, %eax\n xor %ecx, %ecx\n cpuid\n nop")                                     \
@@ -49,7 +51,7 @@ enum { TF = 0x100, IF = 0x200, RF = 0x10000, DEBUGCTL = 0x1d9 };
     X(read_dr4, "mov %dr4, %rax\n mov %dr5, %rcx\n nop")
 
 SNIPPET_TABLE(SNIPPETS);
-enum { FIRST_MEMORY = 21 }; /* `load` */
+enum { FIRST_MEMORY = 22 }; /* `load` */
 
 SNIPPET(just_iret, "iretq");
 SNIPPET(landing, "nop\n nop");
@@ -67,6 +69,7 @@ SNIPPET(outs, "mov $2, %ecx\n rep outsb\n nop");
 
 static uint8_t cell[8192] __attribute__((aligned(4096)));
 static const char *base;
+static unsigned branches; /* trap on these only */
 
 #define WRITE_DR(n, value) __asm__ volatile("mov %0, %%dr" #n : : "r"((uint64_t)(value)))
 static uint64_t read_dr6(void)
@@ -92,6 +95,8 @@ static void log_trap(struct frame *f)
     if (f->rflags & TF)
         put_char('t');
     sum(f->rflags & 0x3e7700);
+    if (branches) /* the trap has cleared it */
+        write_msr(DEBUGCTL, BTF);
     if (f->vector == 1 && dr6 & 0xf)
         f->rflags |= RF; /* past an instruction breakpoint */
 }
@@ -241,7 +246,8 @@ void tests(void)
     ports();
     put("branches only\n");
     for (unsigned n = 0; n < sizeof(snippets) / sizeof(snippets[0]); n++) {
-        write_msr(DEBUGCTL, 2);
+        branches = 1;
+        write_msr(DEBUGCTL, BTF);
         go(snippets[n].name, snippets[n].code, 0, TF);
     }
 }
