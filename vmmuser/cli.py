@@ -292,6 +292,7 @@ def boot(
         vcpus=parse_vcpus(smp),
         cpu=cpu,
         disks=[parse_disk(text) for text in disks],
+        lockstep=lockstep,
     )
     if lockstep and (kvm != "direct" or config.vcpus != 1):
         raise ConfigError("--lockstep is for one processor in this process: no --kvm, --smp 1")

@@ -33,6 +33,7 @@ class MachineConfig:
     vcpus: int = 1
     cpu: str = "host"
     disks: list[Disk] = field(default_factory=list)
+    lockstep: bool = False  # two engines are compared: devices and the vCPU take turns
     memory_file: str | None = None  # the guest's RAM is this file; None: nobody else's memory
 
 

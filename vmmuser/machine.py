@@ -110,13 +110,16 @@ class Machine:
             self._closers.append(processor.vcpu.close)
             if processor.stats:
                 self._closers.append(processor.stats.close)
-        self._vcpus = Processors(self.processors, self._serve_exit, self._vcpu_failed)
+        self._vcpus = Processors(
+            self.processors, self._serve_exit, self._vcpu_failed, config.lockstep
+        )
         platform = Platform(
             config=config,
             vm=self.vm,
             bus=self.bus,
             memory=self.memory,
             loop=self.loop,
+            turn=self._vcpus.turn if config.lockstep else contextlib.nullcontext,
             consoles=consoles,
             power_off=lambda: self._ask("power-off", "the guest powered off"),
             reset=lambda: self._ask("reset", "the guest reset the machine"),

@@ -11,7 +11,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from kvm_core.api import StatsReader, Vcpu
 from kvm_core.exits import Interrupted, VcpuExit
@@ -48,12 +49,18 @@ class Processors:
         processors: list[Processor],
         handle: Callable[[Processor, VcpuExit], None],
         failed: Callable[[Processor, Exception], None],
+        take_turns: bool = False,
     ) -> None:
-        """`handle` serves an exit and `failed` hears what a thread died of, on that thread."""
+        """`handle` serves an exit and `failed` hears what a thread died of, on that thread.
+
+        take_turns: devices may keep the vCPUs out of the guest by `turn`.
+        """
+        self.take_turns = take_turns
         self._all = processors
         self._handle, self._failed = handle, failed
         self._changed = threading.Condition()
         self._held = self._ended = False
+        self._inside = self._turns = 0  # vCPUs in the guest; devices that have a turn or want one
         self.first_entry: float | None = None  # of time.monotonic()
 
     def start(self, held: bool) -> None:
@@ -88,15 +95,18 @@ class Processors:
     def _kick_until(self, done: Callable[[Processor], bool]) -> None:
         with self._changed:
             while waiting := [processor for processor in self._all if not done(processor)]:
-                # Repeated, because a signal may arrive just before KVM_RUN is entered.
-                self._leave()
-                for processor in waiting:
-                    ident = processor.thread.ident if processor.thread else None
-                    with contextlib.suppress(ProcessLookupError):
-                        processor.vcpu.kick()
-                        if ident:
-                            signal.pthread_kill(ident, KICK_SIGNAL)
+                self._kick(waiting)
                 self._changed.wait(KICK_AGAIN_S)
+
+    def _kick(self, processors: list[Processor]) -> None:
+        """To be repeated, because a signal may arrive just before KVM_RUN is entered."""
+        self._leave()
+        for processor in processors:
+            ident = processor.thread.ident if processor.thread else None
+            with contextlib.suppress(ProcessLookupError):
+                processor.vcpu.kick()
+                if ident:
+                    signal.pthread_kill(ident, KICK_SIGNAL)
 
     def release(self) -> None:
         """Let held vCPUs go on; does not wait."""
@@ -119,6 +129,38 @@ class Processors:
             if processor.thread:
                 processor.thread.join()
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep all vCPUs out of the guest meanwhile; needs `take_turns`. On a device's thread, with
+        or without the device lock.
+        """
+        with self._changed:
+            self._turns += 1
+            while self._inside:
+                self._kick(self._all)
+                self._changed.wait(KICK_AGAIN_S)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._turns -= 1
+                if not self._turns and not self._held:
+                    for processor in self._all:
+                        processor.vcpu.set_immediate_exit(False)
+                self._changed.notify_all()
+
+    def _run_in_turn(self, vcpu: Vcpu) -> VcpuExit:
+        with self._changed:
+            while self._turns and not self._held:
+                self._changed.wait()
+            self._inside += 1
+        try:
+            return vcpu.run()
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
     def _thread(self, processor: Processor) -> None:
         if processor.vcpu.id == 0:
             self.first_entry = self.first_entry or time.monotonic()
@@ -133,6 +175,8 @@ class Processors:
 
     def _run(self, processor: Processor) -> None:
         run, handle = processor.vcpu.run, self._handle
+        if self.take_turns:
+            run = partial(self._run_in_turn, processor.vcpu)
         while True:
             event = run()
             if not isinstance(event, Interrupted):

@@ -5,8 +5,9 @@
  * answers, until it stands where the first one stood. The first difference ends it: `report` then has the instruction, the
  * state before it and both states behind it.
  *
- * For one vCPU: another would write into pages that are put back. A device that writes memory while the vCPU runs can
- * disturb a stretch: one that differs is repeated, and counts as different when it differs again.
+ * For one vCPU: another would write into pages that are put back. So would a device that writes memory while the vCPU runs:
+ * our own VMM keeps it waiting meanwhile; with other clients a stretch that differs is repeated, and counts as different
+ * when it differs again.
  * Within a stretch time stands still, and RDRAND is a function of it.
  */
 #ifndef KVMISH_CPU_LOCKSTEP_H

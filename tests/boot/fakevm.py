@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from vmmuser.board.base import Platform
 from vmmuser.board.microvm import MicroVm, ram_ranges
@@ -37,6 +37,7 @@ def board(config: MachineConfig) -> Iterator[tuple[MicroVm, GuestMemory]]:
         vm=NoVm(),  # type: ignore[arg-type]
         bus=bus,
         memory=memory,
+        turn=nullcontext,
         loop=loop,
         consoles={"serial": NoConsole(), "virtio": NoConsole()},
         power_off=lambda: None,

@@ -260,6 +260,47 @@ HOSTILE_QUEUE = """
     jmp off
 """
 
+# A device writes its ring and its data into the page that the guest is writing all the time.
+SHARED_PAGE = """
+    mov ebx, 0xfeb00000                 # rng, when there are no disks
+    mov dword ptr [rbx + 0x70], 0
+    mov dword ptr [rbx + 0x70], 3
+    mov dword ptr [rbx + 0x24], 1
+    mov dword ptr [rbx + 0x20], 1
+    mov dword ptr [rbx + 0x70], 11
+    mov dword ptr [rbx + 0x30], 0
+    mov dword ptr [rbx + 0x38], 8
+    mov dword ptr [rbx + 0x80], 0x200000
+    mov dword ptr [rbx + 0x90], 0x200100
+    mov dword ptr [rbx + 0xa0], 0x200200
+    mov dword ptr [rbx + 0x44], 1
+    mov dword ptr [rbx + 0x70], 15
+    mov edi, 0x200000
+    mov qword ptr [rdi], 0x200900       # one descriptor: 16 bytes for the device to fill
+    mov dword ptr [rdi + 8], 16
+    mov dword ptr [rdi + 12], 2
+    xor ebp, ebp
+    xor r12d, r12d
+5:  mov qword ptr [rdi + 0x900], 0
+    mov qword ptr [rdi + 0x908], 0
+    inc ebp
+    mov [rdi + 0x102], bp               # avail.idx
+    mov dword ptr [rbx + 0x50], 0
+6:  inc qword ptr [rdi + 0x800]
+    mov rax, [rdi + 0x800]
+    cmp [rdi + 0x202], bp               # used.idx
+    jne 6b
+    mov rax, [rdi + 0x900]              # random: all zeros are not to be expected
+    or rax, [rdi + 0x908]
+    jz 7f
+    inc r12d
+7:  cmp ebp, %(count)d
+    jne 5b
+    mov eax, r12d
+    call putx
+    jmp off
+"""
+
 # INIT and SIPI to all but self; each counts itself in.
 START_PROCESSORS = """
     lea rsi, [rip + ap_start]

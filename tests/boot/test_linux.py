@@ -191,9 +191,7 @@ def test_pvh_entry(linux: Linux, tmp_path: Path, need: Callable[[bool, str], Non
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("tty", ["ttyS0", "hvc0"])
-def test_debian_root_on_a_disk(
-    tmp_path: Path, need: Callable[[bool, str], None], tty: str
-) -> None:
+def test_debian_root_on_a_disk(tmp_path: Path, need: Callable[[bool, str], None], tty: str) -> None:
     """Debian's own init on a virtio disk, to a login; after power-off the file system is clean."""
     disk = minbase.disk(tmp_path, need)
     append = "root=/dev/vda" if tty == "ttyS0" else f"root=/dev/vda console={tty}"

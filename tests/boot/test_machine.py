@@ -139,6 +139,16 @@ def test_stores_to_read_only_registers_go_on(boot: Boot) -> None:
     assert done.stdout == f"{0x74726976:016x}\n"
 
 
+@pytest.mark.parametrize("how", [(), ("--lockstep",)], ids=["alone", "lockstep"])
+def test_device_writes_where_the_guest_writes(boot: Boot, how: tuple[str, ...]) -> None:
+    """Lockstep puts back what a stretch wrote: what a device wrote beside it must not be lost."""
+    if how and DOOR != "direct":
+        pytest.skip("lockstep is the core's, in this process")
+    done, _ = boot(guests.SHARED_PAGE % {"count": 200}, *how)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{200:016x}\n"
+
+
 def test_hostile_queue_needs_a_reset(boot: Boot) -> None:
     done, _ = boot(guests.HOSTILE_QUEUE)
     assert done.returncode == 0, done.stderr

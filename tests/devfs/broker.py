@@ -59,9 +59,10 @@ class Broker:
         for entry in Path("/proc").iterdir():
             try:
                 if (
-                    (entry / "comm").read_text().strip() == name
-                    and f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
-                ):
+                    entry / "comm"
+                ).read_text().strip() == name and f"{MARK}={self.mark}".encode() in (
+                    entry / "environ"
+                ).read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue

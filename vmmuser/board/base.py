@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,8 @@ class Platform:
     bus: Bus
     memory: GuestMemory
     loop: EventLoop
+    # Around what writes guest memory while the guest runs; lockstep wants it to stand still.
+    turn: Callable[[], AbstractContextManager[None]]
     consoles: Mapping[str, Console]  # by device: serial, virtio
     power_off: Callable[[], None]
     reset: Callable[[], None]

@@ -107,14 +107,16 @@ class VirtioSlot:
 
     def _ready(self) -> None:
         os.eventfd_read(self._eventfd)
-        self.transport.serve()
+        with self._platform.turn():
+            self.transport.serve()
 
     def _serve_thread(self) -> None:
         while True:
             os.eventfd_read(self._eventfd)
             if self._stopping:
                 return
-            self.transport.serve()
+            with self._platform.turn():
+                self.transport.serve()
 
     def stop(self) -> None:
         """Stop serving; what is under way is finished."""
@@ -302,7 +304,8 @@ class MicroVm:
         if console == "serial":
             self.serial.receive(data)
         elif self._hvc is not None:
-            self._hvc.receive(data)
+            with self._platform.turn():
+                self._hvc.receive(data)
 
     def press_power_button(self) -> None:
         """See Board."""
