@@ -1,8 +1,9 @@
-"""The `kvmish` command: boot, vm, exec, devfs, doctor, bench. The work is done elsewhere."""
+"""The `kvmish` command: boot, vm, exec, devfs, assets, doctor, bench. Work is done elsewhere."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import click
 from kvm_core.errors import BackendError, ConfigError
 from kvmish import doctor as doctor_report
 from vmmuser import __version__
-from vmmuser.assets import ROOT
+from vmmuser.assets import FLAVOURS, ROOT
 
 # Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
 CANNOT = 2
@@ -123,6 +124,17 @@ def umount(path: Path, lazy: bool) -> int:
         importlib.import_module("devfs.mount").umount(path.absolute(), lazy)
     except ConfigError as error:
         return _refuse(str(error))
+    return 0
+
+
+@cli.command("assets")
+@click.option("--flavour", type=click.Choice(sorted(FLAVOURS)), default="cloud", show_default=True)
+def assets_command(flavour: str) -> int:
+    """Print where the guest of `make boot` is, as JSON: kernel and initrd."""
+    files = FLAVOURS[flavour]
+    if not files.ready():
+        return _refuse(f"{files.kernel} or its initrd is missing: run make assets")
+    click.echo(json.dumps({"kernel": str(files.kernel), "initrd": str(files.initrd)}))
     return 0
 
 
