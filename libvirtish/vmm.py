@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
+from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 
 log = logging.getLogger("libvirtishd")
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what matters comes as exceptions
@@ -210,9 +210,15 @@ class Vmm:
         asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self) -> None:
-        """The last events may still be in the socket: read them first."""
-        if self._listener is not None:
-            await asyncio.wait([self._listener], timeout=1.0)
+        """The last events may still be in the socket: take them first."""
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    while client.runstate == Runstate.RUNNING:
+                        await client.runstate_changed()
+            while not client.events.empty():
+                await asyncio.sleep(0)
         self._gone.set()
         self.on_exit()
 
