@@ -319,7 +319,8 @@ class Domain:
             self._panicked()
         elif name == "SHUTDOWN" and self._ending is None:
             reason = str(data.get("reason", ""))
-            if reason == "guest-panic":
+            triple_fault = reason == "guest-reset" and self.current.on_reboot != "destroy"
+            if reason == "guest-panic" or triple_fault:
                 self._ending = (s.Shutoff.CRASHED, s.Stopped.CRASHED)
             elif reason == "guest-shutdown" or (not reason and data.get("guest")):
                 self._spawn(self._powered_off())

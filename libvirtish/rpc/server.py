@@ -246,7 +246,9 @@ class Server:
 
     async def listen(self, path: str) -> None:
         """Begin to serve on a unix socket, which must not exist."""
-        self._server = await asyncio.start_unix_server(self._serve, path, limit=1 << 18)
+        self._server = await asyncio.start_unix_server(
+            self._serve, path, limit=1 << 18, backlog=self.limits.clients
+        )
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self.clients) >= self.limits.clients:
