@@ -11,22 +11,20 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lxml import etree
-
 from libvirtish import states as s
+from libvirtish.description import description
 from libvirtish.errors import Code, VirError
 from libvirtish.events import Events
+from libvirtish.record import Record
 from libvirtish.rpc import types as t
-from libvirtish.store import Store, write_whole
+from libvirtish.store import Store
 from libvirtish.vmm import KILL_S, TERM_S, Vmm, VmmError
-from libvirtish.xml.domain import Definition, parse_domain
+from libvirtish.xml.domain import Definition
 
 log = logging.getLogger("libvirtishd")
-
-STATUS = "status.xml"
 
 
 @dataclass(frozen=True)
@@ -36,48 +34,6 @@ class Surroundings:
     store: Store
     events: Events
     command: list[str]  # of the VMM
-
-    @staticmethod
-    def boot_id() -> str:
-        """Return what changes when the host boots: process numbers from before mean nothing."""
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def description(definition: Definition) -> dict[str, object]:
-    """Return the VMM's description of a domain (docs/howto/vm.md)."""
-    crash = definition.on_crash.removeprefix("coredump-").removeprefix("rename-")
-    return {
-        "name": definition.name,
-        "uuid": str(definition.uuid),
-        "memory_mib": definition.memory_kib // 1024,
-        "vcpus": definition.vcpus,
-        "cpu": definition.cpu,
-        "kernel": definition.kernel,
-        **({"initrd": definition.initrd} if definition.initrd else {}),
-        "cmdline": definition.cmdline,
-        "disks": [
-            {
-                "path": disk.path,
-                "read_only": disk.read_only,
-                **({"serial": disk.serial[:20]} if disk.serial else {}),
-            }
-            for disk in definition.disks
-        ],
-        "consoles": [
-            {
-                "device": console.device,
-                "backend": console.backend,
-                "id": console.alias,
-                **({"path": console.path} if console.path else {}),
-                **({"log": console.log} if console.log else {}),
-            }
-            for console in definition.consoles
-        ],
-        "paused": True,  # until its events are listened to
-        "on_poweroff": "pause",
-        "on_reboot": "exit" if definition.on_reboot == "destroy" else "reset",
-        "on_crash": {"destroy": "exit", "restart": "reset", "preserve": "pause"}[crash],
-    }
 
 
 class Domain:
@@ -94,7 +50,7 @@ class Domain:
         self.vmm: Vmm | None = None
         self.lock = asyncio.Lock()
         self._ending: tuple[s.Shutoff, s.Stopped] | None = None
-        self._reboot_asked = False
+        self._record: Record | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what it is -------------------------------------------------------------------------------
@@ -166,37 +122,48 @@ class Domain:
             log.warning("domain %s: %s", self.name, note)
         self._around.store.forget_run(self.name)
         self.directory.mkdir(parents=True)
-        self.live, self.id, self._ending, self._reboot_asked = definition, domain_id, None, False
+        self.live, self.id, self._ending = definition, domain_id, None
         self._set(s.State.PAUSED, s.Paused.STARTING_UP)
+        told = False
         try:
-            await asyncio.to_thread(self._write_status)
+            await self._note(Record(definition, domain_id, paused))
             vmm = await Vmm.start(self._around.command, self.directory, description(definition))
             await self._take(vmm)
+            # Told before the guest runs: it may be over in no time.
+            self._tell(s.Event.STARTED, 0)
+            told = True
+            log.info("domain %s: started, id %d, process %d", self.name, self.id, vmm.pid)
             if paused:
                 self._set(s.State.PAUSED, s.Paused.USER)
+                self._tell(s.Event.SUSPENDED, 0)
             else:
-                await vmm.execute("cont")
                 self._set(s.State.RUNNING, s.Running.BOOTED)
+                await vmm.execute("cont")
         except (VmmError, OSError) as error:
-            await self._failed_start()
+            if told and self.vmm is None:
+                return  # it is over already
+            await self._failed_start(told)
             raise VirError(
                 Code.INTERNAL_ERROR, f"domain {self.name!r} did not start: {error}"
             ) from error
-        self._tell(s.Event.STARTED, 0)
-        if paused:
-            self._tell(s.Event.SUSPENDED, 0)
-        log.info("domain %s: started, id %d, process %d", self.name, self.id, vmm.pid)
 
-    async def _failed_start(self) -> None:
+    async def _failed_start(self, told: bool) -> None:
         vmm, self.vmm = self.vmm, None
         if vmm is not None:
             vmm.on_exit = lambda: None
             vmm.kill(signal.SIGKILL)
             await vmm.wait_gone(KILL_S)
             vmm.close()
-        self._around.store.forget_run(self.name)
-        self.live, self.id, self.ttys = None, -1, {}
         self._set(s.State.SHUTOFF, s.Shutoff.FAILED)
+        if told:
+            self._tell(s.Event.STOPPED, s.Stopped.FAILED)
+        self._around.store.forget_run(self.name)
+        self.live, self.id, self.ttys, self._record = None, -1, {}, None
+
+    async def _note(self, record: Record) -> None:
+        """Write down what a later daemon must know."""
+        self._record = record
+        await asyncio.to_thread(record.write, self.directory)
 
     async def _take(self, vmm: Vmm) -> None:
         """Make a process this domain's."""
@@ -211,48 +178,25 @@ class Domain:
             if device and kind in ("pty", "unix"):
                 self.ttys[device] = path.split(",")[0]
 
-    def _write_status(self) -> None:
-        root = etree.Element(
-            "domstatus",
-            id=str(self.id),
-            boot=self._around.boot_id(),
-            reboot="yes" if self._reboot_asked else "no",
-        )
-        root.append(etree.fromstring(self.current.xml()))
-        write_whole(self.directory / STATUS, etree.tostring(root, encoding="unicode"))
-
-    @staticmethod
-    def read_status(directory: Path) -> tuple[Definition, int, str, bool]:
-        """Return what _write_status() wrote.
-
-        :raise OSError, ValueError, VirError: if it is not there or not whole.
-        """
-        root = etree.fromstring((directory / STATUS).read_bytes())
-        element = root.find("domain")
-        if element is None:
-            raise ValueError("no <domain>")
-        definition = parse_domain(etree.tostring(element, encoding="unicode"))
-        reboot = root.get("reboot") == "yes"
-        return definition, int(root.get("id", "-1")), root.get("boot", ""), reboot
-
-    async def find_again(self, vmm: Vmm, live: Definition, domain_id: int, reboot: bool) -> None:
+    async def find_again(self, vmm: Vmm, record: Record) -> None:
         """Go on with a process that an earlier daemon started. :raise VmmError: if it cannot."""
-        self.live, self.id, self._reboot_asked = live, domain_id, reboot
+        self.live, self.id, self._record = record.definition, record.id, record
         await self._take(vmm)
         answer = await vmm.execute("query-status")
         status = str(answer.get("status")) if isinstance(answer, dict) else ""
+        log.info("domain %s: found again, id %d, process %d", self.name, self.id, vmm.pid)
         if status == "running":
             self._set(s.State.RUNNING, s.Running.UNKNOWN)
-        else:
-            self._set(s.State.PAUSED, s.Paused.UNKNOWN if status != "paused" else s.Paused.USER)
-        if status == "shutdown":
-            self._spawn(self._powered_off())
-        elif status == "guest-panicked":
+        elif record.crashed or status == "guest-panicked":
             self._set(s.State.CRASHED, s.Crashed.PANICKED)
-        elif status == "prelaunch":  # the daemon was killed in the middle of a start
-            await vmm.execute("cont")
+        elif status == "prelaunch" and not record.paused:
+            # The earlier daemon was killed in the middle of a start.
             self._set(s.State.RUNNING, s.Running.BOOTED)
-        log.info("domain %s: found again, id %d, process %d", self.name, self.id, vmm.pid)
+            await vmm.execute("cont")
+        else:
+            self._set(s.State.PAUSED, s.Paused.USER)
+            if status == "shutdown":
+                self._spawn(self._powered_off())
 
     # -- while it runs ----------------------------------------------------------------------------
 
@@ -285,9 +229,8 @@ class Domain:
     async def shutdown(self, reboot: bool = False) -> None:
         """Press the power button; with `reboot` start it again once it is off."""
         self.need_vmm()
-        if reboot != self._reboot_asked:
-            self._reboot_asked = reboot
-            await asyncio.to_thread(self._write_status)
+        if self._record is not None and reboot != self._record.reboot:
+            await self._note(replace(self._record, reboot=reboot))
         await self.execute("system_powerdown")
 
     async def destroy(self, graceful: bool = False) -> None:
@@ -316,12 +259,12 @@ class Domain:
         elif name == "RESET":
             self._around.events.reboot(self.ref)
         elif name == "GUEST_PANICKED":
-            self._panicked()
+            self._crashed()
         elif name == "SHUTDOWN" and self._ending is None:
             reason = str(data.get("reason", ""))
             triple_fault = reason == "guest-reset" and self.current.on_reboot != "destroy"
             if reason == "guest-panic" or triple_fault:
-                self._ending = (s.Shutoff.CRASHED, s.Stopped.CRASHED)
+                self._crashed()
             elif reason == "guest-shutdown" or (not reason and data.get("guest")):
                 self._spawn(self._powered_off())
             else:  # quit by another monitor, SIGTERM by an administrator, a reset that ends it
@@ -335,10 +278,14 @@ class Domain:
                 if isinstance(answer, dict) and answer.get("status") == "paused":
                     self._paused()
 
-    def _panicked(self) -> None:
+    def _crashed(self) -> None:
+        """The guest panicked or faulted; what follows is on_crash's."""
         if self.current.on_crash == "preserve":
-            self._set(s.State.CRASHED, s.Crashed.PANICKED)
-            self._tell(s.Event.CRASHED, 0)
+            if self.state != s.State.CRASHED:
+                self._set(s.State.CRASHED, s.Crashed.PANICKED)
+                self._tell(s.Event.CRASHED, 0)
+                if self._record is not None:
+                    self._spawn(self._note(replace(self._record, crashed=True)))
         elif not self.current.on_crash.endswith("restart"):
             self._ending = (s.Shutoff.CRASHED, s.Stopped.CRASHED)
 
@@ -349,9 +296,10 @@ class Domain:
             if vmm is None or self._ending is not None:
                 return
             try:
-                if self._reboot_asked or self.current.on_poweroff.endswith("restart"):
-                    self._reboot_asked = False
-                    await asyncio.to_thread(self._write_status)
+                reboot = self._record is not None and self._record.reboot
+                if reboot or self.current.on_poweroff.endswith("restart"):
+                    if self._record is not None and reboot:
+                        await self._note(replace(self._record, reboot=False))
                     self._set(s.State.RUNNING, s.Running.BOOTED)
                     await vmm.execute("system_reset")
                     await vmm.execute("cont")
@@ -379,7 +327,8 @@ class Domain:
         self._set(s.State.SHUTOFF, shutoff)
         self._tell(s.Event.STOPPED, stopped)  # still with its id, as libvirt does
         log.info("domain %s: stopped: %s", self.name, stopped.name.lower())
-        self.vmm, self.live, self.id, self.ttys, self._ending = None, None, -1, {}, None
+        self.vmm, self.live, self.id, self.ttys = None, None, -1, {}
+        self._ending = self._record = None
         if vmm is not None:
             vmm.close()
         self._around.store.forget_run(self.name)

@@ -9,8 +9,9 @@ import uuid as uuids
 from lxml import etree
 
 from libvirtish import states as s
-from libvirtish.domain import STATUS, Domain, Surroundings
+from libvirtish.domain import Domain, Surroundings
 from libvirtish.errors import Code, VirError
+from libvirtish.record import Record, RecordError, boot_id
 from libvirtish.rpc import types as t
 from libvirtish.vmm import Vmm, VmmError
 from libvirtish.xml.domain import Definition, check_name, parse_domain
@@ -212,14 +213,14 @@ class Registry:
         store = self._around.store
         directory = store.run_directory(name)
         try:
-            live, domain_id, boot, reboot = Domain.read_status(directory)
-        except (OSError, ValueError, VirError, etree.XMLSyntaxError) as error:
-            log.error("%s is left alone: %s", directory / STATUS, error)
+            record = Record.read(directory)
+        except RecordError as error:
+            log.error("left alone: %s", error)
             return
-        self._last_id = max(self._last_id, domain_id)
+        self._last_id = max(self._last_id, record.id)
         vmm = None
         try:
-            if boot == self._around.boot_id():
+            if record.boot == boot_id():
                 vmm = await Vmm.find(directory)
         except VmmError as error:
             log.error("domain %s: its process cannot be spoken to: %s", name, error)
@@ -228,9 +229,10 @@ class Registry:
             log.warning("domain %s: stopped while no daemon ran", name)
             store.forget_run(name)
             return
+        live = record.definition
         domain = self._domains.get(live.uuid) or self._add(live, persistent=False)
         try:
-            await domain.find_again(vmm, live, domain_id, reboot)
+            await domain.find_again(vmm, record)
         except VmmError as error:
             log.error("domain %s: %s", name, error)
 

@@ -24,7 +24,7 @@ log = logging.getLogger("libvirtishd")
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what matters comes as exceptions
 
 DESCRIPTION, MONITOR, IDENTITY, LOG = "vm.json", "qmp.sock", "process", "vmm.log"
-START_S, COMMAND_S, TERM_S, KILL_S = 30.0, 15.0, 5.0, 5.0
+START_S, COMMAND_S, TERM_S, KILL_S = 30.0, 15.0, 3.0, 5.0
 
 # $$ is the VMM's number too: exec keeps it, and the start time beside it.
 _SHELL = (

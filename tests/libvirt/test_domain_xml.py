@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from lxml import etree
 
-from libvirtish.domain import description
+from libvirtish.description import description
 from libvirtish.errors import Code, VirError
 from libvirtish.xml.domain import parse_domain
 
