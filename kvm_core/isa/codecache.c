@@ -402,8 +402,6 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
     }
     if (!p && !(p = page_new(v, w.gpa, &ref)))
         cpu_leave(v, EXIT_INTERNAL);
-    if (e->tag != ITLB_NONE)
-        tlb_jumps_forget(v, e->tag & ~0xfffull);
     e->tag = page | itlb_key(v);
     e->page = p;
     e->global = w.global;

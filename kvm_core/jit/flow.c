@@ -57,13 +57,13 @@ static uint8_t *put_jump_lookup(struct build *b)
     struct emit *e = &b->e;
     int32_t cache = FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache));
 
-    if (b->j->bmi2) { /* rorx r11, r10, 11 */
-        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 11};
+    if (b->j->bmi2) { /* rorx r11, r10, 13 */
+        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 13};
         memcpy(e->p, rorx, sizeof(rorx));
         e->p += sizeof(rorx);
-    } else { /* shr r11, 11 */
+    } else { /* shr r11, 13 */
         move(e, H_T1, H_T0);
-        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 11);
+        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 13);
     }
     op_reg(e, false, 0x33, H_T1, H_T0);
     op_imm(e, false, 4, H_T1, JUMP_ENTRIES - 1);

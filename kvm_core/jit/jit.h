@@ -79,6 +79,4 @@ const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, 
  * executed. 0: go on behind it; 1: v->rip is set, leave. */
 int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
 
-static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> 11) & (JUMP_ENTRIES - 1); }
-
 #endif

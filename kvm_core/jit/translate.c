@@ -107,9 +107,7 @@ static void run(struct vcpu *v)
             }
             if (patch && rip == v->rip)
                 jit_link(v, patch, b);
-            jumps->rip[n] = v->rip;
-            jumps->code[n] = (uint64_t)(j->rx + b->entry - JIT_PROLOGUE);
-            jumps->dirty = true;
+            jump_cache_add(jumps, v->rip, (uint64_t)(j->rx + b->entry - JIT_PROLOGUE), itlb_is_global(v, v->rip));
         }
         rip = v->rip;
         int32_t budget = v->budget;

@@ -30,35 +30,42 @@ void jump_cache_clear(struct jump_cache *j)
         return;
     for (unsigned n = 0; n < JUMP_ENTRIES; n++)
         j->rip[n] = n ^ 1; /* the address of another index */
-    j->dirty = false;
+    memset(j->pages, 0, sizeof(j->pages));
+    j->nonglobal = j->dirty = false;
 }
 
-/* The jump caches say no more than the fetch look-aside: what leaves it leaves them. */
-void tlb_jumps_forget(struct vcpu *v, uint64_t linear)
+void jump_cache_add(struct jump_cache *j, uint64_t rip, uint64_t code, bool global)
 {
+    unsigned n = jump_index(rip), f = jump_filter(rip);
+
+    j->rip[n] = rip;
+    j->code[n] = code;
+    j->pages[f / 64] |= 1ull << f % 64;
+    j->nonglobal |= !global;
+    j->dirty = true;
+}
+
+static void jumps_forget(struct vcpu *v, uint64_t linear)
+{
+    unsigned f = jump_filter(linear);
+
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct jump_cache *j = &v->jumps[s];
-        if (j->dirty)
-            for (unsigned n = 0; n < JUMP_ENTRIES; n++)
-                if ((j->rip[n] ^ linear) < 4096)
-                    j->rip[n] = n ^ 1;
+        if (!j->dirty || !(j->pages[f / 64] >> f % 64 & 1))
+            continue;
+        for (unsigned n = 0; n < JUMP_ENTRIES; n++)
+            if ((j->rip[n] ^ linear) < 4096)
+                j->rip[n] = n ^ 1;
     }
 }
 
 static void clear_fetch(struct vcpu *v, bool globals)
 {
-    bool user = false, super = false; /* which jump caches said something of what goes */
-
-    for (unsigned n = 0; n < ITLB_ENTRIES; n++) {
-        struct itlb_entry *e = &v->itlb[n];
-        if (e->tag == ITLB_NONE || (e->global && !globals))
-            continue;
-        user |= itlb_is_user(e->tag);
-        super |= !itlb_is_user(e->tag);
-        e->tag = ITLB_NONE;
-    }
+    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
+        if (globals || !v->itlb[n].global)
+            v->itlb[n].tag = ITLB_NONE;
     for (unsigned s = 0; s < TLB_SET_COUNT; s++)
-        if (globals || (s == TLB_USER ? user : super))
+        if (globals || v->jumps[s].nonglobal)
             jump_cache_clear(&v->jumps[s]);
 }
 
@@ -125,10 +132,9 @@ void tlb_drop_page(struct vcpu *v, uint64_t page)
         if (set->read_tag[n] == page || set->write_tag[n] == page)
             drop_entry(set, n);
     }
-    if ((fetch->tag & ~0xfffull) == page && fetch->tag != ITLB_NONE) {
+    if ((fetch->tag & ~0xfffull) == page)
         fetch->tag = ITLB_NONE;
-        tlb_jumps_forget(v, page);
-    }
+    jumps_forget(v, page);
 }
 
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)

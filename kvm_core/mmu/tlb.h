@@ -20,7 +20,12 @@ static inline uint64_t itlb_key(const struct vcpu *v)
     return (uint64_t)(v->cpl == 3) << 1 | (uint64_t)(v->code_bits >> 5) << 2; /* bit 0 clear: never ITLB_NONE */
 }
 
-static inline bool itlb_is_user(uint64_t tag) { return tag & 2; }
+
+/* Whether the page at `linear`, just looked up for execution, survives MOV CR3. */
+static inline bool itlb_is_global(const struct vcpu *v, uint64_t linear)
+{
+    return v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)].global;
+}
 
 int mmu_create(struct vcpu *v);
 void mmu_destroy(struct vcpu *v);
@@ -30,9 +35,8 @@ void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
 void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
 void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no more */
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear); /* what lies in the same aligned GiB */
-/* The page of `linear` leaves the fetch look-aside: the jump caches forget it too. */
-void tlb_jumps_forget(struct vcpu *v, uint64_t linear);
 void jump_cache_clear(struct jump_cache *j);
+void jump_cache_add(struct jump_cache *j, uint64_t rip, uint64_t code, bool global);
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 

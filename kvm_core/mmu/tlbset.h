@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TLB_ENTRIES = 1024, JUMP_ENTRIES = 2048 };
+enum { TLB_ENTRIES = 1024, JUMP_ENTRIES = 8192, JUMP_FILTER = 4096 };
 
 enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
@@ -28,14 +28,18 @@ struct tlb_set {
     bool dirty; /* something was entered since the last flush */
 };
 
-/* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes.
- * What it says holds as long as the fetch look-aside (mmu/tlb.h) would say the same. */
+/* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes. What
+ * takes a page out of the TLB takes it out of here too; that the fetch look-aside has no room for it any more does not. */
 struct jump_cache {
     uint64_t rip[JUMP_ENTRIES]; /* absent: the address of another index */
     uint64_t code[JUMP_ENTRIES];
+    uint64_t pages[JUMP_FILTER / 64]; /* bitmap by a hash: pages that may be in it */
+    bool nonglobal;             /* some of it does not survive MOV CR3 */
     bool dirty;
 };
 
+static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> 13) & (JUMP_ENTRIES - 1); }
+static inline unsigned jump_filter(uint64_t rip) { return (rip >> 12 ^ rip >> 24) & (JUMP_FILTER - 1); }
 static inline unsigned tlb_index(uint64_t linear) { return linear >> 12 & (TLB_ENTRIES - 1); }
 /* A tag that no address with this index matches. */
 static inline uint64_t tlb_none(unsigned index) { return (uint64_t)(index ^ 1) << 12; }
