@@ -145,6 +145,16 @@ static void keep_mxcsr(struct native_cache *n, uint32_t now)
         host_mxcsr_set(n->home_mxcsr);
 }
 
+void native_mxcsr_in(struct vcpu *v) { switch_mxcsr(v->native, native_mxcsr(v)); }
+
+void native_mxcsr_out(struct vcpu *v)
+{
+    uint32_t guest = host_mxcsr_get();
+
+    memcpy(v->fx + 24, &guest, 4);
+    keep_mxcsr(v->native, guest);
+}
+
 /* A result that is tiny and exact raises #U only where that is unmasked: the masked run does not say so. */
 static bool tiny_result(const struct vcpu *v, const struct native_op *op)
 {
@@ -294,6 +304,13 @@ static insn_fn *handler_for(const struct native_op *op)
     if (!op->mem_bytes)
         return op->mxcsr ? run_reg_mxcsr : run_reg;
     return op->mem_action & OPND_WRITE ? run_store : run_load;
+}
+
+const struct native_op *native_plain(const struct insn *i)
+{
+    bool plain = i->fn == run_reg || i->fn == run_reg_mxcsr || i->fn == run_load || i->fn == run_store;
+
+    return plain ? native_op_of(i) : NULL;
 }
 
 /* ---- binding -------------------------------------------------------------------------------- */

@@ -19,6 +19,14 @@ enum { NATIVE_FULL = -2 };
 int native_bind(struct vcpu *v, const struct decoded *d, struct insn *out);
 void native_reset(struct vcpu *v);
 
+/* For an engine that has the guest's registers in the host's: the guest's MXCSR, all exceptions masked, into the host's
+ * register; and its flags back, before C looks. */
+void native_mxcsr_in(struct vcpu *v);
+void native_mxcsr_out(struct vcpu *v);
+struct native_op;
+/* What the instruction does, when it is one that only loads and stores its registers around itself; else NULL. */
+const struct native_op *native_plain(const struct insn *i);
+
 /* ---- between native*.c, x87.c and vector_special.c ---------------------------------------- */
 
 enum native_kind { NATIVE_GPR, NATIVE_SSE, NATIVE_AVX, NATIVE_MMX, NATIVE_X87 };

@@ -234,6 +234,7 @@ struct vcpu {
         int32_t left;       /* of the budget: what it may use before it comes back */
         uint32_t patch;     /* left by an edge that has no target yet: where its jump is */
         uint64_t target[2]; /* of an indirect call: address, code */
+        uint8_t lack;       /* VECTOR_*: what does not hold; 0xff: the vector registers are in `ymm` */
     } run;
 
     struct segment seg[SEG_COUNT];

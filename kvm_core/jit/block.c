@@ -8,7 +8,7 @@ struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsig
     struct cold *c = &b->cold[b->colds++];
 
     *c = (struct cold){.kind = (uint8_t)kind, .from = from, .executed = n};
-    if (kind == COLD_INTERPRET)
+    if (kind == COLD_INTERPRET || kind == COLD_VECTORS)
         c->ref = ref_of(b, b->op[n].i);
     return c;
 }
@@ -28,19 +28,20 @@ void flags_keep(struct build *b, const struct op *op)
     }
 }
 
-static void put_call(struct build *b, uint32_t ref, uint32_t executed)
+static void put_call(struct build *b, uint32_t thunk, uint32_t ref, uint32_t executed)
 {
     load_imm32(&b->e, H_T0, ref);
     load_imm32(&b->e, H_T1, executed);
-    call_to(&b->e, b->j->interpret);
+    call_to(&b->e, thunk);
 }
 
 void put_interpreted(struct build *b, unsigned n)
 {
     if (b->flags == FLAGS_IN_HOST)
         flags_save(&b->e, H_T0);
-    put_call(b, ref_of(b, b->op[n].i), n);
+    put_call(b, b->j->interpret, ref_of(b, b->op[n].i), n);
     b->flags = FLAGS_IN_MEMORY;
+    b->vectors = 0; /* it may have changed what they depend on */
 }
 
 static void put_cold(struct build *b, const struct cold *c)
@@ -50,13 +51,17 @@ static void put_cold(struct build *b, const struct cold *c)
     set_jump(c->from, e->p);
     switch (c->kind) {
     case COLD_INTERPRET:
-        put_call(b, c->ref, c->executed);
+        put_call(b, b->j->interpret, c->ref, c->executed);
         if (!c->join) {
             put8(e, 0x0f), put8(e, 0x0b); /* ud2: a branch has not come back */
             return;
         }
         if (c->restore)
             flags_restore(e, H_T1);
+        set_jump(put_jump(e, JUMP_ALWAYS), c->join);
+        return;
+    case COLD_VECTORS:
+        put_call(b, b->j->vectors, c->ref, c->executed);
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
         return;
     case COLD_POLL:
@@ -169,7 +174,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->page = p;
     b->kind = kind;
     b->precise = v->lockstep || b->j->exact;
-    b->flags = 0;
+    b->flags = b->vectors = 0;
     b->count = b->colds = 0;
     b->block = NULL;
     b->e.rw = b->j->rw;

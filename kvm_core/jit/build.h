@@ -13,7 +13,7 @@ struct op { /* an instruction of the block */
     bool live;                      /* the flags before it are needed, by it or later */
 };
 
-enum cold_kind { COLD_INTERPRET, COLD_POLL, COLD_LINK, COLD_EDGE };
+enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_POLL, COLD_LINK, COLD_EDGE };
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
@@ -32,6 +32,7 @@ struct build {
     unsigned kind;       /* enum tlb_set_kind */
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
+    uint8_t vectors;     /* VECTOR_* that are known to hold */
     unsigned count;
     struct op op[BLOCK_OPS];
     unsigned colds;
@@ -61,6 +62,10 @@ bool put_address(struct build *b, const struct insn *i, unsigned to); /* the mem
 bool can_address(const struct insn *i);
 /* r10: linear -> host address, for `size` bytes; what does not hit interprets instruction n. Clobbers flags and r11. */
 struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size);
+
+/* vector.c */
+bool lower_vector(struct build *b, unsigned n);
+uint8_t vector_effect(const struct build *b, const struct insn *i);
 
 /* flow.c */
 bool lower_flow(struct build *b, unsigned n);

@@ -14,12 +14,43 @@ static const uint8_t pinned[] = {H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI
 
 /* ---- thunks ---------------------------------------------------------------------------------- */
 
+/* A whole vector register to or from vcpu.ymm. SDM vol. 2, MOVDQA */
+static void put_vector_move(struct emit *e, bool avx, bool store, unsigned n)
+{
+    if (avx) { /* base r9: VEX.B */
+        put8(e, 0xc4), put8(e, (n & 8 ? 0 : 0x80) | 0x41), put8(e, 0x7d);
+    } else {
+        put8(e, 0x66);
+        put_rex(e, false, n, 0, H_BASE, false);
+        put8(e, 0x0f);
+    }
+    put8(e, store ? 0x7f : 0x6f);
+    put_mem(e, n, H_BASE, NO_INDEX, 0, FIELD(ymm) + 32 * (int32_t)n);
+}
+
+static void put_vectors(struct emit *e, bool store)
+{
+    bool avx = __builtin_cpu_supports("avx");
+
+    for (unsigned n = 0; n < 16; n++)
+        put_vector_move(e, avx, store, n);
+    if (store && avx)
+        put8(e, 0xc5), put8(e, 0xf8), put8(e, 0x77); /* vzeroupper: C's SSE code would pay */
+}
+
 static void put_spill(struct emit *e)
 {
     for (unsigned n = 0; n < sizeof(pinned); n++)
         store_field(e, pinned[n], GPR_FIELD(pinned[n]));
     store_field(e, H_SP, GPR_FIELD(RSP));
     op_mem(e, false, 0x89, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.left));
+    put_rex(e, false, 0, 0, H_BASE, false); /* cmp byte [run.lack], 0xff */
+    put8(e, 0x80);
+    put_mem(e, 7, H_BASE, NO_INDEX, 0, FIELD(run.lack));
+    put8(e, 0xff);
+    uint8_t *none = put_jump(e, CC_JE);
+    put_vectors(e, true);
+    set_jump(none, e->p);
 }
 
 static void put_fill(struct emit *e)
@@ -60,10 +91,8 @@ static void put_enter(struct emit *e)
 }
 
 /* r10: insn, r11: instructions of the block before it */
-static void put_interpret(struct emit *e)
+static void put_c_call(struct emit *e, uint64_t target)
 {
-    uint64_t target = (uint64_t)jit_interpret;
-
     put_spill(e);
     op_mem(e, true, 0x8d, H_RDI, H_BASE, NO_INDEX, 0, -BASE_BIAS);
     move(e, H_RBX, H_BASE);
@@ -76,8 +105,10 @@ static void put_interpret(struct emit *e)
     put8(e, 0xff), put8(e, 0xd0);
     op_imm(e, true, 0, H_HOST_SP, 8);
     move(e, H_BASE, H_RBX);
-    op_reg(e, false, 0x85, H_RAX, H_RAX);
-    uint8_t *leave = put_jump(e, CC_JNE);
+    op_imm(e, false, 7, H_RAX, RESULT_LEAVE);
+    uint8_t *leave = put_jump(e, CC_JE), *fill = put_jump(e, CC_JB);
+    put_vectors(e, false);
+    set_jump(fill, e->p);
     put_fill(e);
     put8(e, 0xc3);
     set_jump(leave, e->p);
@@ -104,7 +135,9 @@ static void put_thunks(struct jit *j)
     op_mem(&e, true, 0x8d, H_T0, H_T0, H_T1, 0, 0);
     jump_to(&e, j->exit_rip);
     j->interpret = here(&e);
-    put_interpret(&e);
+    put_c_call(&e, (uint64_t)jit_interpret);
+    j->vectors = here(&e);
+    put_c_call(&e, (uint64_t)jit_vectors);
     e.p += -here(&e) & 63;
     j->scratch = here(&e);
     j->used = j->scratch + BLOCK_BYTES_MAX;

@@ -8,7 +8,7 @@
 uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row)
 {
     if (!row)
-        return FLAGS_PART;
+        return vector_effect(b, i);
     if (row->effect == FLAGS_UNDEFINED)
         return b->precise ? FLAGS_PART : FLAGS_WRITE;
     if (row->effect != FLAGS_SHIFT)
@@ -33,7 +33,13 @@ bool flags_needed_at(const struct build *b, int64_t distance)
         uint8_t effect = effect_of(b, i, row);
         if (effect == FLAGS_WRITE)
             return false;
-        if (!row || effect != FLAGS_NONE || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END)
+        if (effect != FLAGS_NONE)
+            return true;
+        if (!row) {
+            i++;
+            continue;
+        }
+        if (row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END)
             return true;
         if (row->how == LOWER_JMP) {
             int64_t target = (int64_t)i->off + i->len + i->disp;

@@ -55,7 +55,7 @@ struct jit {
     uint32_t bucket[BLOCK_BUCKETS];
     uint8_t heat[1 << 14];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t exit_rip, exit_page, exit_link, interpret; /* thunks: offsets in the code cache */
+    uint32_t exit_rip, exit_page, exit_link, interpret, vectors; /* thunks: offsets in the code cache */
     uint64_t stat_blocks, stat_flushes, stat_exits, stat_rows;
 };
 static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v->translator; }
@@ -76,7 +76,16 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
 const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 
 /* translate.c: called by translated code. Executes instruction `ref` of the pool, `executed` instructions of its block being
- * executed. 0: go on behind it; 1: v->rip is set, leave. */
+ * executed. */
+enum { RESULT_NEXT, RESULT_LEAVE /* v->rip is set */, RESULT_VECTORS /* on, with the vector registers loaded */ };
 int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
+/* The same, when the vector registers are not as the instruction wants them (VECTOR_* << 16 in `executed`): RESULT_VECTORS:
+ * try again. */
+int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed);
+
+/* vector.c */
+enum { VECTOR_LOADED = 1, VECTOR_SSE_USED = 2, VECTOR_AVX_USED = 4, VECTOR_AVX = 8 /* the guest may use AVX */ };
+bool jit_vectors_left(struct vcpu *v);  /* translated code has put them into `ymm`; false: they were there */
+bool jit_vectors_enter(struct vcpu *v); /* before it loads them; false: they must stay where they are */
 
 #endif

@@ -473,7 +473,7 @@ bool lower(struct build *b, unsigned n)
     struct encoding x;
 
     if (!op->row)
-        return false;
+        return lower_vector(b, n);
     switch (op->row->how) {
     case LOWER_NOP: return true;
     case LOWER_LEA: return lower_lea(b, n);

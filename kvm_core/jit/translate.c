@@ -15,24 +15,46 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
     struct jit *j = jit_of(v);
     const struct insn *i = codecache_pool(v) + ref, *next;
+    bool vectors = jit_vectors_left(v);
 
     v->budget = j->hidden + v->run.left - (int32_t)executed;
     v->cur = v->blk_start = i;
     do
         next = i->fn(v, i);
     while (next == i); /* a string instruction goes on */
-    if (next == i + 1 && likely(!codecache_is_stale(i))) {
+    if (next == i + 1 && likely(!codecache_is_stale(i)) && likely(!vectors || jit_vectors_enter(v))) {
         v->run.left = v->budget + (int32_t)executed - j->hidden;
         v->blk_start = v->cur = NULL;
-        return 0;
+        return vectors ? RESULT_VECTORS : RESULT_NEXT;
     }
-    if (next) /* it has dropped its own page */
+    if (next) /* it has dropped its own page, or taken the vector registers away */
         v->rip = cpu_next_rip(v, i);
     if (v->blk_start)
         v->budget--;
     v->blk_start = v->cur = NULL;
     v->run.left = v->budget - j->hidden;
-    return 1;
+    return RESULT_LEAVE;
+}
+
+int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
+{
+    uint32_t need = executed >> 16;
+
+    jit_vectors_left(v);
+    if (jit_vectors_enter(v)) {
+        v->xinuse |= need & (VECTOR_SSE_USED | VECTOR_AVX_USED); /* the same bits as XSAVE's */
+        v->run.lack &= (uint8_t)~(need & (VECTOR_SSE_USED | VECTOR_AVX_USED));
+        if (!(v->run.lack & need))
+            return RESULT_VECTORS;
+        jit_vectors_left(v);
+    }
+    if (jit_interpret(v, ref, executed & 0xffff) == RESULT_NEXT) {
+        struct jit *j = jit_of(v);
+        v->budget = j->hidden + v->run.left - (int32_t)(executed & 0xffff) - 1;
+        v->run.left = v->budget - j->hidden;
+        v->rip = cpu_next_rip(v, codecache_pool(v) + ref);
+    }
+    return RESULT_LEAVE;
 }
 
 /* ---- the loop -------------------------------------------------------------------------------------- */
@@ -54,9 +76,11 @@ static void execute(struct vcpu *v, const void *code)
     j->hidden = v->budget - slice;
     v->run.left = slice;
     v->run.patch = 0;
+    v->run.lack = 0xff;
     v->cur = v->blk_start = NULL;
     j->stat_exits++;
     j->enter(v, code);
+    jit_vectors_left(v);
     v->budget = j->hidden + v->run.left;
 }
 

@@ -1,0 +1,289 @@
+/* Renders what the table calls native: SSE and AVX with the guest's registers in the host's, and the bit instructions of BMI.
+ *
+ * The vector registers come in at the first instruction that needs them and stay until the vCPU leaves for C:
+ * vcpu.run.lack says what is not so (VECTOR_*). A block asks once and remembers (build.vectors).
+ */
+#include "jit/build.h"
+
+#include "cpu/cpuid.h"
+#include "cpu/native.h"
+#include "cpu/xsave.h"
+#include "gen/handlers.h"
+
+/* ---- the state ------------------------------------------------------------------------------------- */
+
+/* What of VECTOR_* does not hold once the registers are loaded; 0xff: they must not be. */
+static uint8_t lack_of(const struct vcpu *v)
+{
+    uint8_t lack = 0;
+
+    if (v->cr0 & (CR0_EM | CR0_TS) || !(v->cr4 & CR4_OSFXSR) || (native_mxcsr(v) & 0x1f80) != 0x1f80)
+        return 0xff;
+    if (!(v->xinuse & XSAVE_SSE))
+        lack |= VECTOR_SSE_USED;
+    if (!(v->xinuse & XSAVE_AVX))
+        lack |= VECTOR_AVX_USED;
+    if (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & 6) != 6 || !v->native->host_avx)
+        lack |= VECTOR_AVX;
+    return lack;
+}
+
+bool jit_vectors_left(struct vcpu *v)
+{
+    if (v->run.lack == 0xff)
+        return false;
+    v->run.lack = 0xff;
+    native_mxcsr_out(v);
+    return true;
+}
+
+bool jit_vectors_enter(struct vcpu *v)
+{
+    uint8_t lack = lack_of(v);
+
+    if (lack == 0xff)
+        return false;
+    v->run.lack = lack;
+    native_mxcsr_in(v);
+    return true;
+}
+
+/* ---- the instruction ----------------------------------------------------------------------------------- */
+
+struct fields {
+    struct encoding x; /* legacy, and what VEX says in its place */
+    bool vex, w, l;
+    uint8_t vvvv, pp;
+    unsigned reg, rm;
+};
+
+static void parse_fields(const uint8_t *bytes, unsigned len, struct fields *f)
+{
+    unsigned n = 0;
+
+    *f = (struct fields){0};
+    while ((bytes[n] & 0xe7) == 0x26 || bytes[n] == 0x64 || bytes[n] == 0x65 || bytes[n] == 0x67)
+        n++;
+    f->vex = bytes[n] == 0xc4 || bytes[n] == 0xc5;
+    if (!f->vex) {
+        parse_encoding(bytes, len, &f->x);
+        f->w = f->x.rex & 8;
+        f->reg = (f->x.modrm >> 3 & 7) | (f->x.rex & 4) << 1;
+        f->rm = (f->x.modrm & 7) | (f->x.rex & 1) << 3;
+        return;
+    }
+    bool three = bytes[n] == 0xc4;
+    unsigned last = bytes[n + 1 + three];
+    unsigned r = !(bytes[n + 1] & 0x80), b = three && !(bytes[n + 1] & 0x20);
+    f->x.map = three ? bytes[n + 1] & 31 : 1;
+    f->w = three && last & 0x80;
+    f->vvvv = ~last >> 3 & 15;
+    f->l = last & 4;
+    f->pp = last & 3;
+    n += 2 + three;
+    f->x.opcode = bytes[n++];
+    f->x.modrm = bytes[n++];
+    f->reg = (f->x.modrm >> 3 & 7) | r << 3;
+    f->rm = (f->x.modrm & 7) | b << 3;
+    unsigned mod = f->x.modrm >> 6;
+    if (mod != 3) {
+        unsigned disp = mod == 1 ? 1 : mod == 2 || (mod == 0 && (f->x.modrm & 7) == 5) ? 4 : 0;
+        if ((f->x.modrm & 7) == 4) {
+            if (mod == 0 && (bytes[n] & 7) == 5)
+                disp = 4;
+            n++;
+        }
+        n += disp;
+    }
+    f->x.imm_off = (uint8_t)n;
+    f->x.imm_bytes = (uint8_t)(len - n);
+}
+
+uint8_t vector_effect(const struct build *b, const struct insn *i)
+{
+    const struct native_op *op = native_plain(i);
+    struct fields f;
+    unsigned o;
+
+    if (!op)
+        return i->fn == op_vzeroupper ? FLAGS_NONE : FLAGS_PART;
+    parse_fields(b->page->bytes + i->off, i->len, &f);
+    o = f.x.opcode;
+    if (op->kind == NATIVE_GPR) {
+        if (f.x.map == 3 || (f.x.map == 2 && !f.vex && (o == 0xf0 || o == 0xf1)) ||
+            (f.x.map == 2 && f.vex && ((o == 0xf7 && f.pp) || (o == 0xf5 && f.pp) || o == 0xf6)))
+            return FLAGS_NONE; /* RORX, CRC32, SHLX ..., PDEP, PEXT, MULX */
+        if (f.x.map == 2 && !f.vex && o == 0xf6)
+            return FLAGS_PART; /* ADCX, ADOX */
+        return b->precise ? FLAGS_PART : FLAGS_WRITE;
+    }
+    if (f.x.map == 1 && (o == 0x2e || o == 0x2f))
+        return FLAGS_WRITE; /* COMISS ... */
+    if ((f.x.map == 2 && (o == 0x17 || o == 0x0e || o == 0x0f)) || (f.x.map == 3 && o >= 0x60 && o <= 0x63))
+        return FLAGS_WRITE; /* PTEST, VTESTPS, PCMPISTRI ... */
+    return FLAGS_NONE;
+}
+
+/* Which fields are general registers: as cpu/native_emit.c finds it. */
+static void general_fields(const struct native_op *op, const struct fields *f, bool *reg, bool *rm, bool *vvvv)
+{
+    unsigned o = f->x.opcode;
+    bool any = false, reg_form = f->x.modrm >= 0xc0;
+
+    for (unsigned k = 0; k < 16; k++)
+        any |= op->map[k] != 0;
+    if (f->x.map == 3 && o >= 0x60 && o <= 0x63) /* PCMPxSTRx: fixed ones */
+        any = false;
+    if (op->kind == NATIVE_GPR) {
+        *reg = !(f->vex && f->x.map == 2 && o == 0xf3); /* BLSR ...: a digit */
+        *rm = reg_form;
+        *vvvv = f->vex && f->x.map != 3;
+        return;
+    }
+    *reg = any && f->x.map == 1 && (o == 0x2c || o == 0x2d || o == 0x50 || o == 0xd7 || o == 0xc5);
+    *rm = any && reg_form && !*reg;
+    *vvvv = false;
+}
+
+struct temps { /* guest registers that are in a scratch register meanwhile */
+    uint8_t guest[2], host[2], count, max;
+};
+
+/* Replaces a general register by the host's; false: out of scratch registers. */
+static bool to_host(struct temps *t, unsigned *field)
+{
+    int host = host_of(*field);
+
+    if (host >= 0) {
+        *field = (unsigned)host;
+        return true;
+    }
+    for (unsigned k = 0; k < t->count; k++)
+        if (t->guest[k] == *field) {
+            *field = t->host[k];
+            return true;
+        }
+    if (t->count == t->max)
+        return false;
+    t->guest[t->count] = (uint8_t)*field;
+    *field = t->host[t->count++];
+    return true;
+}
+
+static void put_native(struct build *b, const struct insn *i, const struct fields *f, unsigned reg, unsigned rm, unsigned vvvv)
+{
+    struct emit *e = &b->e;
+    bool reg_form = f->x.modrm >= 0xc0;
+    unsigned base = reg_form ? rm : H_T0;
+
+    if (f->vex) {
+        put8(e, 0xc4);
+        put8(e, (reg & 8 ? 0 : 0x80) | 0x40 | (base & 8 ? 0 : 0x20) | f->x.map);
+        put8(e, (f->w ? 0x80 : 0) | (~vvvv & 15) << 3 | (f->l ? 4 : 0) | f->pp);
+    } else {
+        if (f->x.p66)
+            put8(e, 0x66);
+        if (f->x.mandatory)
+            put8(e, f->x.mandatory);
+        put_rex(e, f->w, reg, 0, base, f->x.has_rex);
+        put8(e, 0x0f);
+        if (f->x.map == 2)
+            put8(e, 0x38);
+        if (f->x.map == 3)
+            put8(e, 0x3a);
+    }
+    put8(e, f->x.opcode);
+    if (reg_form)
+        put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+    else
+        put_mem(e, reg, H_T0, NO_INDEX, 0, 0);
+    memcpy(e->p, bytes_of(b, i) + f->x.imm_off, f->x.imm_bytes);
+    e->p += f->x.imm_bytes;
+}
+
+/* The registers are in, or the code behind the block fetches them. */
+static void want_vectors(struct build *b, unsigned n, unsigned need)
+{
+    struct emit *e = &b->e;
+
+    if ((b->vectors & need) == need)
+        return;
+    flags_keep(b, &b->op[n]);
+    uint8_t *retry = e->p;
+    put_rex(e, false, 0, 0, H_BASE, false); /* test byte [run.lack], need */
+    put8(e, 0xf6);
+    put_mem(e, 0, H_BASE, NO_INDEX, 0, FIELD(run.lack));
+    put8(e, need);
+    struct cold *c = cold_add(b, COLD_VECTORS, put_jump(e, CC_JNE), n);
+    c->join = retry;
+    c->executed |= need << 16;
+    b->vectors |= (uint8_t)need;
+    b->flags &= (uint8_t)~FLAGS_IN_HOST;
+}
+
+static bool operands(struct build *b, unsigned n, const struct native_op *op, const struct fields *f)
+{
+    const struct op *o = &b->op[n];
+    struct emit *e = &b->e;
+    struct temps t = {.host = {H_T1, H_T0}, .max = op->mem_bytes ? 1 : 2};
+    unsigned reg = f->reg, rm = f->rm, vvvv = f->vvvv;
+    bool reg_general, rm_general, vvvv_general, write = op->mem_action & OPND_WRITE;
+    struct cold *c = NULL;
+
+    general_fields(op, f, &reg_general, &rm_general, &vvvv_general);
+    if ((reg_general && !to_host(&t, &reg)) || (rm_general && !to_host(&t, &rm)) || (vvvv_general && !to_host(&t, &vvvv)))
+        return false;
+    if (op->kind != NATIVE_GPR) {
+        unsigned need = VECTOR_LOADED | (op->kind == NATIVE_AVX ? VECTOR_AVX : 0) | (op->xinuse & 2 ? VECTOR_SSE_USED : 0) |
+                        (op->xinuse & 4 ? VECTOR_AVX_USED : 0);
+        want_vectors(b, n, need);
+    }
+    if (op->mem_bytes) {
+        flags_keep(b, o);
+        put_address(b, o->i, H_T0);
+        if (op->align_mask) { /* test r10b, mask */
+            put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc2), put8(e, op->align_mask);
+            cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
+        }
+        c = put_probe(b, n, write, op->mem_bytes);
+    }
+    if (o->effect == FLAGS_PART || o->effect == FLAGS_READ)
+        flags_want(b);
+    for (unsigned k = 0; k < t.count; k++)
+        load_field(e, t.host[k], GPR_FIELD(t.guest[k]));
+    put_native(b, o->i, f, reg, rm, vvvv);
+    for (unsigned k = 0; k < t.count; k++)
+        store_field(e, t.host[k], GPR_FIELD(t.guest[k]));
+    if (o->effect == FLAGS_WRITE || o->effect == FLAGS_PART)
+        b->flags = FLAGS_IN_HOST;
+    if (c) {
+        c->restore = b->flags & FLAGS_IN_HOST;
+        c->join = e->p;
+        if (op->align_mask) {
+            c[-1].restore = c->restore;
+            c[-1].join = c->join;
+        }
+    }
+    return true;
+}
+
+bool lower_vector(struct build *b, unsigned n)
+{
+    const struct insn *i = b->op[n].i;
+    const struct native_op *op = native_plain(i);
+    struct fields f;
+
+    if (i->fn == op_vzeroupper && !b->precise) { /* that it takes AVX out of use need not be said */
+        want_vectors(b, n, VECTOR_LOADED | VECTOR_AVX);
+        put8(&b->e, 0xc5), put8(&b->e, 0xf8), put8(&b->e, 0x77);
+        return true;
+    }
+    if (!op || op->special || (op->kind != NATIVE_GPR && op->kind != NATIVE_SSE && op->kind != NATIVE_AVX))
+        return false;
+    if (op->mem_bytes && !can_address(i))
+        return false;
+    parse_fields(bytes_of(b, i), i->len, &f);
+    if (!f.vex && (f.x.map == 0 || (f.x.map == 2 && f.x.opcode == 0xf0 && !f.x.has_rex && f.x.modrm >= 0xc0 && f.rm >= 4)))
+        return false; /* CRC32 of AH ... */
+    return operands(b, n, op, &f);
+}
