@@ -10,7 +10,7 @@
 #include "mmu/phys.h"
 #include "mmu/tlb.h"
 
-enum { RACES_MAX = 100, STEPS_PER_INSTRUCTION = 64, STEPS_MIN = 70000 /* REP by pages against REP by elements */ };
+enum { RACES_MAX = 100, STRETCHES_AGAIN = 32, STEPS_PER_INSTRUCTION = 64, STEPS_MIN = 70000 /* REP by pages against REP by elements */ };
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
@@ -196,10 +196,12 @@ static bool again(struct vcpu *v, struct lockstep *l, int32_t budget)
     memory_before(v, l, l->pages);
     state_put(v, &l->before);
     l->devices.next = l->device_first;
-    do {
+    for (unsigned n = 0; n < STRETCHES_AGAIN; n++) { /* it may go another way, to no device */
         if (!compare(v, l, budget, 0))
             return false;
-    } while (l->devices.next < l->devices.count && l->reason == EXIT_POLL);
+        if (l->devices.next >= l->devices.count || l->reason != EXIT_POLL)
+            break;
+    }
     l->races++;
     return true;
 }
