@@ -42,12 +42,11 @@ int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
 
     jit_vectors_left(v);
     if (jit_vectors_enter(v)) {
-        v->xinuse |= need & (VECTOR_SSE_USED | VECTOR_AVX_USED); /* the same bits as XSAVE's */
-        v->run.lack &= (uint8_t)~(need & (VECTOR_SSE_USED | VECTOR_AVX_USED));
         if (!(v->run.lack & need))
             return RESULT_VECTORS;
         jit_vectors_left(v);
     }
+    /* once by the interpreter, which raises what is to be raised, and takes components of XSAVE into use */
     if (jit_interpret(v, ref, executed & 0xffff) == RESULT_NEXT) {
         struct jit *j = jit_of(v);
         v->budget = j->hidden + v->run.left - (int32_t)(executed & 0xffff) - 1;
