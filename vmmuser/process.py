@@ -161,8 +161,9 @@ class VmProcess:
         finally:
             for number in ENDING_SIGNALS:  # what follows is quick, and is to be whole
                 signal.signal(number, signal.SIG_IGN)
-        log.info("%s", outcome.message)
-        return STATUS_DONE if outcome.ending in ("off", "quit", "reset") else STATUS_FAILED
+        done = outcome.ending in ("off", "quit", "reset")
+        log.log(logging.INFO if done else logging.ERROR, "%s", outcome.message)
+        return STATUS_DONE if done else STATUS_FAILED
 
     def _signalled(self, number: signal.Signals) -> None:
         self.machine.shut_down("quit", f"stopped by {number.name}", "host-signal")

@@ -51,6 +51,7 @@ CRASH_LOADED = "mov dx, 0x505\n mov al, 2\n out dx, al\n" + FOREVER
         ),
         (CRASH_LOADED, {}, [("GUEST_CRASHLOADED", "run")], "running"),
     ],
+    ids=lambda value: None if isinstance(value, str) and "\n" in value else str(value),
 )
 def test_policies(
     start: Start, body: str, policy: dict[str, str], events: list[Any], end: int | str
@@ -68,6 +69,7 @@ def test_policies(
         assert data.get("guest", True) is True
     if isinstance(end, int):
         assert vm.wait() == end, vm.errors
+        assert (vm.errors != "") == (end != 0)
         assert vm.leftovers() == set()
     else:
         assert vm.status() == end
