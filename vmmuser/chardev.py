@@ -15,7 +15,7 @@ import stat
 import termios
 import threading
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from kvm_core.errors import ConfigError
@@ -28,6 +28,7 @@ SPOOL_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 14
 FLUSH_NS = 1_000_000
 ACCEPT_AGAIN_NS = 100_000_000
+MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
 PTY_POLL_NS = 100_000_000  # how often a pty without a reader is looked at; there is no event
 
 
@@ -368,22 +369,26 @@ class Listener:
     def __init__(self, path: str, what: str) -> None:
         """Listen at `path`, for this user only. :raise ConfigError: `what` says for which field."""
         self.path = path
-        self._remove_stale(path, what)
+        with _short_name(path, what) as name:
+            self._listen(name, path, what)
+        self._identity = _identity(path)
+
+    def _listen(self, name: str, path: str, what: str) -> None:
+        self._remove_stale(name, path, what)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.setblocking(False)
         mask = os.umask(0o077)
         try:
-            self.socket.bind(path)
+            self.socket.bind(name)
             self.socket.listen(16)
         except OSError as error:
             self.socket.close()
             raise ConfigError(f"{what}: {path}: {error.strerror}; name another path") from None
         finally:
             os.umask(mask)
-        self._identity = _identity(path)
 
     @staticmethod
-    def _remove_stale(path: str, what: str) -> None:
+    def _remove_stale(name: str, path: str, what: str) -> None:
         try:
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise ConfigError(f"{what}: {path}: is not a socket; name another path")
@@ -394,7 +399,7 @@ class Listener:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)  # one whose queue is full is alive too
             try:
-                probe.connect(path)
+                probe.connect(name)
             except (ConnectionRefusedError, FileNotFoundError):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
@@ -411,6 +416,23 @@ class Listener:
         if _identity(self.path) == self._identity:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
+
+
+@contextlib.contextmanager
+def _short_name(path: str, what: str) -> Iterator[str]:
+    """A name for `path` that a socket's address has room for, while the context lasts."""
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{what}: {path}: {error.strerror}; name another path") from None
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

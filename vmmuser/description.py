@@ -20,7 +20,8 @@ from kvm_core.errors import ConfigError
 from vmmuser.config import ENGINES, MAX_MEMORY_MIB, MIN_MEMORY_MIB, Disk, MachineConfig
 
 MAX_FILE_BYTES = 1 << 20
-MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
+# unix(7): sun_path has 107 bytes; /proc/self/fd/N/ stands for a directory with a longer name.
+MAX_SOCKET_NAME_BYTES = 80
 MAX_DISK_SERIAL_BYTES = 20  # virtio 1.2, 5.2.6: VIRTIO_BLK_ID_BYTES
 
 Backend = Literal["pty", "unix", "stdio", "file", "null"]
@@ -157,8 +158,8 @@ class _Table:
     def socket(self, field: str, default: str | None = None) -> str:
         """Take the name of a unix socket to listen on."""
         name = self.file(field, "the path of a unix socket", default)
-        if len(os.fsencode(name)) > MAX_SOCKET_PATH_BYTES:
-            limit = f"a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes"
+        if len(os.path.basename(os.fsencode(name))) > MAX_SOCKET_NAME_BYTES:
+            limit = f"a socket's name has at most {MAX_SOCKET_NAME_BYTES} bytes"
             self.problem(field, f"{name}: {limit}; shorten it")
         return name
 

@@ -30,10 +30,9 @@ def vm(config: str, qmp: str | None, verbose: bool) -> int:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     description = descriptions.read(config)
     if qmp is not None:
-        path = os.path.abspath(qmp)
-        if len(os.fsencode(path)) > descriptions.MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(f"--qmp {qmp}: the path is too long for a socket; shorten it")
-        description = replace(description, qmp=path)
+        if len(os.path.basename(os.fsencode(qmp))) > descriptions.MAX_SOCKET_NAME_BYTES:
+            raise ConfigError(f"--qmp {qmp}: the name is too long for a socket; shorten it")
+        description = replace(description, qmp=os.path.abspath(qmp))
     process = VmProcess(description)
     try:
         return process.run()

@@ -16,7 +16,7 @@ import pytest
 from qemu.qmp.qmp_client import ExecuteError
 
 from tests.boot import guests
-from tests.vmm.harness import LIMIT_S, Console, Vm
+from tests.vmm.harness import LIMIT_S, ROOT, Console, Vm
 
 Start = Callable[..., Vm]
 
@@ -287,6 +287,30 @@ def test_guest_memory_is_a_file_that_others_can_map(start: Start) -> None:
         assert os.fstat(ram.fileno()).st_size == 16 << 20
         ram.seek(0xC00000)
         assert ram.read(8) == (0x4321).to_bytes(8, "little")
+
+
+def test_directories_with_long_names(start: Start, tmp_path: Path) -> None:
+    vm = start("jmp off", kernel="nowhere")
+    assert vm.wait() == 2
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    description = vm.description | {"kernel": str(vm.directory / "kernel"), "on_poweroff": "pause"}
+    (deep / "vm.json").write_text(json.dumps(description))
+    command = [*vm.command()[:-4], "--config", "vm.json", "--qmp", "qmp"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=deep, env=environment) as process:
+        fd = os.open(deep, os.O_PATH)
+        vm.qmp_path = Path(f"/proc/self/fd/{fd}/qmp")
+        while not vm.qmp_path.exists():
+            assert process.poll() is None
+        vm.process = process
+        while vm.status() != "shutdown":
+            pass
+        assert (deep / "serial").is_socket()
+        vm.qmp.cmd("quit")
+        assert process.wait(LIMIT_S) == 0
+        os.close(fd)
+    assert {path.name for path in deep.iterdir()} == {"vm.json"}
 
 
 def test_only_this_user_may_connect(start: Start) -> None:
