@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvm_core.errors import ConfigError
 from vmmuser import description
@@ -104,6 +107,38 @@ def test_all_that_is_wrong_is_told(good: dict[str, object], tmp_path: Path) -> N
 )
 def test_not_a_description(tmp_path: Path, data: bytes, problem: str) -> None:
     assert _problems(data, tmp_path)[0].startswith(problem)
+
+
+FIELDS = [
+    "name", "uuid", "memory_mib", "memory_file", "vcpus", "cpu", "engine", "kvm", "kernel",
+    "initrd", "cmdline", "disks", "consoles", "qmp", "paused", "on_poweroff", "on_reboot", "on_crash",
+    "pidfile", "log",
+]  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+INNER = st.dictionaries(
+    st.sampled_from(["path", "read_only", "id", "serial", "device", "backend", "log"]),
+    SCALARS | st.sampled_from(["serial", "virtio", "unix", "pty"]),
+)
+VALUES = SCALARS | st.lists(INNER | SCALARS, max_size=3) | INNER
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(), VALUES, max_size=8))
+def test_whatever_comes_is_taken_or_refused(value: dict[str, object]) -> None:
+    with contextlib.suppress(ConfigError):
+        got = description.parse(json.dumps(value).encode(), Path("/nowhere"))
+        assert got.machine.memory_mib >= 4
+
+
+def test_every_field_is_known_and_documented() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "howto" / "vm.md").read_text()
+    with pytest.raises(ConfigError) as caught:
+        description.parse(json.dumps({field: {} for field in FIELDS}).encode(), Path("/"))
+    assert "there is no such field" not in str(caught.value)
+    for field in FIELDS:
+        assert f"| `{field}" in manual
+    (listed,) = _problems({"name": "x", "kernel": "/proc/self/exe", "zzzzzz": 1}, Path("/"))
+    assert listed.partition("known are ")[2].split(", ") == sorted(FIELDS, key=listed.index)
 
 
 def test_a_field_twice(good: dict[str, object], tmp_path: Path) -> None:
