@@ -22,7 +22,7 @@ from typing import Any, Literal
 from kvm_core import abi
 from kvm_core.abi import Cap
 from kvm_core.api import Door, Kvm, Vcpu, apply_cpu_model
-from kvm_core.errors import BackendError, ConfigError
+from kvm_core.errors import BackendError, ConfigError, VmError
 from kvm_core.exits import (
     FailEntry,
     Hlt,
@@ -232,9 +232,14 @@ class Machine:
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A device's callback raised, or (without a handle) a task that nobody waits for did."""
-        log.error("%s", context.get("message"), exc_info=context.get("exception"))
+        error = context.get("exception")
+        expected = isinstance(error, OSError | VmError)
+        if not expected:
+            log.error("%s", context.get("message"), exc_info=error)
         if "handle" in context:
-            self.stop("error", f"the monitor failed: {context.get('exception')!r}; report this")
+            what = "a call" if isinstance(error, OSError) else "the monitor"
+            hint = "" if expected else "; report this"
+            self.shut_down("error", f"{what} failed: {error!r}{hint}", "host-error")
 
     def stop(self, ending: Ending, message: str) -> None:
         """End the run; the first reason counts. For any thread and for signal handlers."""
@@ -245,13 +250,24 @@ class Machine:
 
     # -- the run state: on the loop's thread, without the device lock --------------------------
 
+    @contextlib.contextmanager
+    def _kvm_calls(self) -> Iterator[None]:
+        """Around a change made of KVM calls: half of it is no state to go on from."""
+        try:
+            yield
+        except OSError as error:
+            message = f"a KVM call failed: {error}"
+            self.shut_down("error", message, "host-error")
+            raise BackendError(message) from error
+
     def pause(self, state: RunState = "paused") -> None:
         """Hold all vCPUs, the guest's clock and its memory."""
         if self.state != "running":
             return
         self._hold()
         self.state = state
-        self._clock = self.vm.get_clock()
+        with self._kvm_calls():
+            self._clock = self.vm.get_clock()
         self.drain()
         self.board.hold()
         self._tell("STOP")
@@ -263,7 +279,8 @@ class Machine:
         if self.state in NEEDS_RESET:
             raise ConfigError("Resetting the Virtual Machine is required")
         if self._clock is not None:
-            self.vm.set_clock(abi.KvmClockData(clock=self._clock.clock))
+            with self._kvm_calls():
+                self.vm.set_clock(abi.KvmClockData(clock=self._clock.clock))
             self._clock = None
             for processor in self.processors:
                 with contextlib.suppress(OSError):  # a guest without the clock
@@ -277,7 +294,7 @@ class Machine:
         """Start anew: vCPUs, chips, devices, memory, kernel; runs on if it ran."""
         self._hold()
         self.drain()
-        with self.bus.lock:
+        with self.bus.lock, self._kvm_calls():
             self.board.reset()
             self._request = None
             poweron.put_chips(self.vm, self._power_on_chips)
@@ -295,8 +312,9 @@ class Machine:
     def inject_nmi(self) -> None:
         """Send every vCPU a non-maskable interrupt."""
         self._hold()
-        for processor in self.processors:
-            processor.vcpu.nmi()
+        with self._kvm_calls():
+            for processor in self.processors:
+                processor.vcpu.nmi()
         if self.state == "running":
             self._vcpus.release()
 

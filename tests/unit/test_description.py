@@ -111,8 +111,8 @@ def test_not_a_description(tmp_path: Path, data: bytes, problem: str) -> None:
 
 FIELDS = [
     "name", "uuid", "memory_mib", "memory_file", "vcpus", "cpu", "engine", "kvm", "kernel",
-    "initrd", "cmdline", "disks", "consoles", "qmp", "paused", "on_poweroff", "on_reboot", "on_crash",
-    "pidfile", "log",
+    "initrd", "cmdline", "disks", "consoles", "qmp", "paused", "on_poweroff", "on_reboot",
+    "on_crash", "pidfile", "log",
 ]  # fmt: skip
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 INNER = st.dictionaries(

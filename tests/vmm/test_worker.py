@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from qemu.qmp.qmp_client import ExecuteError
 
-from tests.devfs.broker import Broker
+from tests.devfs.broker import Broker, ended
 from tests.devfs.broker import broker as a_broker
 from tests.devfs.conftest import can_mount
 from tests.vmm.harness import Console, Vm
@@ -46,6 +47,44 @@ def test_worker_killed_while_paused(broker: Broker, start: Callable[..., Vm]) ->
     vm.qmp.cmd("quit")
     assert vm.wait() == 0
     assert vm.leftovers() == set()
+
+
+@pytest.mark.parametrize("command", ["cont", "system_reset", "inject-nmi"])
+def test_what_needs_a_killed_worker_is_refused(
+    broker: Broker, start: Callable[..., Vm], command: str
+) -> None:
+    vm = start('say "up\\n"\n5: jmp 5b', kvm=str(broker.file))
+    vm.qmp.cmd("stop")
+    machine = broker.machine(vm.process.pid)
+    os.kill(machine, signal.SIGKILL)
+    assert ended(machine)
+    with pytest.raises(ExecuteError, match=r"a KVM call failed: .* on --kvm "):
+        vm.qmp.cmd(command)
+    assert vm.event("SHUTDOWN") == {"guest": False, "reason": "host-error"}
+    assert vm.wait() == 1
+    assert "a KVM call failed" in vm.errors
+    assert "Traceback" not in vm.errors
+
+
+def test_typing_to_a_killed_worker(broker: Broker, start: Callable[..., Vm]) -> None:
+    """A device's interrupt fails while no vCPU runs."""
+    vm = start(
+        "mov dx, 0x3fc\n mov al, 8\n out dx, al\n mov dx, 0x3f9\n mov al, 1\n out dx, al\n"
+        'say "up\\n"\n5: jmp 5b',
+        kvm=str(broker.file),
+    )
+    vm.wait_for_socket()
+    console = Console.unix(vm.serial_path)
+    console.expect(b"up")
+    vm.qmp.cmd("stop")
+    machine = broker.machine(vm.process.pid)
+    os.kill(machine, signal.SIGKILL)
+    assert ended(machine)
+    console.type(b"x")
+    assert vm.event("SHUTDOWN") == {"guest": False, "reason": "host-error"}
+    assert vm.wait() == 1
+    assert "Traceback" not in vm.errors
+    assert "KVM_IRQ_LINE on --kvm" in vm.errors
 
 
 def test_stop_and_reset_on_the_device_file(

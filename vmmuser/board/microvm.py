@@ -111,12 +111,19 @@ class VirtioSlot:
             self.transport.serve()
 
     def _serve_thread(self) -> None:
-        while True:
-            os.eventfd_read(self._eventfd)
-            if self._stopping:
-                return
-            with self._platform.turn():
-                self.transport.serve()
+        try:
+            while True:
+                os.eventfd_read(self._eventfd)
+                if self._stopping:
+                    return
+                with self._platform.turn():
+                    self.transport.serve()
+        except Exception as error:
+            self._platform.loop.soon(self._thread_failed, error)
+
+    def _thread_failed(self, error: Exception) -> None:
+        """Fail on the loop's thread, which ends the machine with a word about it."""
+        raise error
 
     def stop(self) -> None:
         """Stop serving; what is under way is finished."""
