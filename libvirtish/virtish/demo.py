@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from libvirtish.virtish.session import VerbError
 
@@ -40,4 +40,4 @@ def demo_xml() -> str:
     if done.returncode:
         raise VerbError(done.stderr.strip() or "kvmish assets failed")
     files = json.loads(done.stdout)
-    return DEMO.format(kernel=escape(files["kernel"]), initrd=escape(files["initrd"]))
+    return DEMO.format(kernel=html.escape(files["kernel"]), initrd=html.escape(files["initrd"]))

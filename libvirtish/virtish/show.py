@@ -65,7 +65,7 @@ def domain_list(session: Session, flags: int, columns: Mapping[str, bool]) -> Sh
         )
     alone = next((name for name, wanted in columns.items() if wanted), None)
     if alone is None:
-        return words.table(("Id", "Name", "State"), rows), data
+        return words.table(("Id", "Name", "State"), rows, session.quiet), data
     values = [row[alone] for row in data]
     return "".join(f"{'-' if value is None else value}\n" for value in values), data
 

@@ -81,15 +81,22 @@ def reason(state_number: int, number: int) -> str:
     return pick(REASONS.get(state_number, ()), number)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Set a table as virsh does: a space in front, three between, a rule under the header."""
-    lines = [header, *rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], bare: bool = False) -> str:
+    """Set a table as virsh does: a space in front, three between, a rule under the header.
+
+    `bare`: the rows alone.
+    """
+    lines = [*rows] if bare else [header, *rows]
+    if not lines:
+        return ""
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [
         " "
         + "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
+    if bare:
+        return "\n".join(text) + "\n"
     rule = "-" * sum(width + 3 for width in widths)
     return "\n".join([text[0], rule, *text[1:]]) + "\n"
 

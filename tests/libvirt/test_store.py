@@ -1,0 +1,135 @@
+"""State on disk: whole at any moment, whatever kills the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from libvirtish.record import Record, RecordError
+from libvirtish.rpc import types as t
+from libvirtish.rpc.client import DisconnectedError
+from libvirtish.store import Store, StoreLockedError, write_whole
+from libvirtish.xml.domain import parse_domain
+from tests.libvirt.daemon import Daemon, domain_xml
+
+DOMAINS = 4
+
+
+def test_a_daemon_killed_in_the_middle_of_define(daemon: Daemon) -> None:
+    """Each definition is one that a client sent, whole: never half of one, none is lost."""
+    chance = random.Random(4)  # noqa: S311
+    padding = "x" * 30_000
+    for round_ in range(6):
+        answered = threading.Event()
+        acknowledged: dict[str, int] = {}
+
+        def define_for_ever(
+            answered: threading.Event = answered, acknowledged: dict[str, int] = acknowledged
+        ) -> None:
+            with contextlib.suppress(DisconnectedError):
+                connection = daemon.connect()
+                for count in range(100_000):
+                    name = f"d{count % DOMAINS}"
+                    xml = domain_xml(name, count % DOMAINS + 1, memory=128 + count).replace(
+                        "<devices>", f"<description>{count} {padding}</description><devices>"
+                    )
+                    connection.call("domain_define_xml", t.OneStr(xml))
+                    acknowledged[name] = count
+                    if count > chance.randrange(4, 40):
+                        answered.set()
+
+        client = threading.Thread(target=define_for_ever)
+        client.start()
+        assert answered.wait(30)
+        daemon.kill()
+        client.join(30)
+        for path in (daemon.state / "domains").glob("*.xml"):
+            root = etree.fromstring(path.read_bytes())
+            count = int(str(root.findtext("description")).split()[0])
+            assert count >= acknowledged.get(path.stem, 0)  # what was answered is there
+            assert root.findtext("memory") == str((128 + count) << 10)
+            assert str(root.findtext("description")).endswith(padding)
+        daemon.start()
+        assert daemon.ok("list", "--all", "--name").split() == [f"d{n}" for n in range(DOMAINS)]
+        assert list(daemon.state.glob("**/.new-*")) == [], round_
+
+
+def test_what_cannot_be_read_is_left_alone_and_the_rest_served(daemon: Daemon) -> None:
+    daemon.define("good")
+    daemon.stop()
+    domains = daemon.state / "domains"
+    (domains / "half.xml").write_text(domain_xml("half", 2)[:200])
+    (domains / "other.xml").write_text(domain_xml("name", 3))
+    (domains / "binary.xml").write_bytes(b"\xff\xfe\x00")
+    (domains / "twin.xml").write_text(domain_xml("twin", 1))
+    (domains / ".new-cutoff").write_text("<dom")
+    run = daemon.state / "run" / "ghost"
+    run.mkdir()
+    (run / "status.xml").write_text("<domstatus")
+    daemon.start()
+    for name in ("half", "other", "binary", "twin"):
+        daemon.expect_log(name)
+        assert (domains / f"{name}.xml").exists()
+    assert not (domains / ".new-cutoff").exists()
+    daemon.expect_log("left alone")
+    assert daemon.ok("list", "--all", "--name") == "good"
+
+
+def test_autostarted_with_the_daemon(daemon: Daemon) -> None:
+    daemon.define("auto")
+    daemon.ok("autostart", "auto")
+    assert os.readlink(daemon.state / "autostart" / "auto.xml") == "../domains/auto.xml"
+    daemon.stop()
+    daemon.start()
+    daemon.expect_log("domain auto: started")
+    assert daemon.ok("list", "--name") == "auto"
+    daemon.ok("destroy", "auto")
+
+
+def test_a_process_number_that_was_given_out_again_is_not_taken(daemon: Daemon) -> None:
+    daemon.define("old")
+    daemon.ok("start", "old", "--paused")
+    pid = daemon.vmm_pid("old")
+    daemon.kill()
+    identity = daemon.state / "run" / "old" / "process"
+    line = identity.read_text()
+    # Another process, which lives and has nothing to do with it: this one.
+    identity.write_text(line.replace(str(pid), str(os.getpid()), 1))
+    daemon.start()
+    daemon.expect_log("domain old: stopped while no daemon ran")
+    assert daemon.ok("domstate", "old") == "shut off"
+    os.kill(pid, 9)
+
+
+def test_one_owner(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StoreLockedError, match="another libvirtishd owns this state"):
+        Store(tmp_path)
+    store.close()
+    Store(tmp_path).close()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.xml"]
+
+
+def test_a_record_comes_back(tmp_path: Path) -> None:
+    record = Record(parse_domain(domain_xml("x")), 3, paused=True, reboot=True)
+    record.write(tmp_path)
+    read = Record.read(tmp_path)
+    assert (read.id, read.paused, read.reboot, read.crashed) == (3, True, True, False)
+    assert read.definition.xml() == record.definition.xml()
+    (tmp_path / "status.xml").write_text("<domstatus id='1'/>")
+    with pytest.raises(RecordError, match="no <domain>"):
+        Record.read(tmp_path)
