@@ -1,6 +1,11 @@
 /* Builds a block: collects its instructions, finds where flags are needed, renders one after the other. */
 #include "jit/build.h"
 
+static bool ends_block(const struct lowering_row *row)
+{
+    return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
+}
+
 /* ---- the parts that all renderers use ---------------------------------------------------------------- */
 
 struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsigned n)
@@ -23,7 +28,7 @@ void flags_want(struct build *b)
 void flags_keep(struct build *b, const struct op *op)
 {
     if (b->flags == FLAGS_IN_HOST && op->live) {
-        flags_save(&b->e, H_T0);
+        flags_save(&b->e, H_T1);
         b->flags |= FLAGS_IN_MEMORY;
     }
 }
@@ -38,10 +43,48 @@ static void put_call(struct build *b, uint32_t thunk, uint32_t ref, uint32_t exe
 void put_interpreted(struct build *b, unsigned n)
 {
     if (b->flags == FLAGS_IN_HOST)
-        flags_save(&b->e, H_T0);
+        flags_save(&b->e, H_T1);
     put_call(b, b->j->interpret, ref_of(b, b->op[n].i), n);
     b->flags = FLAGS_IN_MEMORY;
     b->vectors = 0; /* it may have changed what they depend on */
+    b->held.valid = false;
+}
+
+void cold_join(struct build *b, struct cold *c)
+{
+    if (c) {
+        c->restore = b->flags & FLAGS_IN_HOST;
+        c->join = b->e.p;
+    }
+}
+
+/* -> true: the block has ended with it. */
+static bool put_op(struct build *b, unsigned n)
+{
+    bool done = lower(b, n);
+
+    if (!done)
+        put_interpreted(b, n);
+    values_after(b, n, &b->values);
+    return done && ends_block(b->op[n].row);
+}
+
+/* The instructions that shared a probe which did not hit: each for itself. */
+static void put_group(struct build *b, const struct cold *c)
+{
+    struct emit *e = &b->e;
+
+    b->flags = c->flags_before;
+    b->vectors = c->vectors;
+    b->sharing = b->held.valid = false;
+    for (unsigned n = c->executed; n <= c->last; n++)
+        if (put_op(b, n))
+            return;
+    if (c->flags_after & FLAGS_IN_MEMORY && b->flags == FLAGS_IN_HOST)
+        flags_save(e, H_T1);
+    if (c->flags_after & FLAGS_IN_HOST && !(b->flags & FLAGS_IN_HOST))
+        flags_restore(e, H_T1);
+    set_jump(put_jump(e, JUMP_ALWAYS), c->join);
 }
 
 static void put_cold(struct build *b, const struct cold *c)
@@ -60,6 +103,7 @@ static void put_cold(struct build *b, const struct cold *c)
             flags_restore(e, H_T1);
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
         return;
+    case COLD_GROUP: put_group(b, c); return;
     case COLD_VECTORS:
         put_call(b, b->j->vectors, c->ref, c->executed);
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
@@ -78,11 +122,6 @@ static void put_cold(struct build *b, const struct cold *c)
 }
 
 /* ---- the block ------------------------------------------------------------------------------------------ */
-
-static bool ends_block(const struct lowering_row *row)
-{
-    return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
-}
 
 /* Fills op[]; -> offset in the page of what follows; *linkable: it may be a block. */
 static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linkable)
@@ -142,11 +181,15 @@ static void render(struct build *b, unsigned off, unsigned max)
     find_live(b, behind);
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
     for (unsigned n = 0; n < b->count; n++) {
-        const struct op *op = &b->op[n];
-        done = lower(b, n);
-        if (!done)
-            put_interpreted(b, n);
-        done = done && ends_block(op->row);
+        b->held.used = false;
+        done = put_op(b, n);
+        if (b->held.used) {
+            struct cold *c = &b->cold[b->held.cold];
+            c->kind = COLD_GROUP;
+            c->last = (uint8_t)n;
+            c->flags_after = b->flags;
+            c->join = b->e.p;
+        }
     }
     if (!done)
         put_edge(b, behind, b->count, linkable && !(ends_block(b->op[b->count - 1].row)));
@@ -176,6 +219,9 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->precise = v->lockstep || b->j->exact;
     b->flags = b->vectors = 0;
     b->count = b->colds = 0;
+    b->sharing = true;
+    b->held.valid = false;
+    memset(&b->values, 0, sizeof(b->values));
     b->block = NULL;
     b->e.rw = b->j->rw;
     b->e.p = b->j->rw + at;

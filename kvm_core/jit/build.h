@@ -13,14 +13,34 @@ struct op { /* an instruction of the block */
     bool live;                      /* the flags before it are needed, by it or later */
 };
 
-enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_POLL, COLD_LINK, COLD_EDGE };
+enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE };
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     const uint8_t *join; /* INTERPRET: where it goes on; NULL: nowhere */
     uint32_t ref, executed;
+    uint8_t last, flags_before, flags_after, vectors; /* GROUP: from instruction `executed` to the last that shares */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
+};
+
+struct values { /* what is known of the guest's registers: how often changed, and what was only added */
+    uint8_t version[16], any[16];
+    int64_t added[16];
+};
+
+struct operand {
+    struct insn at; /* its address */
+    bool write;
+    uint8_t size; /* bytes */
+};
+
+struct held { /* r10 is the host address of [low, high), distances from the base as it was at the block's start */
+    bool valid, write, used;
+    uint16_t cold;
+    int64_t low, high;
+    struct values values;
+    struct insn at;
 };
 
 struct build {
@@ -33,10 +53,13 @@ struct build {
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
     uint8_t vectors;     /* VECTOR_* that are known to hold */
+    bool sharing;        /* operands may share a probe */
+    struct held held;
+    struct values values;
     unsigned count;
     struct op op[BLOCK_OPS];
     unsigned colds;
-    struct cold cold[4 * BLOCK_OPS + 8];
+    struct cold cold[9 * BLOCK_OPS];
 };
 
 struct encoding { /* of an instruction without VEX */
@@ -51,8 +74,9 @@ static inline uint32_t ref_of(const struct build *b, const struct insn *i) { ret
 
 /* block.c */
 struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsigned n);
+void cold_join(struct build *b, struct cold *c); /* comes back here, c may be NULL */
 void flags_want(struct build *b);                       /* into the host; r11 is lost */
-void flags_keep(struct build *b, const struct op *op);  /* what follows clobbers them; r10 is lost */
+void flags_keep(struct build *b, const struct op *op);  /* what follows clobbers them; r11 is lost */
 void put_interpreted(struct build *b, unsigned n);      /* the whole instruction */
 
 /* lower.c. -> false: to be interpreted, nothing was written */
@@ -60,8 +84,17 @@ bool lower(struct build *b, unsigned n);
 int host_of(unsigned guest); /* host register of a guest register, -1: in memory */
 bool put_address(struct build *b, const struct insn *i, unsigned to); /* the memory operand's linear address */
 bool can_address(const struct insn *i);
+bool encoding_has_digit(const struct encoding *x); /* ModRM.reg is no register */
+bool operand_is_written(const struct op *op, const struct encoding *x);
+uint8_t operand_size(const struct encoding *x, const struct insn *i); /* bytes of memory */
 /* r10: linear -> host address, for `size` bytes; what does not hit interprets instruction n. Clobbers flags and r11. */
 struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size);
+
+/* operand.c. The host address of the operand of instruction n is r10 + *disp. -> what happens when it does not hit, to be
+ * told where to go on; NULL: an earlier probe answers for it. */
+struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
+bool operand_of_stack(struct operand *a, bool write, int32_t disp); /* 8 bytes at RSP + disp; true */
+void values_after(const struct build *b, unsigned n, struct values *s);
 
 /* vector.c */
 bool lower_vector(struct build *b, unsigned n);

@@ -113,7 +113,7 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
     bool near = distance >= 0 && distance < 4096;
 
     if ((b->flags == FLAGS_IN_HOST) && (!near || !linkable || flags_needed_at(b, distance)))
-        flags_save(e, H_T0);
+        flags_save(e, H_T1);
     if (!near) {
         put_far_edge(b, distance, executed);
         return;
@@ -178,6 +178,7 @@ static bool put_target(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
 
+    b->held.valid = false;
     if (op->row->form == FORM_R) {
         int host = host_of(op->i->dst);
         if (host >= 0)
@@ -196,7 +197,7 @@ static bool put_target(struct build *b, unsigned n)
 static void flags_leave(struct build *b)
 {
     if (b->flags == FLAGS_IN_HOST)
-        flags_save(&b->e, H_T0);
+        flags_save(&b->e, H_T1);
     b->flags = FLAGS_IN_MEMORY;
 }
 
@@ -227,11 +228,15 @@ static bool lower_jmp(struct build *b, unsigned n)
     return true;
 }
 
-/* r10: the host address below RSP, for a push. */
-static struct cold *put_push_probe(struct build *b, unsigned n)
+/* The host address of [RSP + disp] is r10 + the result. */
+static int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c)
 {
-    lea(&b->e, H_T0, H_SP, -8);
-    return put_probe(b, n, true, 8);
+    struct operand a;
+    int32_t at;
+
+    operand_of_stack(&a, write, disp);
+    *c = put_operand(b, n, &a, &at);
+    return at;
 }
 
 static bool lower_call(struct build *b, unsigned n)
@@ -240,6 +245,7 @@ static bool lower_call(struct build *b, unsigned n)
     const struct insn *i = op->i;
     struct emit *e = &b->e;
     bool indirect = op->row->form != FORM_I;
+    struct cold *c;
 
     if (i->size != 8 || (op->row->form == FORM_M && !can_address(i)))
         return false;
@@ -252,10 +258,10 @@ static bool lower_call(struct build *b, unsigned n)
                FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache) + offsetof(struct jump_cache, code)));
         store_field(e, H_T1, FIELD(run.target[1]));
     }
-    put_push_probe(b, n);
+    int32_t at = put_stack(b, n, true, -8, &c);
     load_field(e, H_T1, GPR_FIELD(REG_PAGE));
     lea(e, H_T1, H_T1, i->off + i->len);
-    op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
+    op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
     lea(e, H_SP, H_SP, -8);
     if (!indirect) {
         put_edge(b, target_of(i), n + 1, true);
@@ -271,13 +277,13 @@ static bool lower_ret(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
     struct emit *e = &b->e;
+    struct cold *c;
 
     if (op->i->size != 8)
         return false;
     flags_leave(b);
-    move(e, H_T0, H_SP);
-    put_probe(b, n, false, 8);
-    op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
+    int32_t at = put_stack(b, n, false, 0, &c);
+    op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, at);
     cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
     lea(e, H_SP, H_SP, 8 + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
     put_poll(b, n + 1);
@@ -305,26 +311,27 @@ static bool lower_push(struct build *b, unsigned n)
         unsigned first = (unsigned)(c - b->cold);
         op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
         store_field(e, H_T0, FIELD(run.target[0]));
-        c = put_push_probe(b, n);
+        lea(e, H_T0, H_SP, -8);
+        c = put_probe(b, n, true, 8);
         load_field(e, H_T1, FIELD(run.target[0]));
         op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
         lea(e, H_SP, H_SP, -8);
         b->cold[first].join = c->join = e->p;
         return true;
     }
-    c = put_push_probe(b, n);
+    int32_t at = put_stack(b, n, true, -8, &c);
     if (op->row->form == FORM_I) {
-        op_mem(e, true, 0xc7, 0, H_T0, NO_INDEX, 0, 0);
+        op_mem(e, true, 0xc7, 0, H_T0, NO_INDEX, 0, at);
         put32(e, (uint32_t)i->imm);
     } else {
         if (host_of(i->dst) >= 0)
             from = (unsigned)host_of(i->dst);
         else
             load_field(e, H_T1, GPR_FIELD(i->dst));
-        op_mem(e, true, 0x89, from, H_T0, NO_INDEX, 0, 0);
+        op_mem(e, true, 0x89, from, H_T0, NO_INDEX, 0, at);
     }
     lea(e, H_SP, H_SP, -8);
-    c->join = e->p;
+    cold_join(b, c);
     return true;
 }
 
@@ -338,14 +345,13 @@ static bool lower_pop(struct build *b, unsigned n)
     if (op->i->size != 8 || op->row->form != FORM_R)
         return false;
     flags_keep(b, op);
-    move(e, H_T0, H_SP);
-    c = put_probe(b, n, false, 8);
-    op_mem(e, true, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, 0);
+    int32_t at = put_stack(b, n, false, 0, &c);
+    op_mem(e, true, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, at);
     if (to < 0)
         store_field(e, H_T1, GPR_FIELD(op->i->dst));
     if (op->i->dst != RSP)
         lea(e, H_SP, H_SP, 8);
-    c->join = e->p;
+    cold_join(b, c);
     return true;
 }
 
@@ -357,6 +363,7 @@ static bool lower_leave(struct build *b, unsigned n)
     if (b->op[n].i->size != 8)
         return false;
     flags_keep(b, &b->op[n]);
+    b->held.valid = false;
     move(e, H_T0, H_RBP);
     c = put_probe(b, n, false, 8);
     lea(e, H_SP, H_RBP, 8);

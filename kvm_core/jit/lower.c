@@ -201,8 +201,12 @@ bool put_address(struct build *b, const struct insn *i, unsigned to)
         return false;
     if (i->index != REG_ZERO)
         index = in_register(b, i->index, H_T1);
+    if (to == H_T0)
+        b->held.valid = false;
     if (i->base != REG_ZERO) {
-        base = in_register(b, i->base, H_T0);
+        unsigned temp = index == H_T1 ? H_T0 : H_T1;
+        base = in_register(b, i->base, temp);
+        b->held.valid &= base != H_T0;
         if (base != to || index != NO_INDEX || i->disp || !wide)
             op_mem(e, wide, 0x8d, to, base, index, i->scale, i->disp);
     } else if (index != NO_INDEX) { /* [index << scale + disp32]: no base is mod 0, base 5 */
@@ -244,6 +248,8 @@ struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
     op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, tags);
     op_imm(e, true, 7, H_T0, (int32_t)(4096 - size));
     struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
+    c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
+    c->vectors = b->vectors;
     op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 3, set + (int32_t)offsetof(struct tlb_set, host));
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
     return c;
@@ -251,13 +257,29 @@ struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
 
 /* ---- the instruction ------------------------------------------------------------------------------------ */
 
-static unsigned access_size(const struct encoding *x, const struct insn *i)
+uint8_t operand_size(const struct encoding *x, const struct insn *i)
 {
     if (x->map == 1 && (x->opcode & 0xf6) == 0xb6)
         return x->opcode & 1 ? 2 : 1;
     if (x->map == 0 && x->opcode == 0x63)
         return 4;
     return i->size;
+}
+
+bool operand_is_written(const struct op *op, const struct encoding *x)
+{
+    uint8_t form = op->row->form;
+
+    return op->row->how != LOWER_LOAD && (form == FORM_M || form == FORM_MR || form == FORM_MI || form == FORM_MRI ||
+                                          form == FORM_MRR || (x->opcode & ~1u) == 0x86);
+}
+
+bool encoding_has_digit(const struct encoding *x)
+{
+    struct roles r;
+
+    find_roles(x, &r);
+    return r.reg_is_digit;
 }
 
 static void put_head(struct emit *e, const struct encoding *x, unsigned reg, unsigned index, unsigned base, bool byte)
@@ -294,7 +316,8 @@ static bool lower_memory(struct build *b, unsigned n)
     struct encoding x;
     struct roles r;
     unsigned reg, host = 0;
-    bool write, stored = false;
+    bool stored = false;
+    int32_t disp;
 
     parse_encoding(bytes_of(b, i), i->len, &x);
     find_roles(&x, &r);
@@ -303,12 +326,9 @@ static bool lower_memory(struct build *b, unsigned n)
         return false;
     if (x.map == 1 && (x.opcode == 0xa3 || x.opcode == 0xab || x.opcode == 0xb3 || x.opcode == 0xbb))
         return false; /* a bit string */
-    write = op->row->how != LOWER_LOAD && (op->row->form == FORM_M || op->row->form == FORM_MR || op->row->form == FORM_MI ||
-                                           op->row->form == FORM_MRI || op->row->form == FORM_MRR ||
-                                           (x.opcode & ~1u) == 0x86);
+    struct operand a = {.at = *i, .write = operand_is_written(op, &x), .size = operand_size(&x, i)};
     flags_keep(b, op);
-    put_address(b, i, H_T0);
-    struct cold *c = put_probe(b, n, write, access_size(&x, i));
+    struct cold *c = put_operand(b, n, &a, &disp);
     if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
         flags_want(b);
     if (r.reg_is_digit) {
@@ -322,14 +342,13 @@ static bool lower_memory(struct build *b, unsigned n)
             load_field(e, H_T1, GPR_FIELD(reg));
     }
     put_head(e, &x, r.reg_is_digit ? 0 : host, 0, H_T0, r.reg8);
-    put_mem(e, host, H_T0, NO_INDEX, 0, 0);
+    put_mem(e, host, H_T0, NO_INDEX, 0, disp);
     put_imm(b, &x, i);
     if (stored)
         store_field(e, H_T1, GPR_FIELD(reg));
     if (op->effect == FLAGS_WRITE || op->effect == FLAGS_PART)
         b->flags = FLAGS_IN_HOST;
-    c->restore = b->flags & FLAGS_IN_HOST;
-    c->join = e->p;
+    cold_join(b, c);
     return true;
 }
 
@@ -377,8 +396,9 @@ static bool lower_registers(struct build *b, unsigned n)
             load_field(e, H_T1, GPR_FIELD(reg));
     }
     if (rm_memory && !direct) {
-        host_rm = H_T0;
-        load_field(e, H_T0, GPR_FIELD(rm));
+        host_rm = reg_memory ? H_T0 : H_T1;
+        b->held.valid &= !reg_memory;
+        load_field(e, (unsigned)host_rm, GPR_FIELD(rm));
     }
     put_head(e, &x, r.reg_is_digit ? 0 : (unsigned)host_reg, 0, direct ? (unsigned)H_BASE : (unsigned)host_rm, r.reg8 || r.rm8);
     if (direct)
@@ -390,7 +410,7 @@ static bool lower_registers(struct build *b, unsigned n)
     if (reg_memory && r.reg_write)
         store_field(e, H_T1, GPR_FIELD(reg));
     if (rm_memory && !direct && r.rm_write)
-        store_field(e, H_T0, GPR_FIELD(rm));
+        store_field(e, (unsigned)host_rm, GPR_FIELD(rm));
     if (op->effect == FLAGS_WRITE || op->effect == FLAGS_PART)
         b->flags = FLAGS_IN_HOST;
     return true;
@@ -429,8 +449,8 @@ static bool lower_opcode(struct build *b, unsigned n)
         flags_want(b);
     bool memory = in_opcode && host < 0;
     if (memory) {
-        host = H_T0;
-        load_field(e, H_T0, GPR_FIELD(reg));
+        host = H_T1;
+        load_field(e, H_T1, GPR_FIELD(reg));
     }
     x.lock = false;
     if (x.p66 && !(x.rex & 8))
@@ -441,7 +461,7 @@ static bool lower_opcode(struct build *b, unsigned n)
     put8(e, x.opcode | ((unsigned)host & 7));
     put_imm(b, &x, op->i);
     if (memory)
-        store_field(e, H_T0, GPR_FIELD(reg));
+        store_field(e, H_T1, GPR_FIELD(reg));
     if (op->effect == FLAGS_WRITE || op->effect == FLAGS_PART)
         b->flags = FLAGS_IN_HOST;
     return true;
@@ -458,12 +478,12 @@ static bool lower_lea(struct build *b, unsigned n)
     parse_encoding(bytes_of(b, i), i->len, &x);
     unsigned reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     host = host_of(reg);
-    if (i->size == 2 || !put_address(b, &flat, host < 0 ? H_T0 : (unsigned)host))
+    if (i->size == 2 || !put_address(b, &flat, host < 0 ? H_T1 : (unsigned)host))
         return false;
     if (i->size == 4) /* zero-extends */
-        op_reg(&b->e, false, 0x8b, host < 0 ? H_T0 : (unsigned)host, host < 0 ? H_T0 : (unsigned)host);
+        op_reg(&b->e, false, 0x8b, host < 0 ? H_T1 : (unsigned)host, host < 0 ? H_T1 : (unsigned)host);
     if (host < 0)
-        store_field(&b->e, H_T0, GPR_FIELD(reg));
+        store_field(&b->e, H_T1, GPR_FIELD(reg));
     return true;
 }
 

@@ -170,7 +170,8 @@ static bool to_host(struct temps *t, unsigned *field)
     return true;
 }
 
-static void put_native(struct build *b, const struct insn *i, const struct fields *f, unsigned reg, unsigned rm, unsigned vvvv)
+static void put_native(struct build *b, const struct insn *i, const struct fields *f, unsigned reg, unsigned rm, unsigned vvvv,
+                       int32_t disp)
 {
     struct emit *e = &b->e;
     bool reg_form = f->x.modrm >= 0xc0;
@@ -196,7 +197,7 @@ static void put_native(struct build *b, const struct insn *i, const struct field
     if (reg_form)
         put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
     else
-        put_mem(e, reg, H_T0, NO_INDEX, 0, 0);
+        put_mem(e, reg, H_T0, NO_INDEX, 0, disp);
     memcpy(e->p, bytes_of(b, i) + f->x.imm_off, f->x.imm_bytes);
     e->p += f->x.imm_bytes;
 }
@@ -218,6 +219,7 @@ static void want_vectors(struct build *b, unsigned n, unsigned need)
     c->join = retry;
     c->executed |= need << 16;
     b->vectors |= (uint8_t)need;
+    b->held.valid = false; /* C may be called */
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
 }
 
@@ -227,8 +229,9 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
     struct emit *e = &b->e;
     struct temps t = {.host = {H_T1, H_T0}, .max = op->mem_bytes ? 1 : 2};
     unsigned reg = f->reg, rm = f->rm, vvvv = f->vvvv;
-    bool reg_general, rm_general, vvvv_general, write = op->mem_action & OPND_WRITE;
+    bool reg_general, rm_general, vvvv_general;
     struct cold *c = NULL;
+    int32_t disp = 0;
 
     general_fields(op, f, &reg_general, &rm_general, &vvvv_general);
     if ((reg_general && !to_host(&t, &reg)) || (rm_general && !to_host(&t, &rm)) || (vvvv_general && !to_host(&t, &vvvv)))
@@ -239,31 +242,27 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
         want_vectors(b, n, need);
     }
     if (op->mem_bytes) {
+        struct operand a = {.at = *o->i, .write = op->mem_action & OPND_WRITE, .size = op->mem_bytes};
         flags_keep(b, o);
-        put_address(b, o->i, H_T0);
-        if (op->align_mask) { /* test r10b, mask */
-            put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc2), put8(e, op->align_mask);
+        c = put_operand(b, n, &a, &disp);
+        if (op->align_mask) { /* a host address is aligned as the guest's. It raises #GP, and does not come back */
+            lea(e, H_T1, H_T0, disp);
+            put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc3), put8(e, op->align_mask); /* test r11b, mask */
             cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
+            b->flags &= (uint8_t)~FLAGS_IN_HOST;
         }
-        c = put_probe(b, n, write, op->mem_bytes);
     }
     if (o->effect == FLAGS_PART || o->effect == FLAGS_READ)
         flags_want(b);
+    b->held.valid &= t.count < 2;
     for (unsigned k = 0; k < t.count; k++)
         load_field(e, t.host[k], GPR_FIELD(t.guest[k]));
-    put_native(b, o->i, f, reg, rm, vvvv);
+    put_native(b, o->i, f, reg, rm, vvvv, disp);
     for (unsigned k = 0; k < t.count; k++)
         store_field(e, t.host[k], GPR_FIELD(t.guest[k]));
     if (o->effect == FLAGS_WRITE || o->effect == FLAGS_PART)
         b->flags = FLAGS_IN_HOST;
-    if (c) {
-        c->restore = b->flags & FLAGS_IN_HOST;
-        c->join = e->p;
-        if (op->align_mask) {
-            c[-1].restore = c->restore;
-            c[-1].join = c->join;
-        }
-    }
+    cold_join(b, c);
     return true;
 }
 
