@@ -1,10 +1,14 @@
-/* What a worker gives up before it runs a guest. */
+/* What a worker and its hand give up. All return -errno. */
 #ifndef KVMISH_DEVFS_CONFINE_H
 #define KVMISH_DEVFS_CONFINE_H
 
 #include "devfs/hand.h"
 
-/* In the worker, before its threads are started. -errno */
-int confine_worker(const struct hand_reply *client);
+/* In the worker, started ahead: its root becomes an empty directory that is no longer there. */
+int confine_root(void);
+/* In the worker, when it has a client, before its threads are started. mount: of its session. */
+int confine_worker(const struct hand_reply *client, int mount);
+/* In the hand: what is left is what it needs to change another process. */
+int confine_hand(void);
 
 #endif

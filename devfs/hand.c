@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devfs/confine.h"
 #include "devfs/fuse_abi.h"
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
@@ -312,7 +313,7 @@ void hand_main(int socket, int dev, pid_t worker)
     worker_pid = worker;
     sigfillset(&all); /* SIGCHLD is waited for: see trace.c */
     sigprocmask(SIG_SETMASK, &all, NULL);
-    h.q = calloc(1, sizeof(*h.q));
+    h.q = confine_hand() ? NULL : calloc(1, sizeof(*h.q));
     while (h.q) {
         struct hand_reply r = {.kind = HAND_DONE};
         int out = -1;

@@ -39,9 +39,23 @@ static struct pool {
 
 extern char **environ;
 
+enum { ENVIRONMENT_MAX = 32 };
+
+/* Of our environment a worker gets what is meant for it. */
+static void environment(char *of_worker[ENVIRONMENT_MAX])
+{
+    unsigned n = 0;
+
+    for (char **e = environ; *e && n < ENVIRONMENT_MAX - 1; e++)
+        if (!strncmp(*e, "KVMISH_", 7))
+            of_worker[n++] = *e;
+    of_worker[n] = NULL;
+}
+
 static int spawn(const char *path, int socket, pid_t *pid)
 {
     char *const argv[] = {"kvmish-worker", NULL};
+    char *envp[ENVIRONMENT_MAX];
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
     sigset_t none;
@@ -56,7 +70,8 @@ static int spawn(const char *path, int socket, pid_t *pid)
     posix_spawn_file_actions_addopen(&files, 1, "/dev/null", O_WRONLY, 0);
     posix_spawn_file_actions_adddup2(&files, socket, SOCKET_OF_WORKER);
     posix_spawn_file_actions_addclosefrom_np(&files, SOCKET_OF_WORKER + 1);
-    err = posix_spawn(pid, path, &files, &attr, argv, environ);
+    environment(envp);
+    err = posix_spawn(pid, path, &files, &attr, argv, envp);
     posix_spawn_file_actions_destroy(&files);
     posix_spawnattr_destroy(&attr);
     return -err;

@@ -4,6 +4,7 @@
  * the last descriptor of the VM, or when it has none yet and the broker ends.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +51,7 @@ static int serve(struct worker *w)
     hand_unlock(&w->hand);
     w->client = who.tgid;
     if (!err)
-        err = confine_worker(&who);
+        err = confine_worker(&who, w->session.mount);
     if (!err)
         err = watch_start(w);
     if (!err)
@@ -61,6 +62,7 @@ static int serve(struct worker *w)
     }
     create(w, &q);
     close(w->broker);
+    w->broker = -1;
     if (!atomic_load(&w->handles))
         return 1;
     for (;;)
@@ -91,7 +93,11 @@ static int worker_main(struct session session, int hand)
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGTERM);
     sigprocmask(SIG_SETMASK, &all, NULL);
+    mallopt(M_ARENA_MAX, 2); /* threads come and go */
+    host_tsc_khz();          /* measures it, once */
     err = memory_guard();
+    if (!err)
+        err = confine_root();
     if (!err)
         err = session_init(&w.session);
     if (err == -EOPNOTSUPP)

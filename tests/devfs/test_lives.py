@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -37,6 +39,70 @@ def ask(client: subprocess.Popen[str]) -> str:
     client.stdin.write("\n")
     client.stdin.flush()
     return client.stdout.readline().strip()
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+CAP_SYS_PTRACE = 1 << 19
+
+
+def test_what_a_worker_keeps(device: Broker, client: Path) -> None:
+    """Nobody, one capability, a filter, no files, a root that is empty and gone."""
+    with running(client, device.file) as one:
+        machine = device.machine(one.pid)
+        for thread in Path(f"/proc/{machine}/task").iterdir():
+            status = _status(int(thread.name))
+            assert status["Uid"].split() == ["65534"] * 4
+            assert status["Gid"].split() == ["65534"] * 4
+            assert status["Groups"] == ""
+            assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == CAP_SYS_PTRACE
+            assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+            assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert os.readlink(f"/proc/{machine}/root").endswith(" (deleted)")
+        files = [os.readlink(fd) for fd in Path(f"/proc/{machine}/fd").iterdir()]
+        known = ("/dev/null", "pipe:", "socket:", "/dev/fuse", "/memfd:kvm-vcpu", "/proc/", "/")
+        assert [name for name in files if not name.startswith(known[:-1]) and name != "/"] == []
+        assert len([name for name in files if name.startswith("socket:")]) == 1  # its hand
+        limits = Path(f"/proc/{machine}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0", limits)
+        environment = Path(f"/proc/{machine}/environ").read_bytes().split(b"\0")
+        assert all(entry.startswith(b"KVMISH_") for entry in environment if entry)
+
+
+def test_a_client_without_privileges(may_mount: None, client: Path, tmp_path: Path) -> None:
+    """Its machine is a process of its own user; every scenario works for it too."""
+    for directory in (tmp_path, *tmp_path.parents[:2], client.parent, *client.parents[1:3]):
+        directory.chmod(0o755)
+    with broker(tmp_path / "dev", "--mode", "0666") as one:
+        user = ["setpriv", "--reuid=1234", "--regid=1235", "--clear-groups"]
+        for scenario in ("slots", "memory", "eventfds", "signals"):
+            command = [*user, str(client), str(one.file), scenario]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert (done.stdout, done.stderr) == ("ok\n", ""), scenario
+        forever = subprocess.Popen(
+            [*user, str(client), str(one.file), "forever"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert forever.stdout is not None
+        assert forever.stdout.readline() == "running\n"
+        machine = one.machine(forever.pid)
+        assert _status(machine)["Uid"].split() == ["1234"] * 4
+        forever.kill()
+        forever.communicate(timeout=SECONDS)
+        assert ended(machine)
+
+
+def test_a_client_that_is_traced(device: Broker, client: Path) -> None:
+    """Somebody else has it: no object can be made, and the answer is EPERM at once."""
+    if shutil.which("strace") is None:
+        pytest.skip("missing: strace")
+    command = ["strace", "-f", "-o", "/dev/null", str(client), str(device.file), "slots"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert "Operation not permitted" in done.stderr
 
 
 def test_client_killed_in_kvm_run(device: Broker, client: Path) -> None:
@@ -150,10 +216,8 @@ def test_refusals(may_mount: None, arguments: tuple[str, ...], message: str) -> 
 
 def test_permissions(may_mount: None, tmp_path: Path) -> None:
     """Who is neither root nor in the group gets EACCES."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if str(parent).startswith("/tmp/") and parent != Path("/tmp"):  # noqa: S108
-            parent.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
     with broker(tmp_path / "dev", "--mode", "0660", "--group", "daemon") as one:
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         command += ["sh", "-c", 'exec 3<>"$0"', str(one.file)]
