@@ -10,10 +10,12 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -159,12 +161,18 @@ def _kvm(path: str | None) -> Finding:
 
 
 def _fuse() -> Finding:
-    path = "/dev/fuse"
-    if not os.path.exists(path):
-        return Finding(path, "note", "absent", "only needed for a /dev/kvm made by kvmish")
-    if not os.access(path, os.R_OK | os.W_OK):
-        return Finding(path, "note", "not accessible", "only needed for a /dev/kvm made by kvmish")
-    return Finding(path, "ok", "accessible")
+    """What `kvmish devfs mount` needs; see devfs.mount."""
+    name, what = "devfs", "only needed for a device file made by kvmish"
+    if not os.path.exists("/dev/fuse"):
+        return Finding(name, "note", "no: /dev/fuse is absent", what)
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or os.geteuid() != 0:
+        return Finding(name, "note", "no: must be run by root", what)
+    if find_library("fuse") is None:
+        return Finding(name, "note", "no: libfuse2 is missing", "apt-get install libfuse2")
+    release = platform.release()
+    if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < (6, 9):
+        return Finding(name, "note", f"no: Linux {release} is older than 6.9", what)
+    return Finding(name, "ok", "kvmish devfs mount can make a device file")
 
 
 def _zydis() -> Finding:

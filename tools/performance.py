@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-COLUMNS = ("native", "host's /dev/kvm", "tcg", "kvmish")
+COLUMNS = ("native", "host's /dev/kvm", "fusepy and C, empty", "tcg", "kvmish")
 HEADINGS = {"tcg": "QEMU TCG"}
 
 INTRODUCTION = """\

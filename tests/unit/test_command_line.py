@@ -70,7 +70,7 @@ def test_doctor_report_is_json() -> None:
     report = json.loads(done.stdout)
     assert done.returncode == (0 if report["healthy"] else 1)
     names = {finding["name"] for finding in report["findings"]}
-    assert {"processor", "x86-64-v2", "x86-64-v3", "/dev/kvm", "/dev/fuse", "Zydis"} <= names
+    assert {"processor", "x86-64-v2", "x86-64-v3", "/dev/kvm", "devfs", "Zydis"} <= names
     assert {choice["what"] for choice in report["choices"]} == {"engine", "door"}
 
 

@@ -1,0 +1,95 @@
+/* What a call on a device file costs: `file_cost PATH WHAT COUNT` prints the median in microseconds.
+ *
+ * WHAT: empty (an ioctl on the file itself), vm (one on a virtual machine), exit (KVM_RUN to KVM_EXIT_IO), create (a VM with a vCPU).
+ */
+#include <err.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static int need(int value, const char *what)
+{
+    if (value < 0)
+        err(1, "%s", what);
+    return value;
+}
+
+/* A real-mode guest that does out 0x10, al for ever. */
+static int looping_vcpu(int vm)
+{
+    unsigned char *memory = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_userspace_memory_region slot = {0, 0, 0, 65536, (unsigned long)memory};
+    struct kvm_regs r = {.rip = 0x1000, .rflags = 2};
+    int vcpu = need(ioctl(vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+    struct kvm_sregs s;
+
+    memcpy(memory + 0x1000, "\xe6\x10\xeb\xfc", 4);
+    need(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
+    need(ioctl(vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
+    s.cs.base = s.cs.selector = 0;
+    need(ioctl(vcpu, KVM_SET_SREGS, &s), "KVM_SET_SREGS");
+    need(ioctl(vcpu, KVM_SET_REGS, &r), "KVM_SET_REGS");
+    return vcpu;
+}
+
+static void create(int file)
+{
+    int vm = need(ioctl(file, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+    int vcpu = need(ioctl(vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
+
+    close(vcpu);
+    close(vm);
+}
+
+int main(int argc, char **argv)
+{
+    int count = argc == 4 ? atoi(argv[3]) : 0, file, on = -1;
+    const char *what = argc == 4 ? argv[2] : "";
+    unsigned long request = KVM_GET_API_VERSION, argument = 0;
+    double *took;
+
+    if (count < 1)
+        errx(2, "usage: file_cost PATH empty|vm|exit|create COUNT");
+    file = on = need(open(argv[1], O_RDWR), argv[1]);
+    took = calloc((size_t)count, sizeof(*took));
+    if (!strcmp(what, "vm")) {
+        on = need(ioctl(file, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+        request = KVM_CHECK_EXTENSION;
+        argument = KVM_CAP_USER_MEMORY;
+    } else if (!strcmp(what, "exit")) {
+        on = looping_vcpu(need(ioctl(file, KVM_CREATE_VM, 0), "KVM_CREATE_VM"));
+        request = KVM_RUN;
+    }
+    for (int i = 0; i < count; i++) {
+        double start = now_us();
+        if (!strcmp(what, "create"))
+            create(file);
+        else
+            need(ioctl(on, request, argument), what);
+        took[i] = now_us() - start;
+    }
+    qsort(took, (size_t)count, sizeof(*took), by_value);
+    printf("%.3f\n", took[count / 2]);
+    return 0;
+}
