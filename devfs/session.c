@@ -86,23 +86,31 @@ int session_init(struct session *s)
     return err;
 }
 
+/* Is this reader one too many? Then it no longer counts: of several that ask at once, only so many may go. */
+static bool dismissed(struct session *s)
+{
+    int idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
+
+    while (idle > SPARE_READERS)
+        if (atomic_compare_exchange_weak(&s->idle, &idle, idle - 1))
+            return true;
+    return false;
+}
+
 static void *read_loop(void *arg)
 {
     struct reader r = {.s = arg, .tid = gettid(), .cpu = -1};
     struct session *s = arg;
     char *buffer = malloc(BUFFER);
 
-    while (buffer) {
+    while (buffer && !dismissed(s)) {
         ssize_t n = receive(s, buffer);
         if (n < 0)
-            break;
+            break; /* the session has ended */
         if (n)
             s->serve(s, &r, (const void *)buffer, buffer + sizeof(struct fuse_in_header));
-        if (atomic_load_explicit(&s->idle, memory_order_relaxed) > SPARE_READERS)
-            break;
     }
     free(buffer);
-    atomic_fetch_sub(&s->idle, 1);
     atomic_fetch_sub(&s->readers, 1);
     return NULL;
 }

@@ -34,9 +34,11 @@ enum { CODE = 0x1000, DATA = 0x2000, PAGE = 4096 };
 
 static const char *path;
 
+enum { VCPUS = 8 };
+
 struct machine {
-    int kvm, vm, vcpu[2];
-    struct kvm_run *run[2];
+    int kvm, vm, vcpu[VCPUS];
+    struct kvm_run *run[VCPUS];
 };
 
 static int add_slot(int vm, unsigned slot, uint64_t gpa, void *memory, size_t bytes)
@@ -64,7 +66,7 @@ static void start(struct machine *m, unsigned vcpus)
 
 static void finish(struct machine *m)
 {
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < VCPUS; i++)
         if (m->run[i]) {
             munmap(m->run[i], 3 * PAGE);
             close(m->vcpu[i]);
@@ -398,6 +400,38 @@ static void threads(void)
         pthread_join(t[i], NULL);
 }
 
+/* Many short ioctls at once, then all in KVM_RUN: signals must still find a way in. */
+static void *be_in_a_crowd(void *arg)
+{
+    int vcpu = *(int *)arg;
+    struct kvm_regs r;
+
+    for (unsigned i = 0; i < 2000; i++)
+        CHECK(!ioctl(vcpu, KVM_GET_REGS, &r));
+    set_registers(vcpu, CODE, 0);
+    REFUSED(ioctl(vcpu, KVM_RUN, 0), EINTR);
+    return NULL;
+}
+
+static void crowd(void)
+{
+    struct sigaction sa = {.sa_handler = on_alarm};
+    struct machine m;
+    pthread_t t[VCPUS];
+
+    sigaction(SIGUSR1, &sa, NULL);
+    start(&m, VCPUS);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory("\xeb\xfe", 2), 16 * PAGE)); /* jmp $ */
+    for (unsigned i = 0; i < VCPUS; i++)
+        CHECK(!pthread_create(&t[i], NULL, be_in_a_crowd, &m.vcpu[i]));
+    for (unsigned i = 0; i < VCPUS; i++)
+        while (pthread_tryjoin_np(t[i], NULL)) {
+            pthread_kill(t[i], SIGUSR1);
+            usleep(20000);
+        }
+    finish(&m);
+}
+
 /* A descriptor table that is full: the answer is EMFILE, and nothing is lost. */
 static void full_table(void)
 {
@@ -504,7 +538,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"signals", signals},
-                    {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"full-table", full_table},
+                    {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"full-table", full_table},
                     {"hostile", hostile}, {"forever", forever}};
 
     if (argc != 3)

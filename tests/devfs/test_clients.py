@@ -14,8 +14,8 @@ from tests.devfs.broker import KVMISH, Broker
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
-    "slots", "memory", "aliases", "signals", "eventfds", "forked", "threads", "full-table",
-    "hostile",
+    "slots", "memory", "aliases", "signals", "eventfds", "forked", "threads", "crowd",
+    "full-table", "hostile",
 ]  # fmt: skip
 
 # What a Python program would write, in full.
