@@ -1,4 +1,4 @@
-"""Debian's QEMU, unmodified and not preloaded: it opens /dev/kvm, which is ours in its namespace."""
+"""Debian's QEMU, unmodified and not preloaded: /dev/kvm is ours in its mount namespace."""
 
 from __future__ import annotations
 
