@@ -21,7 +21,7 @@ from libvirtish.events import Events
 from libvirtish.record import Record
 from libvirtish.rpc import types as t
 from libvirtish.store import Store
-from libvirtish.vmm import KILL_S, TERM_S, Vmm, VmmError
+from libvirtish.vmm import FIND_S, KILL_S, TERM_S, Vmm, VmmError
 from libvirtish.xml.domain import Definition
 
 log = logging.getLogger("libvirtishd")
@@ -112,11 +112,16 @@ class Domain:
 
     # -- starting ---------------------------------------------------------------------------------
 
-    async def start(self, domain_id: int, paused: bool) -> None:
-        """Start it, with the lock held. :raise VirError: if it runs already, or cannot."""
+    async def start(
+        self, domain_id: int, paused: bool, as_defined: Definition | None = None
+    ) -> None:
+        """Start it, with the lock held; as_defined: otherwise than it is defined, this once.
+
+        :raise VirError: if it runs already, or cannot.
+        """
         if self.active:
             raise VirError(Code.OPERATION_INVALID, "domain is already running")
-        definition = self.definition
+        definition = as_defined or self.definition
         _check_files(definition)
         for note in definition.notes:
             log.warning("domain %s: %s", self.name, note)
@@ -166,9 +171,16 @@ class Domain:
         await asyncio.to_thread(record.write, self.directory)
 
     async def _take(self, vmm: Vmm) -> None:
-        """Make a process this domain's."""
+        """Make a process with a monitor this domain's. :raise VmmError:"""
+        self._own(vmm)
+        await self._learn_consoles(vmm)
+        self._spawn(vmm.stay_connected(self._learn))
+
+    def _own(self, vmm: Vmm) -> None:
         self.vmm = vmm
         vmm.on_event, vmm.on_exit = self._event, self._exited
+
+    async def _learn_consoles(self, vmm: Vmm) -> None:
         self.ttys = {}
         devices = {console.alias: console.device for console in self.current.consoles}
         answer = await vmm.execute("query-chardev")
@@ -179,14 +191,29 @@ class Domain:
                 self.ttys[device] = path.split(",")[0]
 
     async def find_again(self, vmm: Vmm, record: Record) -> None:
-        """Go on with a process that an earlier daemon started. :raise VmmError: if it cannot."""
+        """Go on with a process that an earlier daemon started, even if it does not answer yet."""
         self.live, self.id, self._record = record.definition, record.id, record
-        await self._take(vmm)
+        self._set(s.State.NOSTATE, 0)
+        self._own(vmm)
+        log.info("domain %s: found again, id %d, process %d", self.name, self.id, vmm.pid)
+        try:
+            await vmm.connect(FIND_S)
+            await self._learn()
+        except VmmError as error:
+            log.error("domain %s: process %d: %s", self.name, vmm.pid, error)
+        self._spawn(vmm.stay_connected(self._learn))
+
+    async def _learn(self) -> None:
+        """Ask a monitor that was found, or found again, how things are. :raise VmmError:"""
+        vmm, record = self.vmm, self._record
+        if vmm is None or record is None:
+            return
+        await self._learn_consoles(vmm)
         answer = await vmm.execute("query-status")
         status = str(answer.get("status")) if isinstance(answer, dict) else ""
-        log.info("domain %s: found again, id %d, process %d", self.name, self.id, vmm.pid)
         if status == "running":
-            self._set(s.State.RUNNING, s.Running.UNKNOWN)
+            if self.state != s.State.RUNNING:
+                self._set(s.State.RUNNING, s.Running.UNKNOWN)
         elif record.crashed or status == "guest-panicked":
             self._set(s.State.CRASHED, s.Crashed.PANICKED)
         elif status == "prelaunch" and not record.paused:

@@ -366,9 +366,10 @@ class Driver(ConnectionDriver):
         return t.DomainState(domain.state, domain.reason)
 
     async def domain_get_control_info(self, client: Client, args: t.DomainFlags) -> t.ControlInfo:
-        """Say whether the monitor is free: 0 ok, 2 occupied."""
+        """Say whether the monitor is free: 0 ok, 2 occupied, 3 error (2: of the monitor)."""
         domain = self.registry.of(args.dom)
-        domain.need_vmm()
+        if not domain.need_vmm().connected:
+            return t.ControlInfo(3, 2, 0)
         return t.ControlInfo(2 if domain.lock.locked() else 0, 0, 0)
 
     async def domain_get_messages(self, client: Client, args: t.DomainFlags) -> t.Messages:

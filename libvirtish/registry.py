@@ -13,7 +13,7 @@ from libvirtish.domain import Domain, Surroundings
 from libvirtish.errors import Code, VirError
 from libvirtish.record import Record, RecordError, boot_id
 from libvirtish.rpc import types as t
-from libvirtish.vmm import Vmm, VmmError
+from libvirtish.vmm import Vmm
 from libvirtish.xml.domain import Definition, check_name, parse_domain
 
 log = logging.getLogger("libvirtishd")
@@ -139,18 +139,16 @@ class Registry:
             if known is not None and known.active:
                 raise VirError(Code.OPERATION_INVALID, f"domain '{known.name}' is already running")
             domain = known or self._add(definition, persistent=False)
-            before, domain.definition = domain.definition, definition
-            try:
-                async with domain.lock:
-                    await domain.start(self.next_id(), paused)
-            except BaseException:
-                domain.definition = before
-                if known is None:
-                    self._domains.pop(definition.uuid, None)
-                raise
-            if known is not None:
-                domain.definition = before  # this run only
-            return domain
+            await domain.lock.acquire()
+        try:
+            await domain.start(self.next_id(), paused, definition)
+        except BaseException:
+            if not domain.active and not domain.persistent:
+                self._domains.pop(definition.uuid, None)
+            raise
+        finally:
+            domain.lock.release()
+        return domain
 
     async def undefine(self, domain: Domain) -> None:
         """Take a definition away; a running domain runs on until it stops. :raise VirError:"""
@@ -218,23 +216,14 @@ class Registry:
             log.error("left alone: %s", error)
             return
         self._last_id = max(self._last_id, record.id)
-        vmm = None
-        try:
-            if record.boot == boot_id():
-                vmm = await Vmm.find(directory)
-        except VmmError as error:
-            log.error("domain %s: its process cannot be spoken to: %s", name, error)
-            return
+        vmm = await Vmm.find(directory) if record.boot == boot_id() else None
         if vmm is None:
             log.warning("domain %s: stopped while no daemon ran", name)
             store.forget_run(name)
             return
         live = record.definition
         domain = self._domains.get(live.uuid) or self._add(live, persistent=False)
-        try:
-            await domain.find_again(vmm, record)
-        except VmmError as error:
-            log.error("domain %s: %s", name, error)
+        await domain.find_again(vmm, record)
 
     async def autostart(self) -> None:
         """Start the domains that are marked."""

@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
@@ -24,7 +24,7 @@ log = logging.getLogger("libvirtishd")
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what matters comes as exceptions
 
 DESCRIPTION, MONITOR, IDENTITY, LOG = "vm.json", "qmp.sock", "process", "vmm.log"
-START_S, COMMAND_S, TERM_S, KILL_S = 30.0, 15.0, 3.0, 5.0
+START_S, FIND_S, RETRY_S, COMMAND_S, TERM_S, KILL_S = 30.0, 2.0, 5.0, 15.0, 3.0, 5.0
 
 # $$ is the VMM's number too: exec keeps it, and the start time beside it.
 _SHELL = (
@@ -97,8 +97,12 @@ class Vmm:
     async def find(cls, directory: Path) -> Vmm | None:
         """Return the process that an earlier daemon started here, or None if it is gone.
 
-        :raise VmmError: if it lives and its monitor does not answer.
+        Its monitor is not yet connected to.
         """
+        for _ in range(100):  # the daemon may have been killed right behind its fork
+            if (directory / IDENTITY).exists():
+                break
+            await asyncio.sleep(0.01)
         try:
             line = (directory / IDENTITY).read_text(encoding="ascii", errors="replace")
             pid, birth = int(line.split()[0]), line.rpartition(")")[2].split()[19]
@@ -111,7 +115,6 @@ class Vmm:
         if _birth(pid) != birth:  # looked at with the descriptor in hand: it cannot change now
             vmm.close()
             return None
-        await vmm.connect(START_S)
         return vmm
 
     async def connect(self, seconds: float) -> None:
@@ -138,6 +141,31 @@ class Vmm:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), 0.02)
         raise VmmError(self.last_words())
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a monitor to speak to."""
+        return self._client is not None
+
+    async def stay_connected(self, again: Callable[[], Awaitable[None]]) -> None:
+        """Reach the monitor again whenever it is lost; `again` is called when it is there."""
+        said = False
+        while not self._gone.is_set():
+            client = self._client
+            try:
+                if client is None:
+                    await self.connect(RETRY_S)
+                    await again()
+                    said = False
+                    continue
+                while client.runstate == Runstate.RUNNING:
+                    await client.runstate_changed()
+                self._client = None
+                await _disconnect(client)
+            except VmmError as error:
+                if not said and not self._gone.is_set():
+                    log.error("process %d: %s; trying again", self.pid, error)
+                said = True
 
     def _log(self) -> Path:
         return self.directory / LOG

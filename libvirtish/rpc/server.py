@@ -118,8 +118,7 @@ class Client:
             )
         finally:
             beat.cancel()
-            for task in self._calls:
-                task.cancel()
+            # Calls under way are finished: half a start would leave a domain in between.
             for stream in list(self._streams.values()):
                 stream.abort()
             for hook in self.on_close:

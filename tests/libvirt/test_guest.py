@@ -17,6 +17,10 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from libvirtish.rpc import types as t
+from libvirtish.rpc import xdr
+from libvirtish.rpc.frame import Frame, Kind
+from libvirtish.rpc.procedures import BY_NAME, REMOTE_PROGRAM
 from tests.boot.terminal import Terminal
 from tests.libvirt.daemon import BIN, LIMIT_S, PROMPT, Daemon, domain_xml, until
 
@@ -284,6 +288,39 @@ def test_a_vmm_that_dies_while_no_daemon_runs(house: Daemon) -> None:
     assert house.ok("domstate", "victim") == "shut off"
     assert house.ok("domstate", "demo") == "running"
     house.ok("undefine", "victim")
+
+
+def test_a_vmm_that_does_not_answer_is_still_the_domain_s(house: Daemon) -> None:
+    """A daemon that finds it stopped has it in the list, can end it, or goes on when it does."""
+    house.define("stuck", 8)
+    house.ok("start", "stuck", "--paused")
+    pid = house.vmm_pid("stuck")
+    house.kill()
+    os.kill(pid, signal.SIGSTOP)
+    house.start()
+    assert house.ok("domstate", "stuck") == "no state"
+    assert house.ok("domcontrol", "stuck").startswith("error")
+    assert "there is no monitor" in house.refused("resume", "stuck")
+    assert "already active" in house.refused("start", "stuck")
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: house.ok("domstate", "stuck", "--reason") == "paused (user)", "its monitor")
+    os.kill(pid, signal.SIGSTOP)
+    house.ok("destroy", "stuck")
+    house.ok("undefine", "stuck")
+    assert house.ok("domstate", "demo") == "running"
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_start(house: Daemon) -> None:
+    house.define("left", 8)
+    connection = house.connect()
+    dom = connection.ask(t.OneDomain, "domain_lookup_by_name", t.OneStr("left")).dom
+    number, payload = BY_NAME["domain_create"].number, xdr.encode(t.OneDomain(dom))
+    connection._send(Frame(REMOTE_PROGRAM, number, Kind.CALL, 9, payload=payload))
+    until(lambda: (house.state / "run" / "left").exists(), "it begins to start")
+    connection._socket.close()
+    until(lambda: house.ok("domstate", "left") == "running", "it has started")
+    house.ok("destroy", "left")
+    house.ok("undefine", "left")
 
 
 def test_a_second_daemon_is_told_no(house: Daemon) -> None:
