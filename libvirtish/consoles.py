@@ -24,8 +24,8 @@ def open_console(path: str) -> int:
             tty.setraw(descriptor, termios.TCSANOW)
         return descriptor
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.setblocking(False)  # EAGAIN if the other side has too many waiting
         connection.connect(path)
-        connection.setblocking(False)
         return connection.detach()
 
 

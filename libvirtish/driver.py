@@ -182,6 +182,15 @@ class ConnectionDriver:
         found = [each.ref for each in self.registry.all() if _selected(each, args.flags)]
         return t.ListDomainsRet(found if args.need_results else [], len(found))
 
+    async def list_nothing(self, client: Client, args: t.ListDomainsArgs) -> t.NoItems:
+        """There are none: no networks, no storage pools, ..."""
+        return t.NoItems(0, 0)
+
+    async def list_nothing_of(self, client: Client, args: t.ListOfDomainArgs) -> t.NoItems:
+        """A domain has none: no snapshots, no checkpoints."""
+        self.registry.of(args.dom)
+        return t.NoItems(0, 0)
+
     async def connect_num_of_domains(self, client: Client, args: None) -> t.OneInt:
         """Count the running ones."""
         return t.OneInt(sum(each.active for each in self.registry.all()))

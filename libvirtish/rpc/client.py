@@ -185,11 +185,15 @@ class ClientStream:
         :raise RemoteError: if the daemon ended it with an error.
         """
         frames = self._connection._stream_frames
-        while not frames:
-            frame = self._connection._receive(timeout)
-            if frame is None:
+        while True:
+            while frames and frames[0].serial != self._frame.serial:
+                frames.popleft()  # of a stream that is over
+            if frames:
+                break
+            came = self._connection._receive(timeout)
+            if came is None:
                 return None
-            self._connection._keep(frame)
+            self._connection._keep(came)
         frame = frames.popleft()
         if frame.status == Status.ERROR:
             Connection._result(frame, None)

@@ -30,11 +30,7 @@ class Procedure:
     ret: type | None = None
     stream: bool = False
     program: int = REMOTE_PROGRAM
-
-    @property
-    def api_name(self) -> str:
-        """What libvirt's C interface calls it, roughly: domain_get_info -> virDomainGetInfo."""
-        return api_name(self.name)
+    handler: str = ""  # the driver's method, if it is not of this name
 
 
 def api_name(name: str) -> str:
@@ -78,6 +74,15 @@ REMOTE: tuple[Procedure, ...] = (
     P(37, "connect_list_domains", t.OneInt, t.Ints),
     P(51, "connect_num_of_domains", None, t.OneInt),
     P(273, "connect_list_all_domains", t.ListDomainsArgs, t.ListDomainsRet),
+    # what there is none of
+    P(281, "connect_list_all_storage_pools", t.ListDomainsArgs, t.NoItems, handler="list_nothing"),
+    P(283, "connect_list_all_networks", t.ListDomainsArgs, t.NoItems, handler="list_nothing"),
+    P(284, "connect_list_all_interfaces", t.ListDomainsArgs, t.NoItems, handler="list_nothing"),
+    P(285, "connect_list_all_node_devices", t.ListDomainsArgs, t.NoItems, handler="list_nothing"),
+    P(286, "connect_list_all_nwfilters", t.ListDomainsArgs, t.NoItems, handler="list_nothing"),
+    P(287, "connect_list_all_secrets", t.ListDomainsArgs, t.NoItems, handler="list_nothing"),
+    P(274, "domain_list_all_snapshots", t.ListOfDomainArgs, t.NoItems, handler="list_nothing_of"),
+    P(413, "domain_list_all_checkpoints", t.ListOfDomainArgs, t.NoItems, handler="list_nothing_of"),
     # definitions
     P(10, "domain_create_xml", t.StrFlags, t.OneDomain),
     P(11, "domain_define_xml", t.OneStr, t.OneDomain),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from libvirtish.errors import Code, FrameError, VirError
 from libvirtish.rpc import frame as f
 from libvirtish.rpc import xdr
-from libvirtish.rpc.frame import Frame, Kind, Status, rpc_error
+from libvirtish.rpc.frame import Frame, Kind, rpc_error
 from libvirtish.rpc.procedures import (
     BY_NUMBER,
     EVENT_BY_NAME,
@@ -188,12 +188,8 @@ class Client:
 
     def _stream_frame(self, frame: Frame) -> None:
         stream = self._streams.get((frame.procedure, frame.serial))
-        if stream is None:
-            # The stream may have ended while this was under way; only data deserves an answer.
-            if frame.status == Status.CONTINUE and frame.payload:
-                self.send(frame.refusal(rpc_error("no such stream")))
-            return
-        stream.received(frame)
+        if stream is not None:  # it may have ended while this was under way
+            stream.received(frame)
 
     async def _keepalive(self) -> None:
         limits = self._server.limits
@@ -231,9 +227,8 @@ class Server:
         if frame.kind == Kind.CALL_WITH_FDS:
             raise VirError(Code.NO_SUPPORT, "calls with descriptors")
         procedure = BY_NUMBER.get((frame.program, frame.procedure))
-        handler = getattr(self._driver, procedure.name, None) if procedure else None
-        if procedure is not None and handler is not None:
-            return procedure, handler
+        if procedure is not None:
+            return procedure, getattr(self._driver, procedure.handler or procedure.name)
         name = UNSERVED.get(frame.procedure)
         if frame.program == QEMU_PROGRAM or (name is None and 0 < frame.procedure <= HIGHEST):
             name = f"procedure {frame.procedure}"

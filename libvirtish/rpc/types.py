@@ -207,6 +207,23 @@ class ListDomainsRet:
     count: UInt
 
 
+@struct
+class NoItems:
+    """A list of whatever, with nothing in it, and the number once more."""
+
+    items: UInt
+    count: UInt
+
+
+@struct
+class ListOfDomainArgs:
+    """domain_list_all_snapshots, ..._checkpoints: what belongs to a domain."""
+
+    dom: Domain
+    need_results: Int
+    flags: UInt
+
+
 # -- domains ------------------------------------------------------------------------------------
 
 

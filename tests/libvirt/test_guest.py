@@ -19,6 +19,7 @@ from lxml import etree
 
 from libvirtish.rpc import types as t
 from libvirtish.rpc import xdr
+from libvirtish.rpc.client import RemoteError
 from libvirtish.rpc.frame import Frame, Kind
 from libvirtish.rpc.procedures import BY_NAME, REMOTE_PROGRAM
 from tests.boot.terminal import Terminal
@@ -321,6 +322,25 @@ def test_a_client_that_leaves_in_the_middle_of_a_start(house: Daemon) -> None:
     until(lambda: house.ok("domstate", "left") == "running", "it has started")
     house.ok("destroy", "left")
     house.ok("undefine", "left")
+
+
+def test_a_guest_that_does_not_read_its_console(house: Daemon) -> None:
+    """What a client types is not piled up for ever; the end of the guest ends the console."""
+    house.define("deaf", 8)
+    house.ok("start", "deaf", "--paused")
+    connection = house.connect()
+    dom = connection.ask(t.OneDomain, "domain_lookup_by_name", t.OneStr("deaf")).dom
+    stream = connection.open_stream("domain_open_console", t.OpenConsoleArgs(dom, None, 0))
+    stream.send(b"x" * (4 << 20))
+    with pytest.raises(RemoteError, match="the guest does not read its console"):
+        all(iter(lambda: stream.receive(LIMIT_S), b""))
+    stream = connection.open_stream("domain_open_console", t.OpenConsoleArgs(dom, None, 0))
+    house.ok("destroy", "deaf")
+    while data := stream.receive(LIMIT_S):
+        assert set(data) <= set(b"x")
+    assert data == b""
+    connection.close()
+    house.ok("undefine", "deaf")
 
 
 def test_a_second_daemon_is_told_no(house: Daemon) -> None:

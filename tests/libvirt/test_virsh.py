@@ -139,7 +139,7 @@ def test_a_kernel_that_is_none_fails_with_the_vmm_s_words(
         ("reboot", "off"),
         ("console", "off"),
         ("start", "nobody"),
-        ("net-list",),
+        ("net-dumpxml", "default"),
         ("attach-device", "off", "off.xml"),
         ("domrename", "off", "a/b"),
         ("shutdown", "off", "--mode", "agent"),
@@ -151,6 +151,13 @@ def test_what_cannot_be_fails_and_leaves_the_daemon_well(
 ) -> None:
     quiet_daemon.define("off")
     assert quiet_daemon.refused(*words).startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "what", ["net-list", "pool-list", "iface-list", "nodedev-list", "nwfilter-list", "secret-list"]
+)
+def test_of_other_things_there_are_none(quiet_daemon: Daemon, what: str) -> None:
+    assert len(quiet_daemon.ok(what).splitlines()) <= 2  # a header and its rule
 
 
 def test_a_name_of_another_alphabet(quiet_daemon: Daemon) -> None:

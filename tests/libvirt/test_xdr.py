@@ -101,7 +101,7 @@ def test_a_domain_comes_back(name: str, number: int) -> None:
 
 def test_every_procedure_has_a_method_of_its_types() -> None:
     for procedure in procedures.BY_NUMBER.values():
-        method = getattr(Driver, procedure.name)
+        method = getattr(Driver, procedure.handler or procedure.name)
         hints = typing.get_type_hints(method)
         assert inspect.iscoroutinefunction(method)
         assert hints["args"] == (procedure.args or type(None)), procedure.name
