@@ -6,23 +6,22 @@ import os
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-ENVIRONMENT = ("KVMISH_LIBVIRT_SOCKET", "LIBVIRT_DEFAULT_URI")
-
 
 def default_socket() -> Path:
     """Return the socket: of the system for root, else of the user."""
     if os.geteuid() == 0:
-        return Path("/run/kvmish/libvirt-sock")
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/kvmish-{os.geteuid()}"  # noqa: S108
-    return Path(runtime) / "kvmish" / "libvirt-sock"
+        return Path("/run/libvirtish/libvirt-sock")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    # Never in a directory that others may write to: they could listen there first.
+    return (Path(runtime) / "libvirtish" if runtime else default_state()) / "libvirt-sock"
 
 
 def default_state() -> Path:
     """Return the directory of the state."""
     if os.geteuid() == 0:
-        return Path("/var/lib/kvmish")
+        return Path("/var/lib/libvirtish")
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "kvmish"
+    return Path(home) / "libvirtish"
 
 
 def uri_of(path: Path | str) -> str:

@@ -11,6 +11,8 @@ import pytest
 from tests.libvirt.daemon import PROMPT, Daemon
 from vmmuser.assets import CLOUD
 
+DISK_MARK = b"the-disk-of-the-house\n"
+
 
 @pytest.fixture(scope="session")
 def virsh_is_there(need: Callable[[bool, str], None]) -> None:
@@ -36,9 +38,15 @@ def quiet_daemon(virsh_is_there: None) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def house(virsh_is_there: None) -> Iterator[Daemon]:
-    """A daemon with the domain `demo`, booted to its shell."""
+    """A daemon with the domain `demo`, which has a disk and a virtio console, at its shell."""
     daemon = Daemon()
     assert daemon.virtish("define", "--demo").returncode == 0
+    disk = daemon.directory / "disk.img"
+    disk.write_bytes(DISK_MARK.ljust(1 << 20, b"\0"))
+    more = f"<disk type='file'><source file='{disk}'/><target dev='vda' bus='virtio'/></disk>"
+    more += "<console type='pty'><target type='virtio'/></console>"
+    xml = daemon.ok("dumpxml", "demo").replace("</devices>", more + "</devices>")
+    daemon.ok("define", daemon.file("demo.xml", xml))
     daemon.ok("start", "demo")
     with contextlib.closing(daemon.console("demo")) as console:
         console.expect(PROMPT, 90)

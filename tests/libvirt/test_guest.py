@@ -23,6 +23,7 @@ from libvirtish.rpc.client import RemoteError
 from libvirtish.rpc.frame import Frame, Kind
 from libvirtish.rpc.procedures import BY_NAME, REMOTE_PROGRAM
 from tests.boot.terminal import Terminal
+from tests.libvirt.conftest import DISK_MARK
 from tests.libvirt.daemon import BIN, LIMIT_S, PROMPT, Daemon, domain_xml, until
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # which has Debian's python3-libvirt
@@ -109,6 +110,22 @@ def test_a_restart_of_the_daemon_keeps_the_guest(house: Daemon) -> None:
     with attached(house, program="virtish") as console:
         answers(console, 9)
         leave(console)
+
+
+def test_its_disk_and_its_virtio_console(house: Daemon) -> None:
+    with attached(house) as console:
+        console.type(b"head -n 1 /dev/vda; echo on-the-$((1))-other >/dev/hvc0\n")
+        console.expect(DISK_MARK.strip())
+        console.expect(PROMPT)
+        leave(console)
+    other = house.console("demo", "--devname", "console0")
+    other.expect(b"on-the-1-other")
+    leave(other)
+    other.close()
+    wrong = house.console("demo", "--devname", "x")
+    wrong.expect(b"it has: serial0, console0")
+    wrong.close()
+    assert house.ok("domblklist", "demo").split()[-1] == str(house.directory / "disk.img")
 
 
 def test_one_console_at_a_time_and_force_takes_it(house: Daemon) -> None:
