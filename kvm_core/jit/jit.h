@@ -48,7 +48,7 @@ struct jit {
     uint8_t *rw, *rx;       /* the same memory, written and executed */
     uint32_t used, scratch; /* bytes; scratch: a block that is used once */
     bool bmi2;
-    bool exact;             /* translate at once, with exact flags wherever a block can be left */
+    bool at_once, exact;    /* translate_at_once() */
     int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
     struct block *blocks;   /* [0] is none; in the order of their code */
     uint32_t block_count;

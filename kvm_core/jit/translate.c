@@ -96,7 +96,7 @@ static const struct block *find(struct vcpu *v, const struct insn **i)
     b = jit_block_find(j, p, off, kind_of(v));
     if (!b) {
         uint8_t *heat = &j->heat[((uint64_t)p >> 6 ^ off ^ (uint64_t)p >> 14) & (sizeof(j->heat) - 1)];
-        if (*heat < HOT && !j->exact) {
+        if (*heat < HOT && !j->at_once) {
             ++*heat;
             return NULL;
         }
@@ -197,8 +197,9 @@ int translate_create(struct vcpu *v)
     return 0;
 }
 
-void translate_exactly(struct vcpu *v)
+void translate_at_once(struct vcpu *v, bool exact)
 {
     codecache_flush(v);
-    jit_of(v)->exact = true;
+    jit_of(v)->at_once = true;
+    jit_of(v)->exact = exact;
 }

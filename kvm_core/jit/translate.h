@@ -6,9 +6,9 @@
 
 /* Gives the vCPU a translator; engine_translate does so at its first entry. -ENOMEM, -errno of memfd_create, mmap. */
 int translate_create(struct vcpu *v);
-/* For comparisons: everything is translated at its first execution, and the arithmetic flags are exact at every exit and
- * fault, not only where the guest's next instructions look at them. */
-void translate_exactly(struct vcpu *v);
+/* For comparisons: everything is translated at its first execution; `exact`: the arithmetic flags are right at every exit
+ * and fault, not only where the guest's next instructions look at them. */
+void translate_at_once(struct vcpu *v, bool exact);
 void jit_single(struct vcpu *v);
 
 #endif

@@ -1,4 +1,4 @@
-"""A whole Linux boot with the interpreter's fast path in lockstep with its careful path."""
+"""A whole Linux boot in lockstep: an engine, and the interpreter's careful path."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from tests.conftest import ROOT
 
 @pytest.mark.full
 @pytest.mark.timeout(1500)
-def test_boot_in_lockstep(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["emulate", "translate"])
+def test_boot_in_lockstep(tmp_path: Path, engine: str) -> None:
     """To userland, a self-check that reads a disk, and power-off."""
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(range(256)) * 4096)
     script = "md5sum${IFS}/dev/vda"
     command = [str(ROOT / ".venv/bin/kvmish"), "boot", "--lockstep", "-m", "256"]
+    command += ["--engine", engine]
     done = console.run([*command, "--disk", disk, "--append", f"kvmish.run={script}"], 1400)
     assert done.status == 0, done.tail()
     assert done.has(hashlib.md5(disk.read_bytes(), usedforsecurity=False).hexdigest())

@@ -159,7 +159,7 @@ static void emu_create(void)
     if (getenv("KVMISH_ENGINE") && !strcmp(getenv("KVMISH_ENGINE"), engine_translate.name)) {
         if (translate_create(emu))
             exit(3);
-        translate_exactly(emu);
+        translate_at_once(emu, true);
         emu_engine = &engine_translate;
     }
 }
@@ -179,7 +179,7 @@ static void emu_load(const struct icase *c)
 }
 
 /* The code bytes have changed behind the processor's back, as another one would write them. */
-static void emu_code_put(uint64_t at, const uint8_t *bytes, unsigned n)
+static inline void emu_code_put(uint64_t at, const uint8_t *bytes, unsigned n)
 {
     uint64_t off = at - CODE_ADDR;
 
@@ -227,7 +227,7 @@ static void emu_store(struct state *s)
 }
 
 /* Runs what stands at c->before.rip. budget: instructions between looks at the outside; single: the careful path. */
-static void emu_go(const struct icase *c, struct state *after, int32_t budget, bool single)
+static inline void emu_go(const struct icase *c, struct state *after, int32_t budget, bool single)
 {
     enum cpu_exit_reason why;
 

@@ -1,0 +1,28 @@
+"""The translator against the interpreter: random sequences (instructions alone: tests/isa)."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_sequences(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
+    """Memory at the ends of pages, absent, read-only and aliased; loops, calls, changed code."""
+    if platform.machine() != "x86_64":
+        pytest.skip("translates for an x86-64 host")
+    cases = 100_000 if full and not asan else 1500
+    program = c_program("jit/sequences.c", asan=asan)
+    result = subprocess.run(
+        [program, str(cases), str(time.time_ns())],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
