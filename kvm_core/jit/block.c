@@ -12,7 +12,7 @@ struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsig
 {
     struct cold *c = &b->cold[b->colds++];
 
-    *c = (struct cold){.kind = (uint8_t)kind, .from = from, .executed = n};
+    *c = (struct cold){.kind = (uint8_t)kind, .set = (uint8_t)b->kind, .from = from, .executed = n};
     if (kind == COLD_INTERPRET || kind == COLD_VECTORS)
         c->ref = ref_of(b, b->op[n].i);
     return c;
@@ -92,6 +92,7 @@ static void put_cold(struct build *b, const struct cold *c)
     struct emit *e = &b->e;
 
     set_jump(c->from, e->p);
+    b->kind = c->set;
     switch (c->kind) {
     case COLD_INTERPRET:
         put_call(b, b->j->interpret, c->ref, c->executed);

@@ -16,6 +16,7 @@ struct op { /* an instruction of the block */
 enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE };
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
+    uint8_t set;         /* enum tlb_set_kind where it was */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     const uint8_t *join; /* INTERPRET: where it goes on; NULL: nowhere */
@@ -95,6 +96,10 @@ struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size);
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
 bool operand_of_stack(struct operand *a, bool write, int32_t disp); /* 8 bytes at RSP + disp; true */
 void values_after(const struct build *b, unsigned n, struct values *s);
+
+/* system.c */
+bool lower_system(struct build *b, unsigned n);
+bool lower_divide(struct build *b, unsigned n);
 
 /* vector.c */
 bool lower_vector(struct build *b, unsigned n);

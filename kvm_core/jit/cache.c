@@ -271,6 +271,6 @@ void jit_link(struct vcpu *v, uint32_t patch, const struct block *b)
         else
             high = mid;
     }
-    if (low < j->block_count && j->blocks[low].page == b->page && j->blocks[low].kind == b->kind && patch >= j->blocks[low].entry)
+    if (low < j->block_count && j->blocks[low].page == b->page && patch >= j->blocks[low].entry)
         set_jump(j->rw + patch, j->rw + b->entry);
 }

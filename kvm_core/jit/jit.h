@@ -18,7 +18,8 @@
 
 enum lowering { /* the names of isa/README.md */
     LOWER_INTERPRET, LOWER_LOAD, LOWER_STORE, LOWER_RMW, LOWER_PLAIN, LOWER_LEA, LOWER_NOP, LOWER_JCC, LOWER_JMP,
-    LOWER_CALL, LOWER_RET, LOWER_PUSH, LOWER_POP, LOWER_LEAVE, LOWER_END
+    LOWER_CALL, LOWER_RET, LOWER_PUSH, LOWER_POP, LOWER_LEAVE, LOWER_END,
+    LOWER_DIVIDE, LOWER_SYSTEM
 };
 enum flag_effect { FLAGS_NONE, FLAGS_READ, FLAGS_WRITE, FLAGS_UNDEFINED, FLAGS_PART, FLAGS_SHIFT };
 
@@ -67,7 +68,7 @@ void jit_flush(struct vcpu *v); /* drops all blocks; between blocks only */
 struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind);
 struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind);
 void jit_page_retired(struct vcpu *v, struct codepage *p);
-/* Lets the jump that vcpu.run.patch names go to `b` when it was made for the same page and privilege. */
+/* Lets the jump that vcpu.run.patch names go to `b` when that is in the same page. */
 void jit_link(struct vcpu *v, uint32_t patch, const struct block *b);
 
 /* block.c: translates the code at `off` of the page, whose first instruction is decoded; NULL: that one is not for

@@ -505,6 +505,8 @@ bool lower(struct build *b, unsigned n)
         if (!x.has_modrm || op->row->how == LOWER_PLAIN)
             return lower_opcode(b, n);
         return x.modrm >= 0xc0 ? lower_registers(b, n) : lower_memory(b, n);
+    case LOWER_DIVIDE: return lower_divide(b, n);
+    case LOWER_SYSTEM: return lower_system(b, n);
     default: return lower_flow(b, n);
     }
 }

@@ -87,6 +87,7 @@ static unsigned written(const struct build *b, const struct op *op)
     case LOWER_POP: return REG_BIT(RSP) | REG_BIT(op->i->dst & 15);
     case LOWER_LEAVE: return REG_BIT(RSP) | REG_BIT(RBP);
     case LOWER_LEA: return REG_BIT(op->i->dst & 15);
+    case LOWER_DIVIDE: return REG_BIT(RAX) | REG_BIT(RDX);
     case LOWER_PLAIN:
     case LOWER_LOAD:
     case LOWER_STORE:

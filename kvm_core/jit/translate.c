@@ -7,7 +7,7 @@
 #include "jit/translate.h"
 
 enum {
-    SLICE = 4096,     /* instructions between two looks at `kick` */
+    SLICE = 16384,    /* instructions between two looks at `kick` */
     HOT = 6           /* entries before a block is translated */
 };
 
@@ -62,7 +62,8 @@ static bool translatable(const struct vcpu *v)
 {
     int64_t top = (int64_t)v->rip >> 46; /* far from where addresses cease to be canonical */
 
-    return v->code_bits == 64 && (top == 0 || top == -1) && v->tlb != &v->tlb_sets[TLB_USER_AC];
+    return v->code_bits == 64 && (v->cpl == 0 || v->cpl == 3) && (top == 0 || top == -1) &&
+           v->tlb != &v->tlb_sets[TLB_USER_AC];
 }
 
 static unsigned kind_of(const struct vcpu *v) { return (unsigned)(v->tlb - v->tlb_sets); }
