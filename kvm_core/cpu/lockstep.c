@@ -77,7 +77,7 @@ static void state_put(struct vcpu *v, const struct vcpu *from)
     v->instructions = from->instructions;
 }
 
-static void state_save(struct vcpu *to, const struct vcpu *v) { memcpy(to, v, offsetof(struct vcpu, tlb_sets)); }
+static void state_save(struct vcpu *to, const struct vcpu *v) { memcpy(to, v, offsetof(struct vcpu, directory_generation)); }
 
 /* ---- a stretch ------------------------------------------------------------------------------------------------------ */
 

@@ -324,6 +324,8 @@ struct vcpu {
     uint64_t stat_faults, stat_interrupts, stat_tlb_miss, stat_decoded, stat_tlb_flush;
 
     /* derived and large; last, so that copies of the state end here */
+    uint64_t directory_generation;
+    struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];
     struct jump_cache jumps[TLB_SET_COUNT];
 };

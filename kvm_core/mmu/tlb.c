@@ -96,6 +96,7 @@ void tlb_flush_all(struct vcpu *v)
         clear_set(&v->tlb_sets[n]);
     clear_fetch(v, true);
     large_forget(v);
+    v->directory_generation++;
     v->stat_tlb_flush++;
 }
 
@@ -119,6 +120,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
         set->dirty = left != 0;
     }
     clear_fetch(v, false);
+    v->directory_generation++;
     v->stat_tlb_flush++;
 }
 
@@ -150,6 +152,7 @@ void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)
 
 void tlb_flush_page(struct vcpu *v, uint64_t linear)
 {
+    v->directory_generation++;
     large_drop(v, linear);
     tlb_drop_page(v, linear & ~0xfffull);
 }

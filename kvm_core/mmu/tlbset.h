@@ -38,6 +38,11 @@ struct jump_cache {
     bool dirty;
 };
 
+enum { DIRECTORIES = 64 };
+struct directory { /* a page directory: mmu/walk.c */
+    uint64_t tag, table, rights;
+};
+
 static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> 13) & (JUMP_ENTRIES - 1); }
 static inline unsigned jump_filter(uint64_t rip) { return (rip >> 12 ^ rip >> 24) & (JUMP_FILTER - 1); }
 static inline unsigned tlb_index(uint64_t linear) { return linear >> 12 & (TLB_ENTRIES - 1); }

@@ -68,6 +68,7 @@ struct path {
     int count;
     uint64_t rights; /* PTE_W | PTE_U as and-ed, PTE_NX as or-ed */
     uint64_t gpa;
+    uint64_t directory, above; /* the page directory, and the rights of the levels above it */
     uint8_t shift;
     bool global;
 };
@@ -89,11 +90,17 @@ static uint64_t reserved_long(const struct vcpu *v, uint64_t pte, int shift, boo
     return pte & bits;
 }
 
-/* Down tables of 64-bit entries from the one that indexes by `shift`. `reserved`: bits beyond those of reserved_long(). */
-static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int shift, uint64_t reserved, struct path *p)
+/* Down tables of 64-bit entries from the one that indexes by `shift`, with the rights above it. `reserved`: bits beyond those
+ * of reserved_long(). */
+static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int shift, uint64_t rights, uint64_t reserved,
+                           struct path *p)
 {
-    p->rights = PTE_W | PTE_U;
+    p->rights = rights;
     for (p->count = 0;; shift -= 9) {
+        if (shift == 21) {
+            p->directory = table;
+            p->above = p->rights;
+        }
         struct entry *e = &p->level[p->count];
         if (!entry_read(v, table + (linear >> shift & 511) * 8, 8, e) || !(e->value & PTE_P))
             return STEP_ABSENT;
@@ -113,9 +120,19 @@ static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int 
     }
 }
 
+/* A paging-structure cache (SDM vol. 3, 4.10.3): page directories by GiB of linear address, in IA-32e paging. Every flush of
+ * the TLB, of a page too, empties it. */
+static struct directory *directory_of(struct vcpu *v, uint64_t linear) { return &v->directories[linear >> 30 & (DIRECTORIES - 1)]; }
+static uint64_t directory_tag(const struct vcpu *v, uint64_t linear) { return linear >> 30 | v->directory_generation << 34; }
+
 static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
 {
-    return path_down(v, linear, v->cr3 & 0x000ffffffffff000ull, v->cr4 & CR4_LA57 ? 48 : 39, 0, p);
+    struct directory *d = directory_of(v, linear);
+
+    if (d->tag == directory_tag(v, linear))
+        return path_down(v, linear, d->table, 21, d->rights, 0, p);
+    p->directory = 0;
+    return path_down(v, linear, v->cr3 & 0x000ffffffffff000ull, v->cr4 & CR4_LA57 ? 48 : 39, PTE_W | PTE_U, 0, p);
 }
 
 static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
@@ -126,7 +143,7 @@ static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
     if (!(pdpte & PTE_P))
         return STEP_ABSENT;
     /* bits 62:52 are reserved in PAE (4.4.2) */
-    return path_down(v, linear, pdpte & 0x000ffffffffff000ull, 21, 0x7ff0000000000000ull, p);
+    return path_down(v, linear, pdpte & 0x000ffffffffff000ull, 21, PTE_W | PTE_U, 0x7ff0000000000000ull, p);
 }
 
 static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)
@@ -222,6 +239,10 @@ uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int a
         for (int n = 0; n < p.count - 1 && !restart; n++)
             restart = !entry_set(v, &p.level[n], PTE_A);
         if (!restart && entry_set(v, leaf, PTE_A | (access == ACC_WRITE ? PTE_D : 0))) {
+            if (cpu_lma(v) && p.directory) { /* all above it are marked accessed */
+                struct directory *d = directory_of(v, linear);
+                *d = (struct directory){directory_tag(v, linear), p.directory, p.above};
+            }
             bool may_write = rights_allow(v, p.rights, leaf->value, user, smap, ACC_WRITE, &pk);
             *out = (struct walk){.gpa = p.gpa,
                                  .writable = may_write && leaf->value & PTE_D,
