@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,12 +23,16 @@
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
 
+enum { MOURN_MAX = 64, MOURN_MS = 20 };
+
 struct hand {
     int socket, dev;
     pid_t tgid;
     int pidfd;
     struct tracee t;
     struct hold hold;
+    pid_t mourn[MOURN_MAX]; /* died while we had them; they wait for other threads of theirs, then for us */
+    unsigned mourned;
     struct hand_request *q; /* the request under way; its list is renewed by ASK */
 };
 
@@ -258,6 +263,13 @@ static int backing(const struct hand *h, int fd)
     return id < 0 ? -errno : id;
 }
 
+static void note_death(struct hand *h)
+{
+    if (h->t.died && h->mourned < MOURN_MAX)
+        h->mourn[h->mourned++] = h->t.died;
+    h->t.died = 0;
+}
+
 /* One hand at a time changes a client, or two would wait for threads that the other has. The lock is on the inode of the
  * process, which pidfds share since Linux 6.9. */
 static int stop(struct hand *h, pid_t tid)
@@ -266,17 +278,22 @@ static int stop(struct hand *h, pid_t tid)
 
     if (h->t.tid || h->pidfd < 0)
         return -EBUSY;
+    if (syscall(SYS_tgkill, h->tgid, tid, 0) && errno != EPERM)
+        return -ESRCH; /* no thread of the client's */
     if (flock(h->pidfd, LOCK_EX))
         return -errno;
     err = trace_seize(&h->t, tid);
-    if (err)
+    if (err) {
+        note_death(h);
         flock(h->pidfd, LOCK_UN);
+    }
     return err;
 }
 
 static void resume(struct hand *h, long ret)
 {
     trace_resume(&h->t, ret);
+    note_death(h);
     flock(h->pidfd, LOCK_UN);
 }
 
@@ -303,6 +320,18 @@ static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
     }
 }
 
+/* Until a request comes. The dead that we have traced are zombies until we take them up. */
+static void wait_request(struct hand *h)
+{
+    struct pollfd p = {h->socket, POLLIN, 0};
+
+    do {
+        for (unsigned i = 0; i < h->mourned; i++)
+            if (waitpid(h->mourn[i], NULL, __WALL | WNOHANG))
+                h->mourn[i--] = h->mourn[--h->mourned];
+    } while (!poll(&p, 1, h->mourned ? MOURN_MS : -1));
+}
+
 void hand_main(int socket, int dev, pid_t worker)
 {
     struct hand h = {.socket = socket, .dev = dev, .pidfd = -1};
@@ -317,6 +346,7 @@ void hand_main(int socket, int dev, pid_t worker)
     while (h.q) {
         struct hand_reply r = {.kind = HAND_DONE};
         int out = -1;
+        wait_request(&h);
         if (packet_receive(socket, h.q, sizeof(*h.q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
             break;
         r.ret = serve(&h, fd, &r, &out);

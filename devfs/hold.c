@@ -26,22 +26,6 @@ struct held { /* the threads */
 };
 
 
-static bool dead(pid_t tgid, pid_t tid)
-{
-    char path[64], line[256], *state;
-    FILE *f;
-    bool gone = true;
-
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", tgid, tid);
-    f = fopen(path, "re");
-    if (!f)
-        return true;
-    if (fgets(line, sizeof(line), f) && (state = strrchr(line, ')')))
-        gone = state[1] && (state[2] == 'Z' || state[2] == 'X');
-    fclose(f);
-    return gone;
-}
-
 static int add(struct held *h, pid_t tid)
 {
     if (h->count == h->room) {
@@ -112,7 +96,7 @@ static int seize_new(struct held *h, const struct hold *what)
         if (tid <= 0 || tid == what->except || is_held(h, tid) || what->parked(what->owner, tid))
             continue;
         err = trace_hold(tid);
-        if (err == -ESRCH || (err == -EPERM && dead(what->tgid, tid))) {
+        if (err == -ESRCH || (err == -EPERM && trace_dead(tid))) {
             err = 0;
         } else if (!err) {
             err = add(h, tid);

@@ -111,11 +111,18 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
     session_reply(&w->session, h->unique, 0, &out, sizeof(out));
 }
 
+void exit_if_last(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    if (!atomic_load(&w->handles) && !w->calls) /* a call may still have to be finished, or KVM_CREATE_VM answered */
+        _exit(0);
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* The client's last descriptor of an object is gone; with the last one of all, so are we. */
 static void release(struct worker *w, const struct fuse_in_header *h)
 {
     struct node *n = node_of(w, h->nodeid), was = {0};
-    bool idle;
 
     session_reply(&w->session, h->unique, 0, NULL, 0);
     pthread_mutex_lock(&w->lock);
@@ -123,12 +130,24 @@ static void release(struct worker *w, const struct fuse_in_header *h)
         was = *n;
         n->object = NULL;
     }
-    idle = !w->calls; /* KVM_CREATE_VM that failed ends by itself */
     pthread_mutex_unlock(&w->lock);
     if (was.object)
         object_put(was.kind, was.object);
-    if (atomic_fetch_sub(&w->handles, 1) == 1 && idle)
-        _exit(0);
+    atomic_fetch_sub(&w->handles, 1);
+    exit_if_last(w);
+}
+
+/* The object of a node with a reference of ours: a call that is answered early outlives the client's. */
+static void *take(struct worker *w, const struct node *n)
+{
+    void *object;
+
+    pthread_mutex_lock(&w->lock);
+    object = n->object;
+    if (object)
+        vm_get(n->kind == OBJECT_VM ? object : ((struct kvm_vcpu *)object)->vm);
+    pthread_mutex_unlock(&w->lock);
+    return object;
 }
 
 static bool is_client(struct worker *w, uint32_t tid)
@@ -140,22 +159,24 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
 {
     struct node *n = node_of(w, h->nodeid);
     struct call c = {.node = n, .reader = r};
-    int ret;
+    void *object = n && is_client(w, h->pid) ? take(w, n) : NULL;
+    int ret = object ? -ENOTTY : -EIO; /* EIO: the memory of another process */
 
-    if (!n || !n->object || !is_client(w, h->pid)) {
-        session_reply(&w->session, h->unique, -EIO, NULL, 0); /* the memory of another process */
+    if (!object || in->flags & FUSE_IOCTL_COMPAT) {
+        session_reply(&w->session, h->unique, ret, NULL, 0);
+        if (object)
+            object_put(n->kind, object);
         return;
     }
-    if (in->flags & FUSE_IOCTL_COMPAT) {
-        session_reply(&w->session, h->unique, -ENOTTY, NULL, 0);
-        return;
-    }
-    c.running = n->kind == OBJECT_VCPU && in->cmd == KVM_RUN ? n->object : NULL;
+    c.running = n->kind == OBJECT_VCPU && in->cmd == KVM_RUN ? object : NULL;
     session_busy(&w->session);
     call_begin(&c, w, h->unique, (pid_t)h->pid);
     watch_call(&c);
-    ret = object_ioctl(n->kind, n->object, &c.client, in->cmd, in->arg);
+    ret = object_ioctl(n->kind, object, &c.client, in->cmd, in->arg);
     call_end(&c, ret);
+    object_put(n->kind, object);
+    if (c.stopped)
+        exit_if_last(w);
     session_idle(&w->session);
 }
 

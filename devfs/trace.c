@@ -109,16 +109,34 @@ int trace_seize(struct tracee *t, pid_t tid)
     memset(t, 0, sizeof(*t));
     t->tid = tid;
     if (ptrace(PTRACE_INTERRUPT, tid, 0, 0)) {
-        err = -errno; /* gone: whoever is attached to a dead thread is let go with it */
+        err = -errno;
+        t->died = tid;
         t->tid = 0;
     }
     return err;
 }
 
-/* waitpid() for one thread, woken by SIGCHLD, which is blocked all the time in this process. */
+bool trace_dead(pid_t tid)
+{
+    char path[64], line[256], *state;
+    bool gone = true;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+    f = fopen(path, "re");
+    if (!f)
+        return true;
+    if (fgets(line, sizeof(line), f) && (state = strrchr(line, ')')))
+        gone = state[1] && (state[2] == 'Z' || state[2] == 'X');
+    fclose(f);
+    return gone;
+}
+
+/* waitpid() for one thread, woken by SIGCHLD, which is blocked all the time in this process. It does not report the death of a
+ * group's leader while other threads are to be reaped, maybe by us. */
 static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
 {
-    struct timespec second = {1, 0};
+    struct timespec turn = {0, 50000000};
     sigset_t child;
 
     sigemptyset(&child);
@@ -131,7 +149,8 @@ static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
             return -ESRCH;
         if (abandoned && abandoned())
             return -EINTR;
-        sigtimedwait(&child, NULL, &second);
+        if (sigtimedwait(&child, NULL, &turn) < 0 && trace_dead(tid))
+            return -ESRCH;
     }
 }
 
@@ -180,6 +199,8 @@ int trace_wait(struct tracee *t, bool (*abandoned)(void))
     t->stopped = true;
     return 0;
 gone:
+    if (err == -ESRCH)
+        t->died = t->tid;
     if (err != -EINTR)
         t->tid = 0;
     return err;
@@ -216,6 +237,7 @@ long trace_call(struct tracee *t, long number, const uintptr_t arg[6])
     r.r9 = arg[5];
     if (ptrace(PTRACE_SETREGS, t->tid, 0, &r) || to_syscall_stop(t) || to_syscall_stop(t) ||
         ptrace(PTRACE_GETREGS, t->tid, 0, &r)) {
+        t->died = t->tid;
         t->tid = 0;
         t->stopped = false;
         return -ESRCH;
@@ -233,7 +255,8 @@ void trace_resume(struct tracee *t, long ret)
     r.orig_rax = (unsigned long long)-1; /* no system call to be restarted */
     ptrace(PTRACE_SETREGS, t->tid, 0, &r);
     ptrace(PTRACE_SETSIGMASK, t->tid, sizeof(t->sigmask), &t->sigmask);
-    ptrace(PTRACE_DETACH, t->tid, 0, t->sigstop ? SIGSTOP : 0);
+    if (ptrace(PTRACE_DETACH, t->tid, 0, t->sigstop ? SIGSTOP : 0))
+        t->died = t->tid;
     t->tid = 0;
     t->stopped = false;
 }

@@ -9,6 +9,7 @@
 
 struct tracee {
     pid_t tid; /* 0: none */
+    pid_t died; /* it was this, and is to be waited for */
     bool stopped;
     bool sigstop; /* a SIGSTOP came meanwhile: it is sent again at the end */
     struct user_regs_struct regs;
@@ -25,6 +26,9 @@ int trace_wait(struct tracee *t, bool (*abandoned)(void));
 long trace_call(struct tracee *t, long number, const uintptr_t arg[6]);
 /* Restores everything; its ioctl returns `ret`. */
 void trace_resume(struct tracee *t, long ret);
+
+/* A zombie, or gone. */
+bool trace_dead(pid_t tid);
 
 /* Another thread of the client, only to be held: seized and asked to stop, -errno. */
 int trace_hold(pid_t tid);

@@ -63,8 +63,7 @@ static int serve(struct worker *w)
     create(w, &q);
     close(w->broker);
     w->broker = -1;
-    if (!atomic_load(&w->handles))
-        return 1;
+    exit_if_last(w); /* it has failed, or is over already */
     for (;;)
         pause();
 }

@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -115,6 +116,32 @@ def test_client_killed_in_kvm_run(device: Broker, client: Path) -> None:
         assert one.wait(SECONDS) == -signal.SIGKILL
     assert ended(machine)
     assert ended(hand)
+
+
+STORM = ("threads", "slots", "memory", "crowd", "forever")
+
+
+@pytest.mark.parametrize("victim", ["client", "kvmish-vm"])
+def test_killed_at_any_instant(
+    may_mount: None, client: Path, tmp_path: Path, victim: str
+) -> None:
+    """Inside an injection, too: nobody hangs, nothing is left, the next client is served."""
+    random = Random(victim)  # noqa: S311 - the same instants each time, as far as that goes
+    with broker(tmp_path / "dev") as one:
+        for _ in range(30):
+            command = [str(client), str(one.file), random.choice(STORM)]
+            user = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            with suppress(subprocess.TimeoutExpired):
+                user.wait(random.random() * 0.15)
+            if victim != "client":
+                for pid in one.processes(victim):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            user.kill()
+            user.wait(SECONDS)
+        subprocess.run([str(client), str(one.file), "slots"], check=True, capture_output=True)
 
 
 def test_worker_killed(device: Broker, client: Path) -> None:
