@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from libvirtish.vmm import FIND_S, KILL_S, TERM_S, Vmm, VmmError
 from libvirtish.xml.domain import Definition
 
 log = logging.getLogger("libvirtishd")
+
+_PTY = re.compile(r"pty:(/dev/pts/[0-9]+)$")
 
 
 @dataclass(frozen=True)
@@ -181,14 +184,20 @@ class Domain:
         vmm.on_event, vmm.on_exit = self._event, self._exited
 
     async def _learn_consoles(self, vmm: Vmm) -> None:
-        self.ttys = {}
-        devices = {console.alias: console.device for console in self.current.consoles}
+        """Where the consoles are: sockets as defined; of a terminal the VMM is believed only that
+        it is one.
+        """
+        consoles = self.current.consoles
+        self.ttys = {
+            each.device: each.path for each in consoles if each.backend == "unix" and each.path
+        }
+        devices = {each.alias: each.device for each in consoles if each.backend == "pty"}
         answer = await vmm.execute("query-chardev")
         for row in answer if isinstance(answer, list) else []:
-            kind, _, path = str(row.get("filename", "")).partition(":")
+            found = _PTY.match(str(row.get("filename", "")))
             device = devices.get(str(row.get("label")))
-            if device and kind in ("pty", "unix"):
-                self.ttys[device] = path.split(",")[0]
+            if device and found:
+                self.ttys[device] = found[1]
 
     async def find_again(self, vmm: Vmm, record: Record) -> None:
         """Go on with a process that an earlier daemon started, even if it does not answer yet."""

@@ -6,6 +6,7 @@ what it raises as VirError is what the client gets.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from libvirtish.rpc.server import Client
 from libvirtish.vmm import VmmError
 from libvirtish.xml import host
 from libvirtish.xml.domain import MAX_VCPUS
+from libvirtish.xml.schema import validate_domain
 
 LIB_VERSION = 9_000_000  # the interface that is served: libvirt 9.0.0
 HYPERVISOR_VERSION = 1_000  # kvmish 0.1.0, as major * 1000000 + minor * 1000 + release
@@ -31,7 +33,8 @@ FEATURE_KEEPALIVE, FEATURE_EVENT_CALLBACK, FEATURE_CLOSE_CALLBACK = 10, 14, 15
 
 # Flags, by the function they belong to.
 XML_INACTIVE = 2
-START_PAUSED = 1
+DEFINE_VALIDATE = 1
+START_PAUSED, START_VALIDATE = 1, 16
 DESTROY_GRACEFUL = 1
 CONSOLE_FORCE = 1
 AFFECT_LIVE, AFFECT_CONFIG, VCPU_MAXIMUM = 1, 2, 4
@@ -237,11 +240,15 @@ class Driver(ConnectionDriver):
         return t.OneDomain((await self.registry.define(args.value)).ref)
 
     async def domain_define_xml_flags(self, client: Client, args: t.StrFlags) -> t.OneDomain:
-        """Define; validation is always done."""
+        """Define, perhaps only what libvirt's schema allows."""
+        if args.flags & DEFINE_VALIDATE:
+            await asyncio.to_thread(validate_domain, args.value)
         return t.OneDomain((await self.registry.define(args.value)).ref)
 
     async def domain_create_xml(self, client: Client, args: t.StrFlags) -> t.OneDomain:
         """Start a transient domain."""
+        if args.flags & START_VALIDATE:
+            await asyncio.to_thread(validate_domain, args.value)
         domain = await self.registry.create(args.value, bool(args.flags & START_PAUSED))
         return t.OneDomain(domain.ref)
 

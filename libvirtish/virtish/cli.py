@@ -26,7 +26,7 @@ from libvirtish.virtish.session import Session, VerbError, say_errors
 COMPLETE = "_VIRTISH_COMPLETE"  # set by the shell
 FAILED = 1  # virsh's only status besides 0
 
-START_PAUSED, XML_INACTIVE = 1, 2
+DEFINE_VALIDATE, START_PAUSED, XML_INACTIVE = 1, 1, 2
 LIST_ACTIVE, LIST_INACTIVE, LIST_PERSISTENT, LIST_TRANSIENT = 1, 2, 4, 8
 LIST_RUNNING, LIST_PAUSED, LIST_SHUTOFF, LIST_AUTOSTART = 16, 32, 64, 1024
 STATS = {"state": 1, "cpu-total": 2, "balloon": 4, "vcpu": 8, "interface": 16, "block": 32}
@@ -268,7 +268,7 @@ def _read(path: str) -> str:
 @cli.command()
 @click.argument("file", required=False, type=click.Path())
 @click.option("--demo", is_flag=True, help="The guest of `make boot`, as the domain demo.")
-@click.option("--validate", is_flag=True, help="Always done.")
+@click.option("--validate", is_flag=True, help="Only what libvirt's schema allows.")
 @click.pass_obj
 def define(session: Session, file: str | None, demo: bool, validate: bool) -> None:
     """Define a domain from an XML file."""
@@ -277,7 +277,11 @@ def define(session: Session, file: str | None, demo: bool, validate: bool) -> No
     where = file or "--demo"
     xml = demo_xml() if demo else _read(where)
     try:
-        dom = session.daemon.ask(t.OneDomain, "domain_define_xml", t.OneStr(xml)).dom
+        if validate:
+            args = t.StrFlags(xml, DEFINE_VALIDATE)
+            dom = session.daemon.ask(t.OneDomain, "domain_define_xml_flags", args).dom
+        else:
+            dom = session.daemon.ask(t.OneDomain, "domain_define_xml", t.OneStr(xml)).dom
     except RemoteError as error:
         raise VerbError(f"Failed to define domain from {where}", str(error)) from error
     session.show(f"Domain '{dom.name}' defined from {where}\n", {"domain": dom.name})

@@ -83,7 +83,7 @@ class Definition:
         for console in self.consoles:
             path = ttys.get(console.device)
             for element in console.elements(tree) if path else ():
-                if element.tag == "console":
+                if element.tag == "console" and console.backend == "pty":
                     element.set("tty", str(path))
                 source = element.find("source")
                 if source is None:

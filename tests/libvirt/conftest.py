@@ -31,7 +31,7 @@ def daemon(virsh_is_there: None) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def quiet_daemon(virsh_is_there: None) -> Iterator[Daemon]:
     """A daemon that the tests of a file share; they leave no domains behind."""
-    daemon = Daemon("--frame-timeout", "0.3")
+    daemon = Daemon("--frame-timeout", "1")
     yield daemon
     daemon.close()
 

@@ -22,6 +22,17 @@ DOMAIN = """\
   <devices><serial type='null'/></devices>
 </domain>
 """
+ECHO = """
+6:  mov dx, 0x3fd
+5:  in al, dx
+    test al, 1
+    jz 5b
+    mov dx, 0x3f8
+    in al, dx
+    inc al
+    call putc
+    jmp 6b
+"""
 POWER_OFF = "    jmp off\n"
 STARTED, STOPPED, SHUTDOWN, CRASHED = 2, 5, 6, 8
 
@@ -88,6 +99,38 @@ def test_the_end_of_a_guest(
         assert quiet_daemon.ok("list", "--name") == "tiny"
         quiet_daemon.ok("destroy", "tiny")
     assert quiet_daemon.ok("list", "--all", "--name") == ""
+
+
+@pytest.mark.parametrize("backend", ["pty", "unix"])
+def test_a_console_on_a_terminal_or_a_socket(
+    quiet_daemon: Daemon, kernel: Callable[[str], Path], backend: str
+) -> None:
+    source = f"<source mode='bind' path='{quiet_daemon.directory}/serial'/>"
+    console = f"<serial type='{backend}'>{source if backend == 'unix' else ''}</serial>"
+    xml = DOMAIN.format(kernel=kernel(ECHO), action="").replace("<serial type='null'/>", console)
+    quiet_daemon.ok("create", quiet_daemon.file("tiny.xml", xml))
+    connection = quiet_daemon.connect()
+    for _ in range(2):  # it is there for one client after the other
+        dom = connection.ask(t.OneDomain, "domain_lookup_by_name", t.OneStr("tiny")).dom
+        stream = connection.open_stream("domain_open_console", t.OpenConsoleArgs(dom, None, 0))
+        stream.send(b"HAL\r")
+        answer = b""
+        while len(answer) < 4:
+            answer += stream.receive(LIMIT_S) or b""
+        assert answer == b"IBM\x0e"
+        stream.finish()
+        assert stream.receive(LIMIT_S) == b""
+    connection.close()
+    assert ("tty=" in quiet_daemon.ok("dumpxml", "tiny")) == (backend == "pty")
+    quiet_daemon.ok("destroy", "tiny")
+
+
+def test_a_domain_without_a_console(quiet_daemon: Daemon, kernel: Callable[[str], Path]) -> None:
+    start(quiet_daemon, kernel(ECHO), "")
+    terminal = quiet_daemon.console("tiny")
+    terminal.expect(b"serial0 is not using a PTY or a socket")
+    terminal.close()
+    quiet_daemon.ok("destroy", "tiny")
 
 
 def test_preserved_after_power_off_and_found_again(

@@ -92,17 +92,17 @@ def test_a_length_that_cannot_be(
     quiet_daemon.expect_log(f"a frame of {length} bytes; 28 to 33554432 are possible")
 
 
-@pytest.mark.parametrize(
-    "part", [b"\0", b"\0\0\0\x20", b"\0\0\0\x20" + struct.pack(">3I", REMOTE, 1, 59)]
-)
-def test_half_a_message_and_then_silence(
-    quiet_daemon: Daemon, stranger: Stranger, other: Stranger, part: bytes
-) -> None:
+def test_half_a_message_and_then_silence(quiet_daemon: Daemon, other: Stranger) -> None:
     begun = len(quiet_daemon.log)
-    stranger.send(part)
+    parts = [b"\0", b"\0\0\0\x20", b"\0\0\0\x20" + struct.pack(">3I", REMOTE, 1, 59)]
+    strangers = [Stranger(quiet_daemon) for _ in parts]
+    for stranger, part in zip(strangers, parts, strict=True):
+        stranger.send(part)
     assert other.is_served()
-    assert stranger.is_closed()
-    quiet_daemon.expect_log("half a message, then nothing for 0.3 s", begun)
+    for stranger in strangers:
+        assert stranger.is_closed()
+        stranger.socket.close()
+    quiet_daemon.expect_log("half a message, then nothing for 1 s", begun)
 
 
 def test_a_message_in_small_pieces_is_a_message(stranger: Stranger) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from libvirtish.xml.schema import DOMAIN_RNG
 from tests.libvirt.daemon import Daemon, domain_xml
 
 LAUGHS = "<!DOCTYPE d [<!ENTITY a 'ha'><!ENTITY b '&a;&a;'>]><domain><name>&b;</name></domain>"
@@ -91,6 +92,21 @@ def test_a_refusal_reaches_the_user(quiet_daemon: Daemon, old: str, new: str, sa
     assert said in errors
     assert quiet_daemon.ok("list", "--all", "--name") == "good"
     assert os.listdir(quiet_daemon.state / "domains") == ["good.xml"]
+
+
+def test_validated_by_libvirt_s_schema(
+    quiet_daemon: Daemon, need: Callable[[object, str], None]
+) -> None:
+    need(DOMAIN_RNG.is_file(), "libvirt's schemas (libvirt0)")
+    quiet_daemon.ok("define", "--validate", quiet_daemon.file("one.xml", domain_xml("one")))
+    # What we give back is valid too, with all that was filled in.
+    again = quiet_daemon.file("again.xml", quiet_daemon.ok("dumpxml", "one"))
+    quiet_daemon.ok("define", "--validate", again)
+    bad = quiet_daemon.file("bad.xml", domain_xml("one").replace("<devices>", "<devices><dance/>"))
+    errors = quiet_daemon.refused("define", "--validate", bad)
+    assert "XML document failed to validate against schema: line " in errors
+    assert "/domain/devices" in errors
+    quiet_daemon.ok("define", bad)
 
 
 def test_a_domain_without_a_kernel(quiet_daemon: Daemon) -> None:

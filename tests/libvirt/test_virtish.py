@@ -53,6 +53,9 @@ start nobody
 dominfo nobody
 define /nowhere/x.xml
 define {bad}
+define --validate {bad}
+define --validate {file}
+undefine one
 create {bad}
 start
 bogus
