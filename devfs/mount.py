@@ -84,6 +84,14 @@ def _fuse_module() -> Any:
         raise BackendError(f"fusepy is missing ({error}): pip install fusepy") from None
 
 
+def _check_time_limits() -> None:
+    """KVM_RUN may take hours; the kernel can be told to end a FUSE session that does not answer."""
+    for name in ("default_request_timeout", "max_request_timeout"):
+        setting = Path("/proc/sys/fs/fuse") / name
+        if setting.exists() and int(setting.read_text()):
+            raise BackendError(f"a long KVM_RUN would be cut off: sysctl -w fs.fuse.{name}=0")
+
+
 def _check(path: Path) -> None:
     """Everything that can be said before mounting."""
     if not os.path.exists("/dev/fuse"):
@@ -180,6 +188,7 @@ def mount(path: Path, mode: int, group: str | None, ready: Callable[[], None]) -
     if this machine cannot do it.
     """
     _check(path)
+    _check_time_limits()
     try:
         gid = _gid_kvm() if group is None else grp.getgrnam(group).gr_gid
     except KeyError:

@@ -17,6 +17,7 @@ from kvm_core.errors import BackendError, ConfigError
 from kvmish import doctor as doctor_report
 from vmmuser import __version__
 from vmmuser.assets import FLAVOURS, ROOT
+from vmmuser.config import ENGINES
 
 # Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
 CANNOT = 2
@@ -96,9 +97,12 @@ def _mode(context: click.Context, parameter: click.Parameter, value: str) -> int
 @_PATH
 @click.option("--mode", default="0660", callback=_mode, help="Permissions of the file; 0660.")
 @click.option("--group", help="Its group; kvm if there is one.")
+@click.option("--engine", type=click.Choice(ENGINES), help="How guest code is run.")
 @click.option("--daemon", is_flag=True, help="Return when it is there; serve in the background.")
-def mount(path: Path, mode: int, group: str | None, daemon: bool) -> int:
+def mount(path: Path, mode: int, group: str | None, engine: str | None, daemon: bool) -> int:
     """Serve PATH/kvm until unmounted or interrupted (PATH: /run/kvmish)."""
+    if engine:
+        os.environ["KVMISH_ENGINE"] = engine  # the workers inherit it
     module = importlib.import_module("devfs.mount")
     path = path.absolute()
 

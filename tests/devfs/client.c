@@ -244,6 +244,37 @@ static void aliases(void)
     finish(&m);
 }
 
+/* Slots over what is not there, or goes away under the machine: it reads zeros there and lives. */
+static void holes(void)
+{
+    /* mov al, [bx]; inc byte [bx]; out 0x10, al; hlt */
+    static const uint8_t code[] = {0x8a, 0x07, 0xfe, 0x07, 0xe6, 0x10, 0xf4};
+    uint8_t *p = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *q;
+    int memfd = memfd_create("guest", MFD_CLOEXEC);
+    struct machine m;
+
+    CHECK(!munmap(p + 4 * PAGE, 4 * PAGE) && !mprotect(p + 8 * PAGE, PAGE, PROT_READ) && !ftruncate(memfd, 4 * PAGE));
+    CHECK(!mprotect(p + 9 * PAGE, PAGE, PROT_NONE));
+    q = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    memcpy(p + CODE, code, sizeof(code));
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, p, 12 * PAGE));
+    CHECK(!add_slot(m.vm, 1, 12 * PAGE, q, 3 * PAGE));
+    set_registers(m.vcpu[0], CODE, 5 * PAGE); /* unmapped */
+    expect_io_then_hlt(&m, 0, 0);
+    set_registers(m.vcpu[0], CODE, 8 * PAGE); /* read-only */
+    expect_io_then_hlt(&m, 0, 0);
+    set_registers(m.vcpu[0], CODE, 9 * PAGE); /* PROT_NONE */
+    expect_io_then_hlt(&m, 0, 0);
+    q[PAGE] = 5;
+    set_registers(m.vcpu[0], CODE, 13 * PAGE);
+    expect_io_then_hlt(&m, 0, 5);
+    CHECK(!ftruncate(memfd, 0)); /* and now the file is cut short */
+    set_registers(m.vcpu[0], CODE, 13 * PAGE);
+    expect_io_then_hlt(&m, 0, 0);
+    finish(&m);
+}
+
 /* ---- signals ------------------------------------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t alarms;
@@ -537,7 +568,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"signals", signals},
+    } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"signals", signals},
                     {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"full-table", full_table},
                     {"hostile", hostile}, {"forever", forever}};
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.devfs.broker import KVMISH, Broker
+from tests.devfs.broker import KVMISH, Broker, broker
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
-    "slots", "memory", "aliases", "signals", "eventfds", "forked", "threads", "crowd",
-    "full-table", "hostile",
+    "slots", "memory", "aliases", "holes", "signals", "eventfds", "forked", "threads",
+    "crowd", "full-table", "hostile",
 ]  # fmt: skip
 
 # What a Python program would write, in full.
@@ -58,6 +58,16 @@ def test_a_c_program(device: Broker, client: Path, scenario: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
+def test_the_translator(may_mount: None, client: Path, tmp_path: Path) -> None:
+    """The other engine under the same confinement: programs, and Linux in a few seconds."""
+    with broker(tmp_path / "dev", "--engine", "translate") as one:
+        for scenario in ("slots", "signals", "crowd"):
+            command = [str(client), str(one.file), scenario]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert (done.stdout, done.stderr) == ("ok\n", ""), scenario
+        _boots(one)
+
+
 def test_a_python_program(device: Broker) -> None:
     command = [sys.executable, "-c", PYTHON, str(device.file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -85,11 +95,15 @@ def test_the_contract_at_the_usual_place(device: Broker, arguments: list[str]) -
     assert "skipped" not in done.stdout
 
 
-def test_our_monitor_boots_linux(device: Broker) -> None:
-    command = [str(KVMISH), "boot", "--kvm", str(device.file), "-m", "256", "--smp", "2"]
+def _boots(device: Broker, *options: str) -> None:
+    command = [str(KVMISH), "boot", "--kvm", str(device.file), "-m", "256", *options]
     done = subprocess.run(
         [*command, "--append", "kvmish.selfcheck"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert "selfcheck ok" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.returncode == 0
+
+
+def test_our_monitor_boots_linux(device: Broker) -> None:
+    _boots(device, "--smp", "2")
