@@ -35,7 +35,7 @@ EXT     := $(BUILD)/ext.stamp
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 .PHONY: help build core ext asan generate boot assets assets-full test test-full bench lint clean \
-        packages packages-test packages-full
+        packages packages-test packages-full bench-guest
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -168,6 +168,30 @@ $(BUILD)/asan/tests/%: tests/%.c $(BUILD)/asan/libkvmcore.a Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) -MMD -MP -MF $@.d -o $@ $< \
 	       $(BUILD)/asan/libkvmcore.a $(LDLIBS)
+
+# The benchmarks' programs, for this machine and for the guest: static; the integer ones again without libc, for 32
+# bits (which needs no gcc-multilib then) and as small files.
+GUEST     := tests/bench/guest
+GUEST_BIN := $(addprefix $(BUILD)/bench/guest/,bench bench32 bench-cold)
+GUEST_INT := $(addprefix $(GUEST)/,main.c text.c hash.c quicksort.c sha256.c gzip.c interpreter.c tree.c strings.c sieve.c)
+GUEST_ALL := $(filter-out $(GUEST)/start.c,$(sort $(wildcard $(GUEST)/*.c)))
+GUEST_CC   = $(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -fno-strict-aliasing -static -o $@.$$$$ $(filter %.c,$^)
+GUEST_FREE := -DFREESTANDING -ffreestanding -nostdlib -fno-pie -no-pie -fno-stack-protector \
+              -fno-tree-loop-distribute-patterns -fno-asynchronous-unwind-tables
+
+$(BUILD)/bench/guest/bench: $(GUEST_ALL) $(wildcard $(GUEST)/*.h) Makefile
+	@mkdir -p $(@D)
+	@$(GUEST_CC) -lpthread && mv $@.$$$$ $@
+
+$(BUILD)/bench/guest/bench-cold: $(GUEST_INT) $(GUEST)/start.c $(wildcard $(GUEST)/*.h) Makefile
+	@mkdir -p $(@D)
+	@$(GUEST_CC) $(GUEST_FREE) && mv $@.$$$$ $@
+
+$(BUILD)/bench/guest/bench32: $(GUEST_INT) $(GUEST)/start.c $(wildcard $(GUEST)/*.h) Makefile
+	@mkdir -p $(@D)
+	@$(GUEST_CC) -m32 $(GUEST_FREE) && mv $@.$$$$ $@
+
+bench-guest: $(GUEST_BIN)
 
 -include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(BROKER_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
          $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/asan/tests/*/*.d)
