@@ -152,24 +152,37 @@ def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
 
 
 @cli.command()
-@click.option("--rounds", type=click.IntRange(1), default=5, help="Runs of each side, alternating.")
-@click.option("-k", "expression", default="", help="Only benchmarks whose names match; no page.")
-def bench(rounds: int, expression: str) -> int:
-    """Time boots beside QEMU TCG and write docs/performance.md."""
+@click.option("--runs", type=click.IntRange(1), default=5, help="Runs of each side, in turn.")
+@click.option("--rows", default="", help="Only rows of these names or sessions: a,b*; no page.")
+@click.option("--engine", "engines", multiple=True, help="translate, emulate; the first is judged.")
+@click.option("--mitigations", default="", help="Only this setting: off or default.")
+@click.option("-k", "expression", default="", help="Only micro-benchmarks that match; no page.")
+def bench(runs: int, rows: str, engines: tuple[str, ...], mitigations: str, expression: str) -> int:
+    """Measure beside QEMU TCG and the host itself; write docs/performance.md."""
     if not (ROOT / "tests" / "bench").is_dir():
         return _refuse(f"no tests/bench under {ROOT}: bench runs from a source tree")
+    python, page = [sys.executable, "-m"], not (rows or expression)
     results = ROOT / "build" / "bench"
     results.mkdir(parents=True, exist_ok=True)
-    json_file = results / ("part.json" if expression else "results.json")
-    command = [sys.executable, "-m", "pytest", "tests/bench", "--benchmark-enable"]
-    command += ["--benchmark-only", f"--benchmark-json={json_file}", f"--rounds={rounds}"]
-    command += ["-k", expression] if expression else []
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if status == 0:
-        render = [sys.executable, "-m", "tools.performance", str(json_file)]
-        render += ["--print"] if expression else []
-        status = subprocess.run(render, cwd=ROOT, check=False).returncode
-    return status
+    files, status = [], 0
+    if not expression:
+        files.append(str(results / ("rows-part.json" if rows else "rows.json")))
+        measure = [*python, "tests.bench", "--output", files[0], "--runs", str(runs)]
+        measure += ["--rows", rows or "*"] + [f"--engine={name}" for name in engines]
+        measure += [f"--mitigations={mitigations}"] if mitigations else []
+        status = subprocess.run(measure, cwd=ROOT, check=False).returncode
+        if status == CANNOT:
+            return status
+    if not rows:
+        files.append(str(results / ("micro-part.json" if expression else "micro.json")))
+        micro = [*python, "pytest", "tests/bench", "--benchmark-enable", "--benchmark-only"]
+        micro += [f"--benchmark-json={files[-1]}", f"--rounds={runs}"]
+        micro += ["-k", expression] if expression else []
+        status = subprocess.run(micro, cwd=ROOT, check=False).returncode or status
+    if expression:  # pytest has printed them
+        return status
+    render = [*python, "tools.performance", *files] + ([] if page else ["--print"])
+    return subprocess.run(render, cwd=ROOT, check=False).returncode or status
 
 
 def _is_static(program: str) -> bool:

@@ -7,7 +7,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,10 +53,12 @@ def run(
     timeout: float,
     environment: Mapping[str, str] | None = None,
     answers: Sequence[tuple[str, str]] = (),
+    watch: Callable[[int, str], None] | None = None,
 ) -> Transcript:
     """Run until the process ends, or kill it and its group after timeout seconds.
 
     answers: (mark, text) in order: when the mark appears in the output, type the text.
+    watch: called with the process's id and each line, while the machine runs.
     """
     transcript = Transcript([str(word) for word in command])
     start = time.monotonic()
@@ -93,6 +95,8 @@ def run(
                         for line in whole:
                             text = line.decode(errors="replace").rstrip("\r")
                             transcript.lines.append((now, text))
+                            if watch:
+                                watch(process.pid, text)
                         searched += data.decode(errors="replace")
                         while waiting and waiting[0][0] in searched:
                             mark, text = waiting.pop(0)

@@ -19,13 +19,7 @@ from tools import initramfs
 from vmmuser.assets import ASSETS, FLAVOURS, Flavour
 
 TOOLS = Path(__file__).parent
-SOURCES = (
-    TOOLS / "assets.py",
-    TOOLS / "initramfs.py",
-    TOOLS / "cpio.py",
-    initramfs.INIT,
-    initramfs.WORKLOADS,
-)
+SOURCES = (TOOLS / "assets.py", TOOLS / "initramfs.py", TOOLS / "cpio.py", initramfs.INIT)
 
 
 class AssetError(Exception):

@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.cpio import Archive
 
 GUEST = Path(__file__).resolve().parent / "guest"
-INIT, WORKLOADS = GUEST / "init", GUEST / "workloads"
+INIT = GUEST / "init"
 
 # What /init may load; a module that the kernel has built in, or lacks, is left out.
 MODULES = (
@@ -55,7 +55,6 @@ def build(busybox: bytes, applets: list[str], modules: Path | None) -> bytes:
         if applet not in ("busybox", "init"):
             archive.symlink(f"bin/{applet}", "busybox")
     archive.file("init", INIT.read_bytes(), 0o755)
-    archive.file("bin/workloads", WORKLOADS.read_bytes(), 0o755)
     archive.file("etc/acpi/PWRF/00000080", POWER_BUTTON, 0o755)
     archive.file("etc/selfcheck.data", SELFCHECK_DATA)
     digest = hashlib.sha256(SELFCHECK_DATA).hexdigest()

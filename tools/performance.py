@@ -1,38 +1,82 @@
 """Renders docs/performance.md from the JSON of `make bench`, so that no figure is typed by hand.
 
-Run as `python -m tools.performance build/bench/results.json`; with --print it writes no page.
+Run as `python -m tools.performance ROWS.json [RESULTS.json]`: the table's rows (tests/bench) and
+the micro-benchmarks (pytest-benchmark). With --print it writes no page.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tools.performance_plot import plot
+from tools.performance_rows import Results, number
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-COLUMNS = ("native", "host's /dev/kvm", "fusepy and C, empty", "tcg", "kvmish")
-HEADINGS = {"tcg": "QEMU TCG"}
+PLOT = ROOT / "docs" / "performance.svg"
 
 INTRODUCTION = """\
 # Performance
 
 Rendered by `make bench` (`tools/performance.py`) from one run of it; edit neither the figures nor
-this sentence. Medians of {rounds} runs a side, the sides taking turns, by the host's clock, from
-the start of the process; the least and the most stand in parentheses. In ratios below 1, kvmish is
-the faster one.
+this sentence. The table of what is run, and of what it must reach, is `tests/bench/rows.py`; the
+programs are in `tests/bench/guest`.
 
-- Date: {date}
-- Processor: {processor}, {count} processors; load average at the end: {load}
-- Host kernel: {release}
-- Commit: {commit}
+- Date: {date}; commit: {commit}
+- Processor: {processor}, {count} processors; load average before: {before}, after: {after}
+- Host kernel: {release}; {qemu}
+- Medians of {runs} runs a side, the sides taking turns, by the host's clock at the lines on the
+  console; the guest's clock has to agree within 0.5 %, and each checksum with the host's
+- "native": the same static binary on the host. "QEMU, kvmish": the same QEMU and machine as under
+  TCG, with `-accel kvm` on our preload door (`-cpu max`). TCG is run with its default processor and
+  with `-cpu max`; the better one counts. "x native" is a multiple of native time, "x TCG" says how
+  many times faster than TCG
+- Engines, and the part of a row's work that each does (times are scaled to the whole): {engines}
+- Mitigations are equal on both sides: off, or the kernel's default
+"""
+
+PLOT_TEXT = """\
+## By engine and workload
+
+![time by engine and workload, in multiples of native time](performance.svg)
 """
 
 
-def tables(results: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict[str, list[float]]]]:
+def render(rows: dict[str, Any], micro: dict[str, Any] | None = None) -> str:
+    """Return the page."""
+    results = Results(rows)
+    machine = rows["machine"]
+    engines = ", ".join(f"{name}: {rows['scales'][name]:g}" for name in rows["engines"])
+    lines = [
+        INTRODUCTION.format(
+            date=rows["date"][:10],
+            commit=rows["commit"] + (" and uncommitted changes" if rows["changes"] else ""),
+            processor=machine["processor"],
+            count=machine["count"],
+            before=machine["load"],
+            after=rows["load_after"],
+            release=machine["release"],
+            qemu=rows["qemu"],
+            runs=rows["runs"],
+            engines=engines,
+        ),
+        *results.targets(),
+        PLOT_TEXT,
+        *results.details(),
+        *results.holes(),
+    ]
+    for (title, unit), samples in _micro_tables(micro or {"benchmarks": []}).items():
+        lines += _micro_table(title, unit, samples)
+    return "\n".join(lines)
+
+
+def _micro_tables(
+    results: dict[str, Any],
+) -> dict[tuple[str, str], dict[str, dict[str, list[float]]]]:
     """Return (title, unit) -> row -> column -> samples."""
     found: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
     for benchmark in results["benchmarks"]:
@@ -41,65 +85,33 @@ def tables(results: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict[str,
     return found
 
 
-def render(results: dict[str, Any], load: str = "unknown") -> str:
-    """Return the page."""
-    machine, commit = results["machine_info"], results.get("commit_info") or {}
-    dirty = " and uncommitted changes" if commit.get("dirty") else ""
-    lines = [
-        INTRODUCTION.format(
-            rounds=max((b["stats"]["rounds"] for b in results["benchmarks"]), default=0),
-            date=results["datetime"][:10],
-            processor=machine.get("cpu", {}).get("brand_raw", "unknown"),
-            count=machine.get("cpu", {}).get("count", "?"),
-            load=load,
-            release=machine.get("release", "unknown"),
-            commit=f"{(commit.get('id') or 'unknown')[:12]}{dirty}",
-        )
-    ]
-    for (title, unit), rows in tables(results).items():
-        lines += _table(title, unit, rows)
-    return "\n".join(lines)
-
-
-def _table(title: str, unit: str, rows: dict[str, dict[str, list[float]]]) -> list[str]:
-    columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
-    compare = "tcg" in columns and "kvmish" in columns
-    heads = [f"{HEADINGS.get(name, name)} ({unit})" for name in columns]
-    heads += ["kvmish / TCG"] * compare
+def _micro_table(title: str, unit: str, rows: dict[str, dict[str, list[float]]]) -> list[str]:
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    heads = [f"{name} ({unit})" for name in columns]
     lines = [f"## {title}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for row, samples in rows.items():
-        cells = [_cell(samples.get(name)) for name in columns]
-        if compare:
-            both = "tcg" in samples and "kvmish" in samples
-            ratio = median(samples["kvmish"]) / median(samples["tcg"]) if both else None
-            cells.append(_number(ratio))
+        cells = [_spread(samples.get(name)) for name in columns]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def _cell(samples: list[float] | None) -> str:
+def _spread(samples: list[float] | None) -> str:
     if not samples:
         return "-"
-    if len(samples) == 1:
-        return _number(samples[0])
-    return f"{_number(median(samples))} ({_number(min(samples))} to {_number(max(samples))})"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{number(median(samples))} ({number(min(samples))} to {number(max(samples))})"
 
 
 def main(arguments: list[str]) -> int:
-    """Read the JSON; print the page, or write it and say where it is."""
-    results = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    page = render(results, f"{os.getloadavg()[0]:.1f}")
+    """Read the JSON; print the page, or write it and its plot and say where they are."""
+    files = [Path(word) for word in arguments if not word.startswith("--")]
+    loaded = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    page = render(*loaded)
     if "--print" in arguments:
         sys.stdout.write(page + "\n")
         return 0
     PAGE.write_text(page, encoding="utf-8")
-    sys.stdout.write(f"kvmish: wrote {PAGE.relative_to(ROOT)}\n")
+    PLOT.write_text(plot(Results(loaded[0])), encoding="utf-8")
+    sys.stdout.write(f"kvmish: wrote {PAGE.relative_to(ROOT)}, {PLOT.relative_to(ROOT)}\n")
     return 0
 
 

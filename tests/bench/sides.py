@@ -1,0 +1,122 @@
+"""The machines that a row runs on: the host itself, QEMU TCG, QEMU on our KVM, and kvmish boot."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests import qemu
+from tests.bench import image
+from tests.bench.rows import SCALES, SESSIONS, Row, Session
+from vmmuser.assets import CLOUD, ROOT
+
+MITIGATIONS = {"off": "mitigations=off", "default": ""}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One column: native, tcg/CPU, kvm/ENGINE or boot/ENGINE."""
+
+    column: str
+
+    @property
+    def kind(self) -> str:
+        """The part before the slash."""
+        return self.column.partition("/")[0]
+
+    @property
+    def option(self) -> str:
+        """The part behind it: QEMU's CPU model, or our engine."""
+        return self.column.partition("/")[2]
+
+    @property
+    def scale(self) -> float:
+        """Which part of the work it does."""
+        return SCALES.get(self.option, 1.0) if self.kind in ("kvm", "boot") else 1.0
+
+    def runs(self, session: str) -> bool:
+        """Whether a session makes sense here."""
+        what = SESSIONS[session]
+        if self.kind == "native":
+            return what.native
+        return what.own if self.kind == "boot" else what.qemu
+
+    def command(self, session: str, rows: list[Row], mitigations: str) -> list[str]:
+        """Return what to run."""
+        words = ",".join(f"{program}:{count}" for program, count in self.work(rows))
+        what = SESSIONS[session]
+        if self.kind == "native":
+            return ["sh", str(image.SCRIPT), words]
+        if session == "tiny":
+            return [*self._boot(what), "--kernel", str(image.tiny()), "--append", "tiny"]
+        run = "kvmish.run=true" if what.plain else f"quiet kvmish.run=bench-rows bench.rows={words}"
+        append = f"{run} {MITIGATIONS[mitigations]}".strip()
+        initrd = CLOUD.initrd if what.plain else image.initrd()
+        if self.kind == "boot":
+            return [*self._boot(what), "--initrd", str(initrd), "--append", append]
+        return self._qemu(session, append, initrd)
+
+    def work(self, rows: list[Row]) -> list[tuple[str, int]]:
+        """Return the programs to run, with their counts; idle and memory share one sleep."""
+        programs: dict[str, int] = {}
+        for row in rows:
+            if row.measure in ("idle", "memory"):
+                # something must have run before memory and idleness mean anything
+                programs |= {"gzip": 100, "forkexec": 20, "cold": 50, "sleep": row.count}
+            elif row.measure == "time":
+                programs[row.name] = row.count_for(self.scale)
+        return list(programs.items())
+
+    def environment(self, session: str) -> dict[str, str]:
+        """Return what to add to the environment."""
+        if self.kind in ("kvm", "boot"):
+            return {"KVMISH_ENGINE": self.option}
+        names = {"BENCH_BIN": str(image.PROGRAMS), "BENCH_COLD": str(image.PROGRAMS / "bench-cold")}
+        if SESSIONS[session].disk:
+            names["BENCH_ROOT"] = str(image.root_directory())
+        return names if self.kind == "native" else {}
+
+    def _boot(self, what: Session) -> list[str]:
+        words = [str(qemu.KVMISH), "boot", "-m", str(what.memory_mb), "--smp", str(what.smp)]
+        return words + (["--disk", f"{image.root_image()},ro"] if what.disk else [])
+
+    def _qemu(self, session: str, append: str, initrd: Path) -> list[str]:
+        what = SESSIONS[session]
+        extra: list[str] = []
+        machine = what.machine
+        if what.disk:
+            drive = f"file={image.root_image()},if=virtio,format=raw,readonly=on"
+            extra += ["-drive", drive]
+        if session == "idle":  # guest RAM under a name of its own, to be left out of the count
+            memory = f"memory-backend-memfd,id=ram,size={what.memory_mb}M"
+            extra += ["-object", memory]
+            machine += ",memory-backend=ram"
+        ours = self.kind == "kvm"
+        return qemu.Machine(
+            accel="kvmish" if ours else "tcg",
+            machine=machine,
+            cpu="max" if ours else ("" if self.option == "default" else self.option),
+            smp=what.smp,
+            memory_mb=what.memory_mb,
+            flavour=replace(CLOUD, initrd=initrd),
+            append=f"console=ttyS0 {append}",
+            extra=tuple(extra),
+        ).command()
+
+
+def sides(engines: list[str], native: bool = True) -> list[Side]:
+    """Return all columns for the engines."""
+    columns = ["native"] if native else []
+    columns += ["tcg/default", "tcg/max"]
+    for engine in engines:
+        columns += [f"kvm/{engine}", f"boot/{engine}"]
+    return [Side(column) for column in columns]
+
+
+def may_chroot() -> bool:
+    """Whether the programs of the root file system can be run on the host itself."""
+    return os.geteuid() == 0
+
+
+__all__ = ["MITIGATIONS", "ROOT", "Side", "may_chroot", "sides"]
