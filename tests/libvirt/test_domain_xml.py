@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lxml import etree
 
 from libvirtish.description import description
@@ -224,3 +227,43 @@ def test_hostile_xml_is_refused_at_once(text: str) -> None:
     with pytest.raises(VirError):
         parse_domain(text)
     assert time.monotonic() - begun < 5
+
+
+RICH = with_devices(
+    "<serial type='pty'><log file='/l'/></serial><console type='unix'><source path='/s'/>"
+    "<target type='virtio'/></console><interface type='user'/><rng model='virtio'/>"
+).replace(
+    "<os>",
+    "<uuid>00000000-0000-4000-8000-000000000001</uuid><currentMemory>1</currentMemory>"
+    "<vcpu current='1'>2</vcpu><cpu mode='custom'><model>x</model><topology cores='1'/></cpu>"
+    "<on_crash>coredump-restart</on_crash><clock offset='localtime'/><os>",
+)
+_WORDS = re.findall(r"</?[\w ='/.:-]+/?>|[^<>]+", RICH)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_mangled_xml_is_refused_or_understood(data: st.DataObject) -> None:
+    """Words of a rich definition left out, doubled, moved or replaced."""
+    words = list(_WORDS)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at, other = (data.draw(st.integers(0, len(words) - 1)) for _ in range(2))
+        change = data.draw(st.sampled_from(["drop", "double", "move", "text", "close"]))
+        if change == "drop":
+            del words[at]
+        elif change == "double":
+            words.insert(at, words[at])
+        elif change == "move":
+            words.insert(at, words.pop(other))
+        elif change == "close":  # an element without content
+            words[at] = re.sub(r"^(<[^/].*[^/])>$", r"\1/>", words[at])
+        else:
+            words[at] = data.draw(st.text(max_size=8))
+    try:
+        domain = parse_domain("".join(words))
+    except VirError:
+        return
+    description(domain)
+    domain.live_xml(1, {"serial": "/dev/pts/1", "virtio": "/s"})
+    again = parse_domain(domain.xml())
+    assert (again.name, again.uuid, again.xml()) == (domain.name, domain.uuid, domain.xml())
