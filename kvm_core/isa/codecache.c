@@ -13,11 +13,11 @@
 #include "mmu/phys.h"
 
 enum {
-    POOL_CHUNKS = 16384, /* 64 MiB */
+    POOL_CHUNKS = 4096,  /* 16 MiB */
     BLOCK_INSNS = 48,    /* longest stretch decoded at once */
     BUCKETS = 4096,
     CROSS_ENTRIES = 64,
-    CODEPAGE_MAX = 12288
+    CODEPAGE_MAX = 1792  /* 22 MiB */
 };
 
 struct cross { /* an instruction that spans two pages, kept by its bytes */

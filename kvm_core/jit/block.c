@@ -122,6 +122,8 @@ static void put_cold(struct build *b, const struct cold *c)
     }
 }
 
+enum { HOT_BYTES_MAX = BLOCK_BYTES_MAX / 4 };
+
 /* ---- the block ------------------------------------------------------------------------------------------ */
 
 /* Fills op[]; -> offset in the page of what follows; *linkable: it may be a block. */
@@ -172,8 +174,11 @@ static void find_live(struct build *b, unsigned behind)
     }
 }
 
+static unsigned op_end(const struct op *op) { return (unsigned)op->i->off + op->i->len; }
+
 static void render(struct build *b, unsigned off, unsigned max)
 {
+    uint32_t start = here(&b->e);
     bool linkable, done = false;
     unsigned behind = collect(b, off, max, &linkable);
 
@@ -190,6 +195,11 @@ static void render(struct build *b, unsigned off, unsigned max)
             c->last = (uint8_t)n;
             c->flags_after = b->flags;
             c->join = b->e.p;
+        }
+        if (here(&b->e) - start > HOT_BYTES_MAX && n + 1 < b->count) { /* so that what comes behind has room too */
+            b->count = n + 1;
+            behind = op_end(&b->op[n]);
+            linkable = true;
         }
     }
     if (!done)

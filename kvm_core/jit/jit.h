@@ -32,7 +32,7 @@ const struct lowering_row *lowering_of(const struct insn *i);
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-enum { BLOCK_OPS = 48, BLOCKS_MAX = 1 << 17, BLOCK_BUCKETS = 1 << 15, CODE_BYTES = 32 << 20, BLOCK_BYTES_MAX = 24 << 10 };
+enum { BLOCK_OPS = 48, BLOCKS_MAX = 1 << 17, BLOCK_BUCKETS = 1 << 15, CODE_BYTES = 24 << 20, BLOCK_BYTES_MAX = 24 << 10 };
 
 struct block { /* straight guest code within a page, left by branches; entered at its start only */
     struct codepage *page;

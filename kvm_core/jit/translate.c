@@ -204,3 +204,9 @@ void translate_at_once(struct vcpu *v, bool exact)
     jit_of(v)->at_once = true;
     jit_of(v)->exact = exact;
 }
+
+void translate_without_bmi2(struct vcpu *v)
+{
+    codecache_flush(v);
+    jit_of(v)->bmi2 = false;
+}

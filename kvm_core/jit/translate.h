@@ -9,6 +9,7 @@ int translate_create(struct vcpu *v);
 /* For comparisons: everything is translated at its first execution; `exact`: the arithmetic flags are right at every exit
  * and fault, not only where the guest's next instructions look at them. */
 void translate_at_once(struct vcpu *v, bool exact);
+void translate_without_bmi2(struct vcpu *v); /* as on a host that has none */
 void jit_single(struct vcpu *v);
 
 #endif
