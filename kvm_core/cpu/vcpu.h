@@ -325,6 +325,7 @@ struct vcpu {
 
     /* derived and large; last, so that copies of the state end here */
     uint64_t directory_generation;
+    struct fills itlb_fills;
     struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];
     struct jump_cache jumps[TLB_SET_COUNT];

@@ -405,6 +405,8 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
     e->tag = page | itlb_key(v);
     e->page = p;
     e->global = w.global;
+    if (!w.global)
+        fills_add(&v->itlb_fills, linear >> 12 & (ITLB_ENTRIES - 1));
     if (w.page_shift > 12)
         large_note(v, linear, w.page_shift);
     return p;

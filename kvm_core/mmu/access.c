@@ -134,6 +134,8 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     set->write_tag[n] = direct ? page : tlb_none(n);
     set->host[n] = (uint64_t)ref.host;
     set->global[n / 64] = (set->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)w.global << n % 64;
+    if (!w.global)
+        fills_add(&set->fills, n);
     set->dirty = true;
     if (w.page_shift > 12)
         large_note(v, linear, w.page_shift);

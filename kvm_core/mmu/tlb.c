@@ -21,16 +21,40 @@ static void clear_set(struct tlb_set *set)
         return;
     for (unsigned n = 0; n < TLB_ENTRIES; n++)
         drop_entry(set, n);
+    set->fills.count = 0;
     set->dirty = false;
+}
+
+/* What is global stays. */
+static void clear_nonglobal(struct tlb_set *set)
+{
+    struct fills *f = &set->fills;
+
+    if (f->count <= FILLS_MAX) {
+        for (unsigned k = 0; k < f->count; k++)
+            if (!(set->global[f->at[k] / 64] >> f->at[k] % 64 & 1))
+                drop_entry(set, f->at[k]);
+    } else {
+        for (unsigned n = 0; n < TLB_ENTRIES; n++)
+            if (!(set->global[n / 64] >> n % 64 & 1))
+                drop_entry(set, n);
+    }
+    f->count = 0;
 }
 
 void jump_cache_clear(struct jump_cache *j)
 {
     if (!j->dirty)
         return;
-    for (unsigned n = 0; n < JUMP_ENTRIES; n++)
-        j->rip[n] = n ^ 1; /* the address of another index */
+    if (j->fills.count <= FILLS_MAX) {
+        for (unsigned k = 0; k < j->fills.count; k++)
+            j->rip[j->fills.at[k]] = j->fills.at[k] ^ 1;
+    } else {
+        for (unsigned n = 0; n < JUMP_ENTRIES; n++)
+            j->rip[n] = n ^ 1; /* the address of another index */
+    }
     memset(j->pages, 0, sizeof(j->pages));
+    j->fills.count = 0;
     j->nonglobal = j->dirty = false;
 }
 
@@ -41,6 +65,7 @@ void jump_cache_add(struct jump_cache *j, uint64_t rip, uint64_t code, bool glob
     j->rip[n] = rip;
     j->code[n] = code;
     j->pages[f / 64] |= 1ull << f % 64;
+    fills_add(&j->fills, n);
     j->nonglobal |= !global;
     j->dirty = true;
 }
@@ -61,9 +86,18 @@ static void jumps_forget(struct vcpu *v, uint64_t linear)
 
 static void clear_fetch(struct vcpu *v, bool globals)
 {
-    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
-        if (globals || !v->itlb[n].global)
-            v->itlb[n].tag = ITLB_NONE;
+    struct fills *f = &v->itlb_fills;
+
+    if (!globals && f->count <= FILLS_MAX) {
+        for (unsigned k = 0; k < f->count; k++)
+            if (!v->itlb[f->at[k]].global)
+                v->itlb[f->at[k]].tag = ITLB_NONE;
+    } else {
+        for (unsigned n = 0; n < ITLB_ENTRIES; n++)
+            if (globals || !v->itlb[n].global)
+                v->itlb[n].tag = ITLB_NONE;
+    }
+    f->count = 0;
     for (unsigned s = 0; s < TLB_SET_COUNT; s++)
         if (globals || v->jumps[s].nonglobal)
             jump_cache_clear(&v->jumps[s]);
@@ -77,7 +111,7 @@ int mmu_create(struct vcpu *v)
         return -1;
     }
     for (unsigned n = 0; n < TLB_SET_COUNT; n++)
-        v->tlb_sets[n].dirty = v->jumps[n].dirty = true;
+        v->tlb_sets[n].dirty = v->jumps[n].dirty = true, v->jumps[n].fills.count = FILLS_MAX + 1;
     v->tlb = &v->tlb_sets[TLB_SUPER];
     tlb_flush_all(v);
     return 0;
@@ -106,19 +140,8 @@ void tlb_flush_nonglobal(struct vcpu *v)
         tlb_flush_all(v);
         return;
     }
-    for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
-        struct tlb_set *set = &v->tlb_sets[s];
-        uint64_t left = 0;
-        if (!set->dirty)
-            continue;
-        for (unsigned w = 0; w < TLB_ENTRIES / 64; w++) {
-            left |= set->global[w];
-            for (unsigned n = w * 64; n < w * 64 + 64; n++)
-                if (!(set->global[w] >> (n % 64) & 1))
-                    drop_entry(set, n);
-        }
-        set->dirty = left != 0;
-    }
+    for (unsigned s = 0; s < TLB_SET_COUNT; s++)
+        clear_nonglobal(&v->tlb_sets[s]);
     clear_fetch(v, false);
     v->directory_generation++;
     v->stat_tlb_flush++;

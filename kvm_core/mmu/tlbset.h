@@ -20,11 +20,26 @@ enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SET_COUNT
 };
 
+/* Which entries of a table do not survive MOV CR3, so that it need not look at all of them. Some may be replaced since. */
+enum { FILLS_MAX = 256 };
+struct fills {
+    uint16_t count; /* more than FILLS_MAX: it must look */
+    uint16_t at[FILLS_MAX];
+};
+static inline void fills_add(struct fills *f, unsigned n)
+{
+    if (f->count < FILLS_MAX)
+        f->at[f->count] = (uint16_t)n;
+    if (f->count <= FILLS_MAX)
+        f->count++;
+}
+
 /* Pages that need a look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access. */
 struct tlb_set {
     uint64_t read_tag[TLB_ENTRIES], write_tag[TLB_ENTRIES];
     uint64_t host[TLB_ENTRIES];          /* the page in this process */
     uint64_t global[TLB_ENTRIES / 64];   /* bitmap: survives MOV CR3 */
+    struct fills fills;
     bool dirty; /* something was entered since the last flush */
 };
 
@@ -34,7 +49,8 @@ struct jump_cache {
     uint64_t rip[JUMP_ENTRIES]; /* absent: the address of another index */
     uint64_t code[JUMP_ENTRIES];
     uint64_t pages[JUMP_FILTER / 64]; /* bitmap by a hash: pages that may be in it */
-    bool nonglobal;             /* some of it does not survive MOV CR3 */
+    struct fills fills;
+    bool nonglobal;             /* some of it does not survive MOV CR3: then nothing does */
     bool dirty;
 };
 
