@@ -137,7 +137,7 @@ class DirectDoor:
                 f"the core is not built ({error}); run `make ext`, or use --kvm PATH"
             ) from None
         self._lib: Any = module.lib
-        self.engine = os.environ.get("KVMISH_ENGINE", "emulate")  # as the core reads it
+        self.engine = os.environ.get("KVMISH_ENGINE", "translate")  # as the core reads it
 
     def open(self) -> int:
         """See Door."""

@@ -220,8 +220,14 @@ def _assets() -> list[Finding]:
     return findings
 
 
+def _engine() -> tuple[str, str]:
+    if platform.machine() == "x86_64":
+        return "translate", "binary translation; --engine emulate is the interpreter"
+    return "emulate", "the interpreter; the translator is for x86-64 hosts"
+
+
 def _choices(kvm: Finding) -> tuple[Choice, ...]:
-    engine = Choice("engine", "emulate", "the interpreter; the one engine there is")
+    engine = Choice("engine", *_engine())
     if kvm.status == "ok":
         why = f"needs no device; the host's KVM works too: --kvm {kvm.name}"
     else:

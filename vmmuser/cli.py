@@ -243,8 +243,8 @@ def _why(door: Door) -> str:
 @click.option("--cpu", default="host", show_default=True, help="A model; `--cpu list` names them.")
 @click.option(
     "--engine",
-    default=lambda: os.environ.get("KVMISH_ENGINE", "emulate"),
-    show_default="emulate",
+    default=lambda: os.environ.get("KVMISH_ENGINE", "translate"),
+    show_default="translate",
     help="How guest code is run: emulate or translate.",
 )
 @click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")

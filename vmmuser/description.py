@@ -48,7 +48,7 @@ class Description:
     name: str
     uuid: str
     machine: MachineConfig
-    engine: str = "emulate"
+    engine: str = "translate"
     kvm: str = "direct"
     consoles: tuple[ConsoleSpec, ...] = ()
     qmp: str = ""
@@ -262,7 +262,7 @@ def _description(top: _Table) -> Description:
         name=name,
         uuid=uuid,
         machine=machine,
-        engine=top.choice("engine", ENGINES, "emulate"),
+        engine=top.choice("engine", ENGINES, "translate"),
         kvm=_door(top),
         consoles=_consoles(top),
         qmp=top.socket("qmp", ""),

@@ -10,6 +10,12 @@
 #define MFD_EXEC 0x10u
 #endif
 
+#ifdef __x86_64__
+#define HOST_HAS(feature) __builtin_cpu_supports(feature)
+#else
+#define HOST_HAS(feature) false
+#endif
+
 static const uint8_t pinned[] = {H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI, H_R12, H_R13, H_R14};
 
 /* ---- thunks ---------------------------------------------------------------------------------- */
@@ -30,7 +36,7 @@ static void put_vector_move(struct emit *e, bool avx, bool store, unsigned n)
 
 static void put_vectors(struct emit *e, bool store)
 {
-    bool avx = __builtin_cpu_supports("avx");
+    bool avx = HOST_HAS("avx");
 
     for (unsigned n = 0; n < 16; n++)
         put_vector_move(e, avx, store, n);
@@ -183,7 +189,7 @@ int jit_cache_create(struct vcpu *v, struct jit *j)
         return err;
     }
     j->block_count = 1;
-    j->bmi2 = __builtin_cpu_supports("bmi2");
+    j->bmi2 = HOST_HAS("bmi2");
     put_thunks(j);
     return 0;
 }

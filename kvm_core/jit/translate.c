@@ -1,6 +1,7 @@
 /* The engine `translate`: runs translated code, and interprets what is too cold or too strange for it. */
 #include "jit/jit.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "cpu/engine.h"
@@ -185,8 +186,12 @@ int translate_create(struct vcpu *v)
     struct jit *j = calloc(1, sizeof(*j));
     int err;
 
+#ifndef __x86_64__
+    free(j);
+    return -ENOTSUP;
+#endif
     if (!j)
-        return -1;
+        return -ENOMEM;
     j->base = (struct translator){.page_retired = jit_page_retired, .destroy = destroy};
     err = jit_cache_create(v, j);
     if (err) {

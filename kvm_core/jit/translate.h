@@ -4,7 +4,8 @@
 
 #include "cpu/cpu.h"
 
-/* Gives the vCPU a translator; engine_translate does so at its first entry. -ENOMEM, -errno of memfd_create, mmap. */
+/* Gives the vCPU a translator; engine_translate does so at its first entry. -ENOMEM, -errno of
+ * memfd_create, mmap; -ENOTSUP: the host is no x86-64. */
 int translate_create(struct vcpu *v);
 /* For comparisons: everything is translated at its first execution; `exact`: the arithmetic flags are right at every exit
  * and fault, not only where the guest's next instructions look at them. */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cpu/lockstep.h"
+#include "jit/translate.h"
 #include "cpu/msr.h"
 #include "kvm/kvm.h"
 #include "mmu/tlb.h"
@@ -73,12 +74,14 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     }
 }
 
-/* By KVMISH_ENGINE, for clients that know nothing of engines. */
-static const struct engine *engine_chosen(void)
+/* By KVMISH_ENGINE, for clients that know nothing of engines; the translator where it can be. */
+static const struct engine *engine_chosen(struct vcpu *v)
 {
     const char *name = getenv("KVMISH_ENGINE");
 
-    return name && !strcmp(name, engine_translate.name) ? &engine_translate : &engine_emulate;
+    if (name && !strcmp(name, engine_emulate.name))
+        return &engine_emulate;
+    return translate_create(v) ? &engine_emulate : &engine_translate;
 }
 
 static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
@@ -99,13 +102,13 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
     kv->cpu.index = (uint16_t)kv->index;
     kv->cpu.ops = &vm_machine_ops;
     kv->cpu.machine = kv;
-    kv->engine = engine_chosen();
     kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
     if (map_file(kv) || cpu_create(&kv->cpu)) {
         vcpu_destroy(kv);
         return NULL;
     }
+    kv->engine = engine_chosen(&kv->cpu);
     if (vm_has_irqchip(vm)) {
         if (lapic_init(&kv->lapic, &vm->irq, kv, id, id == vm->bsp_id)) {
             vcpu_destroy(kv);
