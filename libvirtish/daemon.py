@@ -94,6 +94,7 @@ async def serve(socket_path: Path, store: Store, command: list[str], limits: Lim
 @click.option("--vmm", metavar="PROGRAM", help="The program that runs a machine. Default: kvmish.")
 @click.option(
     "--frame-timeout",
+    type=click.FloatRange(min=0.01),
     default=Limits.frame_s,
     show_default=True,
     help="Seconds for a client to finish a message that it has begun.",

@@ -52,6 +52,7 @@ class Session:
                 raise VerbError(
                     "failed to connect to the hypervisor",
                     f"Failed to connect socket to '{self.path}': {reason}",
+                    "start libvirtishd, or name its socket: --connect qemu:///system?socket=PATH",
                 ) from error
         return self._connection
 

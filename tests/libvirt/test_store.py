@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import subprocess
 import threading
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from libvirtish.rpc import types as t
 from libvirtish.rpc.client import DisconnectedError
 from libvirtish.store import Store, StoreLockedError, write_whole
 from libvirtish.xml.domain import parse_domain
-from tests.libvirt.daemon import Daemon, domain_xml
+from tests.libvirt.daemon import BIN, Daemon, domain_xml
 
 DOMAINS = 4
 
@@ -105,6 +106,29 @@ def test_a_process_number_that_was_given_out_again_is_not_taken(daemon: Daemon) 
     daemon.expect_log("domain old: stopped while no daemon ran")
     assert daemon.ok("domstate", "old") == "shut off"
     os.kill(pid, 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--socket", "/proc/x/sock"], "/proc/x"),
+        (["--state", "/proc/x"], "/proc/x"),
+        (["--socket", "/run/" + "x" * 200], "longer than 107 bytes; choose a shorter --socket"),
+        (["--vmm", "/nowhere/vmm"], "/nowhere/vmm: no such program; name it with --vmm"),
+        (["--frame-timeout", "0"], "--frame-timeout"),
+        (["--dance"], "No such option"),
+        (["more"], "unexpected extra argument"),
+    ],
+)
+def test_a_daemon_that_cannot_start_says_why(tmp_path: Path, options: list[str], said: str) -> None:
+    command = [BIN / "libvirtishd", "--state", tmp_path / "state", "--socket", tmp_path / "sock"]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("libvirtishd: ")
+    assert said in done.stderr
 
 
 def test_one_owner(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_no_daemon(quiet_daemon: Daemon) -> None:
     assert done.stderr == (
         "error: failed to connect to the hypervisor\n"
         "error: Failed to connect socket to '/nowhere/sock': No such file or directory\n"
+        "error: start libvirtishd, or name its socket: --connect qemu:///system?socket=PATH\n"
     )
 
 
