@@ -22,7 +22,7 @@ ffi = FFI()
 ffi.cdef((ROOT / "kvm_core" / "_cdef.h").read_text(encoding="ascii"))
 ffi.set_source(
     "kvm_core._kvm",
-    '#include <stdint.h>\n#include "cpu/cpuid_models.h"\n#include "kvm/door.h"\n',
+    '#include <stdint.h>\n#include "cpu/cpuid_models.h"\n#include "kvm/door.h"\n#include "kvm/engines.h"\n',
     include_dirs=["kvm_core"],
     extra_objects=[str(ARCHIVE)],
     libraries=["Zydis", "pthread", "dl", "m"],
@@ -31,6 +31,7 @@ ffi.set_source(
         "kvm_core/_cdef.h",
         "kvm_core/cpu/cpuid_models.h",
         "kvm_core/kvm/door.h",
+        "kvm_core/kvm/engines.h",
     ],
     extra_compile_args=["-O2", "-std=gnu11"],
 )

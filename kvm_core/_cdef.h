@@ -1,8 +1,11 @@
-/* What Python sees of the core: the door (kvm_core/kvm/door.h) and the named processor models (cpu/cpuid_models.h). */
+/* What Python sees of the core: the door (kvm_core/kvm/door.h) and the named processor models (cpu/cpuid_models.h),
+ * the engines (kvm/engines.h). */
 int kvmish_open(void);
 int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg);
 int kvmish_close(int fd);
 int kvmish_kick(int fd);
+
+const char *engine_name(unsigned n);
 
 struct kvm_cpuid_entry2;
 const char *cpuid_model_name(unsigned n);

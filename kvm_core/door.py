@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
+from kvm_core import engines
 from kvm_core.errors import BackendError, ConfigError
 
 Argument = int | ctypes.Structure | ctypes.Array[Any] | bytearray | ctypes.c_uint64
@@ -137,7 +138,7 @@ class DirectDoor:
                 f"the core is not built ({error}); run `make ext`, or use --kvm PATH"
             ) from None
         self._lib: Any = module.lib
-        self.engine = os.environ.get("KVMISH_ENGINE", "translate")  # as the core reads it
+        self.engine = engines.chosen()
 
     def open(self) -> int:
         """See Door."""

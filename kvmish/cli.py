@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 
+from kvm_core import engines
 from kvm_core.errors import BackendError, ConfigError
 from kvmish import doctor as doctor_report
 from vmmuser import __version__
 from vmmuser.assets import FLAVOURS, ROOT
-from vmmuser.config import ENGINES
 
 # Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
 CANNOT = 2
@@ -28,6 +28,11 @@ PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_optio
 def _refuse(message: str) -> int:
     click.echo(f"kvmish: {message}", err=True)
     return CANNOT
+
+
+_ENGINE = click.option(
+    "--engine", type=click.Choice(engines.ENGINES), help="How guest code is run."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,8 +63,11 @@ def vm(arguments: tuple[str, ...]) -> int:
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_command(command: tuple[str, ...]) -> int:
+@_ENGINE
+def exec_command(command: tuple[str, ...], engine: str | None) -> int:
     """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
+    if engine:
+        engines.choose(engine)
     preload = doctor_report.PRELOAD
     program = shutil.which(command[0])
     if program is None:
@@ -97,12 +105,12 @@ def _mode(context: click.Context, parameter: click.Parameter, value: str) -> int
 @_PATH
 @click.option("--mode", default="0660", callback=_mode, help="Permissions of the file; 0660.")
 @click.option("--group", help="Its group; kvm if there is one.")
-@click.option("--engine", type=click.Choice(ENGINES), help="How guest code is run.")
+@_ENGINE
 @click.option("--daemon", is_flag=True, help="Return when it is there; serve in the background.")
 def mount(path: Path, mode: int, group: str | None, engine: str | None, daemon: bool) -> int:
     """Serve PATH/kvm until unmounted or interrupted (PATH: /run/kvmish)."""
     if engine:
-        os.environ["KVMISH_ENGINE"] = engine  # the workers inherit it
+        engines.choose(engine)  # the workers inherit it
     module = importlib.import_module("devfs.mount")
     path = path.absolute()
 

@@ -19,6 +19,7 @@ from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kvm_core import engines
 from vmmuser.assets import FLAVOURS, ROOT
 
 PRELOAD = ROOT / "build" / "libkvmish-preload.so"
@@ -220,14 +221,8 @@ def _assets() -> list[Finding]:
     return findings
 
 
-def _engine() -> tuple[str, str]:
-    if platform.machine() == "x86_64":
-        return "translate", "binary translation; --engine emulate is the interpreter"
-    return "emulate", "the interpreter; the translator is for x86-64 hosts"
-
-
 def _choices(kvm: Finding) -> tuple[Choice, ...]:
-    engine = Choice("engine", *_engine())
+    engine = Choice("engine", engines.DEFAULT, "translates the guest's code; --engine emulate interprets it")
     if kvm.status == "ok":
         why = f"needs no device; the host's KVM works too: --kvm {kvm.name}"
     else:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import click
 
+from kvm_core import engines
 from kvm_core.api import Door, cpu_model_names, open_door
 from kvm_core.errors import ConfigError, VmError
 from vmmuser import assets
-from vmmuser.config import ENGINES, MachineConfig, parse_disk, parse_memory, parse_vcpus
+from vmmuser.config import MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import HELP, Keys, Output, ending_signals, raw_terminal
 from vmmuser.machine import Machine, Outcome
 from vmmuser.report import Report, process_start
@@ -243,9 +244,9 @@ def _why(door: Door) -> str:
 @click.option("--cpu", default="host", show_default=True, help="A model; `--cpu list` names them.")
 @click.option(
     "--engine",
-    default=lambda: os.environ.get("KVMISH_ENGINE", "translate"),
-    show_default="translate",
-    help="How guest code is run: emulate or translate.",
+    default=engines.chosen,
+    show_default=engines.DEFAULT,
+    help="How guest code is run: translate or emulate.",
 )
 @click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
 @click.option(
@@ -273,10 +274,7 @@ def boot(
     unless --append says what to run (kvmish.run=COMMAND, root=DEVICE, init=PROGRAM).
     """
     logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
-    if engine not in ENGINES:
-        listed = ", ".join(ENGINES)
-        raise ConfigError(f"--engine {engine}: there is no such engine; use {listed}")
-    os.environ["KVMISH_ENGINE"] = engine  # read where the core creates a vCPU
+    engines.choose(engines.check(engine, "--engine"))
     if cpu not in (known := cpu_model_names()):
         raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
     interactive = sys.stdin.isatty()

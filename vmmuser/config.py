@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from kvm_core.errors import ConfigError
 
-ENGINES = ("translate", "emulate")
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 4, 1 << 20
 _MEMORY = re.compile(r"([0-9]+)([MmGg]?)")
 

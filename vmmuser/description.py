@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kvm_core import engines
 from kvm_core.api import cpu_model_names
 from kvm_core.errors import ConfigError
-from vmmuser.config import ENGINES, MAX_MEMORY_MIB, MIN_MEMORY_MIB, Disk, MachineConfig
+from vmmuser.config import MAX_MEMORY_MIB, MIN_MEMORY_MIB, Disk, MachineConfig
 
 MAX_FILE_BYTES = 1 << 20
 # unix(7): sun_path has 107 bytes; /proc/self/fd/N/ stands for a directory with a longer name.
@@ -48,7 +49,7 @@ class Description:
     name: str
     uuid: str
     machine: MachineConfig
-    engine: str = "translate"
+    engine: str = engines.DEFAULT
     kvm: str = "direct"
     consoles: tuple[ConsoleSpec, ...] = ()
     qmp: str = ""
@@ -262,7 +263,7 @@ def _description(top: _Table) -> Description:
         name=name,
         uuid=uuid,
         machine=machine,
-        engine=top.choice("engine", ENGINES, "translate"),
+        engine=top.choice("engine", engines.ENGINES, engines.DEFAULT),
         kvm=_door(top),
         consoles=_consoles(top),
         qmp=top.socket("qmp", ""),

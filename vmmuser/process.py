@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from types import FrameType
 
+from kvm_core import engines
 from kvm_core.api import open_door
 from kvm_core.errors import ConfigError
 from vmmuser.board.base import Console
@@ -119,7 +120,7 @@ class VmProcess:
             self._stack.callback(chardev.close)
         policy = Policy(description.on_poweroff, description.on_reboot, description.on_crash)
         consoles: dict[str, Console] = {c.spec.device: c for c in self._chardevs}
-        os.environ["KVMISH_ENGINE"] = description.engine  # read where the core creates a vCPU
+        engines.choose(description.engine)
         try:
             door = open_door(description.kvm)
             self.machine = Machine(description.machine, door, consoles, policy)

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "cpu/lockstep.h"
-#include "jit/translate.h"
 #include "cpu/msr.h"
+#include "kvm/engines.h"
 #include "kvm/kvm.h"
 #include "mmu/tlb.h"
 
@@ -74,17 +74,7 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     }
 }
 
-/* By KVMISH_ENGINE, for clients that know nothing of engines; the translator where it can be. */
-static const struct engine *engine_chosen(struct vcpu *v)
-{
-    const char *name = getenv("KVMISH_ENGINE");
-
-    if (name && !strcmp(name, engine_emulate.name))
-        return &engine_emulate;
-    return translate_create(v) ? &engine_emulate : &engine_translate;
-}
-
-static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
+static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id, const struct engine *engine)
 {
     size_t bytes = (sizeof(struct kvm_vcpu) + KVM_PAGE - 1) / KVM_PAGE * KVM_PAGE;
     struct kvm_vcpu *kv = aligned_alloc(KVM_PAGE, bytes);
@@ -102,13 +92,13 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id)
     kv->cpu.index = (uint16_t)kv->index;
     kv->cpu.ops = &vm_machine_ops;
     kv->cpu.machine = kv;
+    kv->engine = engine;
     kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
     if (map_file(kv) || cpu_create(&kv->cpu)) {
         vcpu_destroy(kv);
         return NULL;
     }
-    kv->engine = engine_chosen(&kv->cpu);
     if (vm_has_irqchip(vm)) {
         if (lapic_init(&kv->lapic, &vm->irq, kv, id, id == vm->bsp_id)) {
             vcpu_destroy(kv);
@@ -142,20 +132,21 @@ void vcpu_destroy(struct kvm_vcpu *kv)
     free(kv);
 }
 
-/* KVM API 4.7. -EINVAL: id or count too large; -EEXIST */
+/* KVM API 4.7. -EINVAL: id or count too large, or the environment names no engine of ours; -EEXIST */
 int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
 {
+    const struct engine *engine = engine_chosen();
     struct kvm_vcpu *kv = NULL;
     int fd;
 
-    if (id >= VCPU_IDS_MAX)
+    if (id >= VCPU_IDS_MAX || !engine)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
     if (vm->vcpus >= VCPUS_MAX || id >= vm->max_vcpu_ids) {
         fd = -EINVAL;
     } else if (vm_vcpu_by_id(vm, (uint32_t)id)) {
         fd = -EEXIST;
-    } else if (!(kv = vcpu_new(vm, (uint32_t)id))) {
+    } else if (!(kv = vcpu_new(vm, (uint32_t)id, engine))) {
         fd = -ENOMEM;
     } else {
         vm_get(vm);

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from kvm_core import engines
 from tests.boot import minbase
 from tests.boot.terminal import DOOR, RUN, Terminal
 from tests.console import Transcript, run
@@ -64,8 +65,7 @@ def test_selfcheck_and_power_off(linux: Linux) -> None:
     good(done)
     assert report["outcome"] == "off"
     assert report["selfcheck"] is True
-    ours = os.environ.get("KVMISH_ENGINE", "translate")
-    assert report["engine"] == (ours if DOOR == "direct" else "hvm")
+    assert report["engine"] == (engines.chosen() if DOOR == "direct" else "hvm")
     first, kernel = report["seconds_to_first_instruction"], report["seconds_to_kernel"]
     assert 0 < first < kernel < report["seconds_to_userland"] < report["seconds"]
     # The data port is coalesced; what is left are single characters before the zone fills.

@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 512 * 1024
 # Python: package -> the first-party modules (prefixes) it may import besides its own.
 PYTHON_MAY = {
     "kvm_core": (),
-    "vmmuser": ("kvm_core.api", "kvm_core.abi", "kvm_core.errors", "kvm_core.exits"),
+    "vmmuser": tuple(f"kvm_core.{name}" for name in ("api", "abi", "engines", "errors", "exits")),
     "devfs": ("kvm_core",),
     "libvirtish": (),
     "kvmish": ("vmmuser", "kvm_core", "devfs"),
