@@ -22,7 +22,10 @@ ffi = FFI()
 ffi.cdef((ROOT / "kvm_core" / "_cdef.h").read_text(encoding="ascii"))
 ffi.set_source(
     "kvm_core._kvm",
-    '#include <stdint.h>\n#include "cpu/cpuid_models.h"\n#include "kvm/door.h"\n#include "kvm/engines.h"\n',
+    "#include <stdint.h>\n"
+    '#include "cpu/cpuid_models.h"\n'
+    '#include "kvm/door.h"\n'
+    '#include "kvm/engines.h"\n',
     include_dirs=["kvm_core"],
     extra_objects=[str(ARCHIVE)],
     libraries=["Zydis", "pthread", "dl", "m"],

@@ -6,6 +6,7 @@ int kvmish_close(int fd);
 int kvmish_kick(int fd);
 
 const char *engine_name(unsigned n);
+const char *engine_chosen_name(void);
 
 struct kvm_cpuid_entry2;
 const char *cpuid_model_name(unsigned n);

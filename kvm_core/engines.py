@@ -1,28 +1,42 @@
-"""The engines' names as Python gives them to the core, which reads KVMISH_ENGINE (kvm/engines.c)."""
+"""The engines' names. The core reads KVMISH_ENGINE where it creates a vCPU (kvm/engines.c)."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from typing import Any
 
-from kvm_core.errors import ConfigError
+from kvm_core.errors import BackendError, ConfigError
 
 VARIABLE = "KVMISH_ENGINE"
 ENGINES = ("translate", "emulate")  # the default first
-DEFAULT = ENGINES[0]
 
 
 def chosen() -> str:
-    """Return what the environment names, or the default. :raise ConfigError: for neither."""
-    return check(os.environ.get(VARIABLE) or DEFAULT, VARIABLE)
+    """Return the engine that a vCPU in this process gets: by the environment, or the default.
+
+    :raise ConfigError: if the environment names none.
+    :raise BackendError: if the core is not built.
+    """
+    try:
+        module: Any = import_module("kvm_core._kvm")
+    except ImportError as error:
+        raise BackendError(f"the core is not built ({error}); run `make ext`") from None
+    name = module.lib.engine_chosen_name()
+    if not name:
+        raise _unknown(VARIABLE, os.environ[VARIABLE])
+    return str(module.ffi.string(name).decode())
 
 
-def choose(name: str) -> None:
-    """Make it the engine of the vCPUs that this process, or its children, create from now on."""
-    os.environ[VARIABLE] = check(name, "engine")
+def choose(name: str, where: str = "--engine") -> None:
+    """Make it the engine of the vCPUs that this process, or its children, create from now on.
 
-
-def check(name: str, where: str) -> str:
-    """Return the name. :raise ConfigError: if no engine has it; the message begins with where."""
+    :raise ConfigError: if no engine has the name; the message begins with where it was given.
+    """
     if name not in ENGINES:
-        raise ConfigError(f"{where} {name}: there is no such engine; use {' or '.join(ENGINES)}")
-    return name
+        raise _unknown(where, name)
+    os.environ[VARIABLE] = name
+
+
+def _unknown(where: str, name: str) -> ConfigError:
+    return ConfigError(f"{where} {name}: there is no such engine; use {' or '.join(ENGINES)}")

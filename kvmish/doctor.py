@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kvm_core import engines
+from kvm_core.errors import BackendError, ConfigError
 from vmmuser.assets import FLAVOURS, ROOT
 
 PRELOAD = ROOT / "build" / "libkvmish-preload.so"
@@ -221,8 +222,22 @@ def _assets() -> list[Finding]:
     return findings
 
 
+def _engine() -> tuple[str, str]:
+    try:
+        name = engines.chosen()
+    except BackendError:
+        name = engines.ENGINES[0]
+    except ConfigError as error:
+        return "none", str(error)
+    if os.environ.get(engines.VARIABLE):
+        return name, f"as {engines.VARIABLE} says"
+    if name == "emulate":
+        return name, "the interpreter: this host is no x86-64, or lets nobody map executable memory"
+    return name, "binary translation; --engine emulate is the interpreter"
+
+
 def _choices(kvm: Finding) -> tuple[Choice, ...]:
-    engine = Choice("engine", engines.DEFAULT, "translates the guest's code; --engine emulate interprets it")
+    engine = Choice("engine", *_engine())
     if kvm.status == "ok":
         why = f"needs no device; the host's KVM works too: --kvm {kvm.name}"
     else:

@@ -244,9 +244,7 @@ def _why(door: Door) -> str:
 @click.option("--cpu", default="host", show_default=True, help="A model; `--cpu list` names them.")
 @click.option(
     "--engine",
-    default=engines.chosen,
-    show_default=engines.DEFAULT,
-    help="How guest code is run: translate or emulate.",
+    help="How guest code is run: translate (the default where the host allows it) or emulate.",
 )
 @click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
 @click.option(
@@ -263,7 +261,7 @@ def boot(
     memory: str,
     smp: str,
     cpu: str,
-    engine: str,
+    engine: str | None,
     kvm: str,
     lockstep: bool,
     report_path: str | None,
@@ -274,7 +272,8 @@ def boot(
     unless --append says what to run (kvmish.run=COMMAND, root=DEVICE, init=PROGRAM).
     """
     logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
-    engines.choose(engines.check(engine, "--engine"))
+    if engine is not None:
+        engines.choose(engine)
     if cpu not in (known := cpu_model_names()):
         raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
     interactive = sys.stdin.isatty()

@@ -49,7 +49,7 @@ class Description:
     name: str
     uuid: str
     machine: MachineConfig
-    engine: str = engines.DEFAULT
+    engine: str = ""  # the core chooses
     kvm: str = "direct"
     consoles: tuple[ConsoleSpec, ...] = ()
     qmp: str = ""
@@ -131,7 +131,7 @@ class _Table:
         words = list(choices)
         listed = f"one of {', '.join(words)}"
         value = self._take(field, str, listed, default)
-        if isinstance(value, str) and value not in words:
+        if isinstance(value, str) and value not in words and value != default:
             self.problem(field, f"{value!r} is not known; give {listed}")
         return value
 
@@ -263,7 +263,7 @@ def _description(top: _Table) -> Description:
         name=name,
         uuid=uuid,
         machine=machine,
-        engine=top.choice("engine", engines.ENGINES, engines.DEFAULT),
+        engine=top.choice("engine", engines.ENGINES, ""),
         kvm=_door(top),
         consoles=_consoles(top),
         qmp=top.socket("qmp", ""),

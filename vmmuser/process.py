@@ -120,7 +120,8 @@ class VmProcess:
             self._stack.callback(chardev.close)
         policy = Policy(description.on_poweroff, description.on_reboot, description.on_crash)
         consoles: dict[str, Console] = {c.spec.device: c for c in self._chardevs}
-        engines.choose(description.engine)
+        if description.engine:
+            engines.choose(description.engine)
         try:
             door = open_door(description.kvm)
             self.machine = Machine(description.machine, door, consoles, policy)

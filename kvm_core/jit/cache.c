@@ -151,22 +151,47 @@ static void put_thunks(struct jit *j)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-static int map_code(struct jit *j)
+static int code_memfd(off_t bytes)
 {
-    int err = 0, fd = memfd_create("kvmish-jit", MFD_CLOEXEC | MFD_EXEC);
+    int err, fd = memfd_create("kvmish-jit", MFD_CLOEXEC | MFD_EXEC);
 
     if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
         fd = memfd_create("kvmish-jit", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, CODE_BYTES))
+    if (fd >= 0 && ftruncate(fd, bytes)) {
         err = -errno;
-    if (!err) {
-        j->rw = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        j->rx = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-        if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
-            err = -errno;
+        close(fd);
+        return err;
     }
+    return fd < 0 ? -errno : fd;
+}
+
+int jit_cache_possible(void)
+{
+    const size_t bytes = 4096;
+    int err = 0, fd = code_memfd((off_t)bytes);
+    void *code;
+
+    if (fd < 0)
+        return fd;
+    code = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (code == MAP_FAILED)
+        err = -errno;
+    else
+        munmap(code, bytes);
+    close(fd);
+    return err;
+}
+
+static int map_code(struct jit *j)
+{
+    int err = 0, fd = code_memfd(CODE_BYTES);
+
+    if (fd < 0)
+        return fd;
+    j->rw = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    j->rx = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
+        err = -errno;
     close(fd);
     if (!err) { /* a child has no vCPU: it must not write into ours */
         madvise(j->rw, CODE_BYTES, MADV_DONTFORK);

@@ -62,6 +62,7 @@ struct jit {
 static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v->translator; }
 
 /* cache.c */
+int jit_cache_possible(void); /* 0, or -errno: no memory can be made executable */
 int jit_cache_create(struct vcpu *v, struct jit *j);
 void jit_cache_destroy(struct jit *j);
 void jit_flush(struct vcpu *v); /* drops all blocks; between blocks only */

@@ -181,17 +181,22 @@ static void destroy(struct vcpu *v)
     v->translator = NULL;
 }
 
-int translate_create(struct vcpu *v)
+int translate_possible(void)
 {
-    struct jit *j = calloc(1, sizeof(*j));
-    int err;
-
-#ifndef __x86_64__
-    free(j);
+#ifdef __x86_64__
+    return jit_cache_possible();
+#else
     return -ENOTSUP;
 #endif
+}
+
+int translate_create(struct vcpu *v)
+{
+    int err = translate_possible();
+    struct jit *j = err ? NULL : calloc(1, sizeof(*j));
+
     if (!j)
-        return -ENOMEM;
+        return err ? err : -ENOMEM;
     j->base = (struct translator){.page_retired = jit_page_retired, .destroy = destroy};
     err = jit_cache_create(v, j);
     if (err) {

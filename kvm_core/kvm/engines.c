@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cpu/cpu.h"
+#include "jit/translate.h"
 #include "kvm/engines.h"
 
 static const struct engine *const engines[] = {&engine_translate, &engine_emulate};
@@ -19,9 +20,21 @@ const struct engine *engine_chosen(void)
     const char *name = getenv("KVMISH_ENGINE");
 
     if (!name || !*name)
-        return engines[0];
+        return translate_possible() ? &engine_emulate : &engine_translate;
     for (unsigned n = 0; n < ENGINES; n++)
         if (!strcmp(name, engines[n]->name))
             return engines[n];
     return NULL;
+}
+
+const char *engine_chosen_name(void)
+{
+    const struct engine *engine = engine_chosen();
+
+    return engine ? engine->name : NULL;
+}
+
+int engine_prepare(const struct engine *engine, struct vcpu *v)
+{
+    return engine == &engine_translate ? translate_create(v) : 0;
 }

@@ -95,7 +95,7 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id, const struct en
     kv->engine = engine;
     kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
-    if (map_file(kv) || cpu_create(&kv->cpu)) {
+    if (map_file(kv) || cpu_create(&kv->cpu) || engine_prepare(engine, &kv->cpu)) {
         vcpu_destroy(kv);
         return NULL;
     }
