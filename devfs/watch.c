@@ -13,7 +13,7 @@
 
 #include "devfs/worker.h"
 
-enum { TICK_NS = 1000000, LINGER_TICKS = 100, LONG_TICKS = 2, FOLLOW_EVERY = 64, FAMILIAR = 8 };
+enum { TICK_NS = 1000000, LINGER_TICKS = 100, LONG_TICKS = 2, TRACED_TICKS = 30, FOLLOW_EVERY = 64, FAMILIAR = 8 };
 
 /* ---- /proc/PID/task/TID/status ----------------------------------------------------------------------------------------- */
 
@@ -69,8 +69,8 @@ static bool look(struct worker *w)
     for (struct call *c = w->calls; c; c = c->next) {
         if (!c->running)
             continue;
-        if (c->watched && signal_waits(c, &traced))
-            vcpu_interrupt(c->running);
+        if (c->watched && (signal_waits(c, &traced) || (traced && ++c->traced_ticks > TRACED_TICKS)))
+            vcpu_interrupt(c->running); /* a hand lets go soon; a debugger that stays waits for its stop */
         any |= c->watched;
         if (!c->reader || c->reader->cpu < 0)
             continue;

@@ -35,6 +35,7 @@ struct call {
     struct kvm_vcpu *running; /* KVM_RUN */
     bool watched;
     unsigned ticks; /* since its start, while its reader is pinned */
+    unsigned traced_ticks;
     bool stopped; /* answered before its end; the client's thread is stopped and we have hand.lock */
     struct call *next, **link;
 };

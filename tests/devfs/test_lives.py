@@ -106,6 +106,19 @@ def test_a_client_that_is_traced(device: Broker, client: Path) -> None:
     assert "Operation not permitted" in done.stderr
 
 
+def test_a_tracer_that_comes_later(device: Broker, client: Path) -> None:
+    """It gets its stop, as by a signal: KVM_RUN does not keep the thread."""
+    if shutil.which("strace") is None:
+        pytest.skip("missing: strace")
+    with running(client, device.file) as one:
+        command = ["strace", "-f", "-o", "/dev/null", "-p", str(one.pid)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
+            assert one.stdout is not None
+            for _ in range(2):
+                assert one.stdout.readline() == "KVM_RUN: -1, EINTR\n"
+            tracer.terminate()
+
+
 def test_client_killed_in_kvm_run(device: Broker, client: Path) -> None:
     with running(client, device.file) as one:
         machine = device.machine(one.pid)
@@ -170,6 +183,11 @@ def test_broker_killed(may_mount: None, client: Path, tmp_path: Path) -> None:
         assert ask(user) == "counting 0"
         assert all(ended(pid) for pid in spare)
         assert ask(user) == "counting 17"  # EEXIST: the vCPU that the first question made
+        command = [str(KVMISH), "devfs", "umount", str(one.directory)]
+        if mounted(one.directory):  # what is left of it
+            assert subprocess.run([*command, "--lazy"], check=False).returncode == 0
+        with broker(one.directory) as successor:
+            subprocess.run([str(client), str(successor.file), "slots"], check=True)
     assert ended(machine)
 
 
