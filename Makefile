@@ -35,7 +35,7 @@ EXT     := $(BUILD)/ext.stamp
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 .PHONY: help build core ext asan generate boot assets assets-full test test-full bench lint clean \
-        packages packages-test packages-full bench-guest
+        packages packages-test packages-full packages-bench bench-guest
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -79,8 +79,8 @@ test-full: packages-full
 	@$(MAKE) --no-print-directory build asan assets-full
 	@$(PY) -m pytest --full $(TEST_ARGS)
 
-## bench      times the boots and workloads beside QEMU TCG; JSON in build/bench, docs/performance.md
-bench: packages-test
+## bench      every row of tests/bench/rows.py beside the host and QEMU TCG; writes docs/performance.md (half an hour)
+bench: packages-bench
 	@$(MAKE) --no-print-directory build assets
 	@$(VENV)/bin/kvmish bench $(BENCH_ARGS)
 
@@ -103,6 +103,9 @@ packages-test:
 
 packages-full:
 	@tools/packages.sh build test full
+
+packages-bench:
+	@tools/packages.sh build test bench
 
 # -- Python ---------------------------------------------------------------------------------------
 $(VENV)/ready: pyproject.toml

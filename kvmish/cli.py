@@ -160,7 +160,7 @@ def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
 
 
 @cli.command()
-@click.option("--runs", type=click.IntRange(1), default=5, help="Runs of each side, in turn.")
+@click.option("--runs", type=click.IntRange(1), default=3, help="Runs of each side, in turn.")
 @click.option("--rows", default="", help="Only rows of these names or sessions: a,b*; no page.")
 @click.option("--engine", "engines", multiple=True, help="translate, emulate; the first is judged.")
 @click.option("--mitigations", default="", help="Only this setting: off or default.")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages of the named groups that are missing: build, test, full.
+# Installs the Debian packages of the named groups that are missing: build, test, full, bench.
 # A second run does nothing and says nothing. Exit status 1 if some are missing and cannot be had.
 set -eu
 
@@ -8,7 +8,8 @@ packages_of() {
     build) echo gcc libc6-dev linux-libc-dev libzydis-dev python3-dev python3-venv ca-certificates libfuse2 ;;
     test) echo qemu-system-x86 acpica-tools e2fsprogs lz4 ovmf grub-common grub-pc-bin xorriso mtools strace libvirt-clients python3-libvirt ;;
     full) echo debootstrap virtinst ;;
-    *) echo "tools/packages.sh: no group '$1' (build, test, full)" >&2 && exit 2 ;;
+    bench) echo debootstrap ;;
+    *) echo "tools/packages.sh: no group '$1' (build, test, full, bench)" >&2 && exit 2 ;;
     esac
 }
 

@@ -68,7 +68,8 @@ class Results:
 
     def verdict(self, target: dict[str, Any], setting: str) -> Verdict:
         """Judge a target. A row that is missing or has failed makes it a hole."""
-        column = f"{target['column']}/{self.engine}"
+        column = target["column"]
+        column = column if column == "native" else f"{column}/{self.engine}"
         against, rows, limit = target["against"], target["rows"], target["limit"]
         values: list[float | None]
         if against == "limit":

@@ -14,14 +14,17 @@ from typing import Any
 from tests.bench import image
 from tests.bench.rows import SCALES, SESSIONS, TARGETS, selected
 from tests.bench.runner import Runner, machine
-from tests.bench.sides import MITIGATIONS, ROOT, sides
+from tests.bench.sides import MITIGATIONS, sides
+from vmmuser.assets import ROOT
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kvmish bench", description=__doc__)
     parser.add_argument("--rows", default="*", help="names or sessions, shell patterns: a,b*")
-    parser.add_argument("--engine", action="append", choices=sorted(SCALES), help="ours; again")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side")
+    parser.add_argument(
+        "--engine", action="append", choices=sorted(SCALES), help="the first one is judged"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of each side")
     parser.add_argument("--mitigations", choices=list(MITIGATIONS), help="only this setting")
     parser.add_argument("--sides", default="", help="only columns that begin so: native,kvm")
     parser.add_argument("--output", type=Path, default=image.BUILD / "rows.json")
@@ -42,11 +45,12 @@ def main(words: list[str]) -> int:
     if options.sides:
         columns = [s for s in columns if s.column.startswith(tuple(options.sides.split(",")))]
     runner = Runner(rows, columns, lambda text: print(f"bench: {text}", flush=True))
+    settings = [options.mitigations] if options.mitigations else list(MITIGATIONS)
     before = machine()
     for number in range(options.runs):
         print(f"bench: run {number + 1} of {options.runs}", flush=True)
-        for mitigations in [options.mitigations] if options.mitigations else MITIGATIONS:
-            runner.round(number, mitigations)
+        for setting in settings:
+            runner.round(number, setting, only_judged=setting != settings[0])
         _write(options.output, runner, number + 1, engines, before)
     runner.compare_checksums()
     _write(options.output, runner, options.runs, engines, before)

@@ -12,7 +12,7 @@ from typing import Any
 from tests import console
 from tests.bench import image
 from tests.bench.rows import SESSIONS, Row
-from tests.bench.sides import ROOT, Side
+from tests.bench.sides import Side
 from vmmuser.assets import USERLAND_MARK
 
 TIMEOUT_SECONDS = 300
@@ -82,10 +82,11 @@ class Runner:
         self.cells: dict[str, dict[str, dict[str, Cell]]] = {row.name: {} for row in rows}
         self.sessions = [name for name in SESSIONS if self._rows(name)]
 
-    def round(self, number: int, mitigations: str) -> None:
+    def round(self, number: int, mitigations: str, only_judged: bool = False) -> None:
         """Run every session on every side once; odd rounds go through the sides backwards."""
+        asked = [side for side in self.sides if side.judged or not only_judged]
         for session in self.sessions:
-            sides = [side for side in self.sides if side.runs(session)]
+            sides = [side for side in asked if side.runs(session)]
             for side in sides if number % 2 == 0 else reversed(sides):
                 self.run(side, session, mitigations)
 
@@ -221,5 +222,4 @@ def machine() -> dict[str, Any]:
         "count": os.cpu_count(),
         "release": os.uname().release,
         "load": round(os.getloadavg()[0], 1),
-        "root": str(ROOT.name),
     }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests import qemu
 from tests.bench import image
 from tests.bench.rows import SCALES, SESSIONS, Row, Session
-from vmmuser.assets import CLOUD, ROOT
+from vmmuser.assets import CLOUD
 
 MITIGATIONS = {"off": "mitigations=off", "default": ""}
 
@@ -19,6 +18,7 @@ class Side:
     """One column: native, tcg/CPU, kvm/ENGINE or boot/ENGINE."""
 
     column: str
+    judged: bool = True  # False: an engine for comparison, under one setting of mitigations only
 
     @property
     def kind(self) -> str:
@@ -105,18 +105,9 @@ class Side:
         ).command()
 
 
-def sides(engines: list[str], native: bool = True) -> list[Side]:
-    """Return all columns for the engines."""
-    columns = ["native"] if native else []
-    columns += ["tcg/default", "tcg/max"]
-    for engine in engines:
-        columns += [f"kvm/{engine}", f"boot/{engine}"]
-    return [Side(column) for column in columns]
-
-
-def may_chroot() -> bool:
-    """Whether the programs of the root file system can be run on the host itself."""
-    return os.geteuid() == 0
-
-
-__all__ = ["MITIGATIONS", "ROOT", "Side", "may_chroot", "sides"]
+def sides(engines: list[str]) -> list[Side]:
+    """Return all columns for the engines; the first is judged, the others are beside it."""
+    first, *others = engines
+    columns = ["native", "tcg/default", "tcg/max", f"kvm/{first}", f"boot/{first}"]
+    beside = [Side(f"kvm/{engine}", judged=False) for engine in others]
+    return [*(Side(column) for column in columns), *beside]

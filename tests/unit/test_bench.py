@@ -15,10 +15,11 @@ from tests import console
 from tests.bench import image
 from tests.bench.rows import ROWS, SESSIONS, TARGETS, selected
 from tests.bench.runner import Runner, Watch, clock_failure, memory_beyond_guest
-from tests.bench.sides import ROOT, Side, sides
+from tests.bench.sides import Side, sides
 from tools.performance import render
 from tools.performance_plot import plot
 from tools.performance_rows import Results
+from vmmuser.assets import ROOT
 
 # What a small run of each program computes. A changed sum is a changed workload: earlier figures
 # no longer compare.
@@ -174,6 +175,15 @@ def test_host_and_guest_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         assert set(native.checksums) == {"30", "3"}
         assert guest.checksums == {"3": native.checksums["3"]}
         assert len(native.samples) == len(guest.samples) == 1
+
+
+def test_engines_for_comparison_run_once() -> None:
+    columns = [side.column for side in sides(["translate", "emulate"]) if side.judged]
+    assert columns == ["native", "tcg/default", "tcg/max", "kvm/translate", "boot/translate"]
+    runner = _runner("native", sieve=2)
+    runner.sides.append(Side("tcg/max", judged=False))
+    runner.round(0, "default", only_judged=True)
+    assert set(runner.cells["sieve"]["default"]) == {"native"}
 
 
 def test_another_checksum_than_the_hosts_is_a_failure() -> None:
