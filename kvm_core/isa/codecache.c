@@ -95,6 +95,9 @@ static unsigned bucket_of(uint64_t gpa)
 
 /* ---- pseudo instructions -------------------------------------------------------------------- */
 
+/* 64-bit code comes back to the translator at each branch, to be counted; what it never takes goes on by itself. */
+static bool is_translated(const struct vcpu *v) { return v->translator && v->code_bits == 64; }
+
 /* Not counted: the instruction is not reached. */
 static void uncount(struct vcpu *v, const struct insn *i)
 {
@@ -119,7 +122,7 @@ static const struct insn *op_continue(struct vcpu *v, const struct insn *i)
     if (i->off < 4096 && p && p->at[i->off] && v->budget > 0 && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED)) {
         unsigned n = p->at[i->off] - 1u;
         const struct insn *next = &p->chunk[n / CHUNK_INSNS][n % CHUNK_INSNS];
-        if (next->fn != op_continue && !v->translator) {
+        if (next->fn != op_continue && !is_translated(v)) {
             v->blk_start = next;
             return next;
         }
@@ -505,7 +508,7 @@ void codecache_link(struct vcpu *v, const struct insn *i)
 
     if (i >= v->code->scratch && i < v->code->scratch + 2)
         return;
-    if (v->translator || !p || p->stale || off < 0 || off > 4095 || !p->at[off] || v->slow)
+    if (is_translated(v) || !p || p->stale || off < 0 || off > 4095 || !p->at[off] || v->slow)
         return;
     if (v->code_bits == 16 || i->size * 8 != v->code_bits ||
         (v->code_bits == 32 && v->seg[CS].limit != 0xffffffff))
