@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 import termios
 import tty
 
@@ -18,7 +19,7 @@ INPUT_MAX_BYTES = 1 << 20  # what the guest has not yet read of a client's input
 
 def open_console(path: str) -> int:
     """Open a terminal, or connect to a socket, not blocking. :raise OSError:"""
-    if path.startswith("/dev/"):
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
         descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(termios.error):
             tty.setraw(descriptor, termios.TCSANOW)

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -49,8 +50,12 @@ def prepare_socket(path: Path) -> None:
     if len(os.fsencode(path)) > SOCKET_PATH_MAX:
         raise DaemonError(f"{path}: longer than {SOCKET_PATH_MAX} bytes; choose a shorter --socket")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
         return
+    if not stat.S_ISSOCK(kind):  # connect() answers as if it were a dead socket
+        raise DaemonError(f"{path}: is there and not a socket; choose another --socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

@@ -151,9 +151,9 @@ class Domain:
             if told and self.vmm is None:
                 return  # it is over already
             await self._failed_start(told)
-            raise VirError(
-                Code.INTERNAL_ERROR, f"domain {self.name!r} did not start: {error}"
-            ) from error
+            why = f"{self.directory}: {error.strerror}" if isinstance(error, OSError) else error
+            message = f"domain {self.name!r} did not start: {why}"
+            raise VirError(Code.INTERNAL_ERROR, message) from error
 
     async def _failed_start(self, told: bool) -> None:
         vmm, self.vmm = self.vmm, None
@@ -167,6 +167,7 @@ class Domain:
             self._tell(s.Event.STOPPED, s.Stopped.FAILED)
         self._around.store.forget_run(self.name)
         self.live, self.id, self.ttys, self._record = None, -1, {}, None
+        self.on_stopped(self)  # it may have been undefined meanwhile
 
     async def _note(self, record: Record) -> None:
         """Write down what a later daemon must know."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import uuid as uuids
 
@@ -15,6 +16,7 @@ from libvirtish.record import Record, RecordError, boot_id
 from libvirtish.rpc import types as t
 from libvirtish.vmm import Vmm
 from libvirtish.xml.domain import Definition, check_name, parse_domain
+from libvirtish.xml.parse import parse
 
 log = logging.getLogger("libvirtishd")
 
@@ -83,11 +85,11 @@ class Registry:
 
     def _adopt_uuid(self, definition: Definition, xml: str) -> Definition:
         """A definition without a UUID, whose name is known, means the domain of that name."""
-        if etree.fromstring(xml.encode()).find("uuid") is not None:
+        if parse(xml, "domain").find("uuid") is not None:
             return definition
         for domain in self._domains.values():
             if domain.name == definition.name:
-                tree = etree.fromstring(definition.xml())
+                tree = copy.deepcopy(definition.tree)
                 element = tree.find("uuid")
                 assert element is not None  # noqa: S101 - the parser put it there
                 element.text = str(domain.definition.uuid)

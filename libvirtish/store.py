@@ -27,7 +27,17 @@ class StoreLockedError(Exception):
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file so that a kill or a power cut at any moment leaves the old or the new one."""
+    """Replace a file so that a kill or a power cut at any moment leaves the old or the new one.
+
+    :raise OSError: with the path as its filename.
+    """
+    try:
+        _write_whole(path, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_whole(path: Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

@@ -181,6 +181,10 @@ class Client:
         except xdr.XdrError as error:
             log.error("procedure %d: the answer cannot travel: %s", frame.procedure, error)
             self.send(frame.refusal(VirError(Code.INTERNAL_ERROR, f"the answer: {error}")))
+        except OSError as error:  # of the daemon's own files: a full disk
+            what = f"{error.filename or 'the daemon'}: {error.strerror or error}"
+            log.error("procedure %d: %s", frame.procedure, what)
+            self.send(frame.refusal(VirError(Code.SYSTEM_ERROR, what)))
         except Exception as error:
             log.exception("procedure %d failed", frame.procedure)
             self.send(frame.refusal(VirError(Code.INTERNAL_ERROR, f"{error!r}; see the log")))

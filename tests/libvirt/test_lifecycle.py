@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from libvirtish.consoles import open_console
 from libvirtish.rpc import types as t
 from libvirtish.rpc.client import Connection
 from tests.boot.guests import RESET, TRIPLE_FAULT
@@ -123,6 +127,16 @@ def test_a_console_on_a_terminal_or_a_socket(
     connection.close()
     assert ("tty=" in quiet_daemon.ok("dumpxml", "tiny")) == (backend == "pty")
     quiet_daemon.ok("destroy", "tiny")
+
+
+def test_a_socket_below_dev_is_not_a_terminal() -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
+        socket.socket(socket.AF_UNIX) as it,
+    ):
+        it.bind(f"{directory}/console")
+        it.listen()
+        os.close(open_console(f"{directory}/console"))
 
 
 def test_a_domain_without_a_console(quiet_daemon: Daemon, kernel: Callable[[str], Path]) -> None:

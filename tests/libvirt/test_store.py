@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import random
+import resource
 import subprocess
 import threading
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from libvirtish.daemon import DaemonError, prepare_socket
 from libvirtish.record import Record, RecordError
 from libvirtish.rpc import types as t
 from libvirtish.rpc.client import DisconnectedError
@@ -146,6 +149,55 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_whole(path, "new \ud800")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.xml"]
+
+
+def test_a_full_disk_is_said_with_its_place(daemon: Daemon) -> None:
+    daemon.define("here")
+    limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+    xml = daemon.file("more.xml", domain_xml("more", 2))
+    assert f"{daemon.state}/domains/more.xml: File too large" in daemon.refused("define", xml)
+    assert f"{daemon.state}/run/here: File too large" in daemon.refused("start", "here")
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limits)
+    assert daemon.ok("list", "--all", "--name").split() == ["here"]
+    assert daemon.ok("domstate", "here") == "shut off"
+    daemon.ok("define", xml)
+    assert not daemon.logged("Traceback")
+
+
+def test_a_domain_undefined_while_its_start_fails_is_gone(tmp_path: Path) -> None:
+    """The start is held until the domain is undefined; then its process fails."""
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    program = tmp_path / "vmm"
+    program.write_text(f"#!/bin/sh\nread -r line <{go}; exit 1\n")
+    program.chmod(0o755)
+    daemon = Daemon("--vmm", str(program))
+    try:
+        daemon.define("ghost")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            start = pool.submit(daemon.refused, "start", "ghost")
+            with go.open("w") as gate:  # when the process reads
+                daemon.ok("undefine", "ghost")
+                gate.write("go\n")
+            assert "ended without a word" in start.result()
+        assert daemon.ok("list", "--all", "--name") == ""
+    finally:
+        daemon.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
+def test_no_socket_in_the_place_of_something_else(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "precious"
+    if kind == "file":
+        path.write_text("data")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(DaemonError, match="is there and not a socket; choose another --socket"):
+        prepare_socket(path)
+    assert os.listdir(tmp_path) == ["precious"]
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def test_validated_by_libvirt_s_schema(
     quiet_daemon.ok("define", bad)
 
 
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "UTF-16", "no-such"])
+def test_a_declared_encoding_does_not_matter(quiet_daemon: Daemon, encoding: str) -> None:
+    """The wire carries UTF-8, with a UUID or without."""
+    xml = f"<?xml version='1.0' encoding='{encoding}'?>{domain_xml('café')}"
+    head, rest = xml.split("<uuid>")
+    xml = head + rest.split("</uuid>")[1]
+    for _ in range(2):
+        quiet_daemon.ok("define", quiet_daemon.file("it.xml", xml))
+    assert quiet_daemon.ok("list", "--all", "--name") == "café"
+
+
 def test_a_domain_without_a_kernel(quiet_daemon: Daemon) -> None:
     xml = "".join(line for line in domain_xml("bad").splitlines(True) if "<kernel>" not in line)
     errors = quiet_daemon.refused("define", quiet_daemon.file("bad.xml", xml))
