@@ -10,6 +10,7 @@ import ctypes
 import errno
 import grp
 import os
+import re
 import signal
 import stat
 import sys
@@ -28,6 +29,7 @@ DEFAULT = Path("/run/kvmish")
 FILE = "kvm"
 FUSE_SUPER_MAGIC = 0x65735546
 MNT_DETACH = 2
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how blanks, tabs, newlines and backslashes are written there
 SPARE_WORKERS = 2
 
 
@@ -43,14 +45,14 @@ def _tables() -> dict[str, Any]:
     """Mounted file systems by mount point, as /proc/self/mounts has them."""
     text = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
     return {
-        line.split(" ")[1].encode().decode("unicode_escape"): line.split(" ")
+        _OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[1]): line.split(" ")
         for line in text.splitlines()
     }
 
 
 def is_ours(path: Path) -> bool:
     """Whether one of our file systems is mounted on path."""
-    entry = _tables().get(str(path))
+    entry = _tables().get(os.path.realpath(path))  # as the kernel has it; a mount is never a link
     return entry is not None and entry[0] == "kvmish"
 
 

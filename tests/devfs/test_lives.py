@@ -214,6 +214,17 @@ def test_umount_with_a_machine_open(may_mount: None, client: Path, tmp_path: Pat
     assert one.directory.exists()  # it was there before
 
 
+def test_umount_of_a_path_with_a_blank_by_way_of_a_link(may_mount: None, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("é x")
+    (tmp_path / "é x").mkdir()
+    with broker(tmp_path / "é x") as one:
+        command = [str(KVMISH), "devfs", "umount", str(link)]
+        subprocess.run(command, check=True, timeout=SECONDS)
+        assert one.process.wait(SECONDS) == 0
+    assert not list((tmp_path / "é x").iterdir())
+
+
 def test_umount(may_mount: None, client: Path, tmp_path: Path) -> None:
     with broker(tmp_path / "dev") as one:
         subprocess.run([str(client), str(one.file), "slots"], check=True, capture_output=True)
