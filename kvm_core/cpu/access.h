@@ -35,17 +35,17 @@ uint64_t ea_offset(struct vcpu *v, const struct insn *i);
 static inline void *tlb_probe_read(const struct tlb_set *set, uint64_t linear, unsigned size)
 {
     unsigned n = tlb_index(linear);
-    uint64_t off = linear ^ set->read_tag[n];
+    uint64_t off = linear ^ set->read.tag[n];
     if (likely(off <= 4096 - size))
-        return (void *)(set->host[n] + off);
+        return (void *)(set->read.host[n] + off);
     return NULL;
 }
 static inline void *tlb_probe_write(const struct tlb_set *set, uint64_t linear, unsigned size)
 {
     unsigned n = tlb_index(linear);
-    uint64_t off = linear ^ set->write_tag[n];
+    uint64_t off = linear ^ set->write.tag[n];
     if (likely(off <= 4096 - size))
-        return (void *)(set->host[n] + off);
+        return (void *)(set->write.host[n] + off);
     return NULL;
 }
 static inline void *mem_probe_read(struct vcpu *v, uint64_t linear, unsigned size)

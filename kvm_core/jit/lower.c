@@ -234,7 +234,7 @@ struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
 {
     struct emit *e = &b->e;
     int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
-    int32_t tags = set + (int32_t)(write ? offsetof(struct tlb_set, write_tag) : offsetof(struct tlb_set, read_tag));
+    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write) : offsetof(struct tlb_set, read));
 
     if (b->j->bmi2) { /* rorx r11, r10, 12 */
         static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 12};
@@ -245,12 +245,12 @@ struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
         put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 12);
     }
     op_imm(e, false, 4, H_T1, TLB_ENTRIES - 1);
-    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, tags);
+    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
     op_imm(e, true, 7, H_T0, (int32_t)(4096 - size));
     struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
     c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
     c->vectors = b->vectors;
-    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 3, set + (int32_t)offsetof(struct tlb_set, host));
+    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
     return c;
 }

@@ -100,6 +100,15 @@ void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n)
     check_canonical(v, linear, n);
 }
 
+static bool is_free(const struct tlb_table *t, unsigned n, uint64_t page) { return t->tag[n] == tlb_none(n) || t->tag[n] == page; }
+
+static void enter(struct tlb_table *t, unsigned n, uint64_t page, const struct page_ref *ref, bool global)
+{
+    t->tag[n] = page;
+    t->host[n] = (uint64_t)ref->host;
+    t->global[n / 64] = (t->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)global << n % 64;
+}
+
 /* Translates the page of `linear` with the rights of `kind` and enters it into that TLB set. */
 static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, int access, struct page *out)
 {
@@ -130,10 +139,12 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     unsigned n = tlb_index(page);
     bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || v->lockstep)) &&
                   !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
-    set->read_tag[n] = page;
-    set->write_tag[n] = direct ? page : tlb_none(n);
-    set->host[n] = (uint64_t)ref.host;
-    set->global[n / 64] = (set->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)w.global << n % 64;
+    if (access != ACC_WRITE || is_free(&set->read, n, page))
+        enter(&set->read, n, page, &ref, w.global);
+    if (direct && (access == ACC_WRITE || is_free(&set->write, n, page)))
+        enter(&set->write, n, page, &ref, w.global);
+    else if (set->write.tag[n] == page)
+        set->write.tag[n] = tlb_none(n);
     if (!w.global)
         fills_add(&set->fills, n);
     set->dirty = true;

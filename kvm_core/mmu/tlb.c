@@ -10,19 +10,20 @@
 #include "mmu/large.h"
 #include "mmu/phys.h"
 
-static void drop_entry(struct tlb_set *set, unsigned n)
-{
-    set->read_tag[n] = set->write_tag[n] = tlb_none(n);
-}
-
 static void clear_set(struct tlb_set *set)
 {
     if (!set->dirty)
         return;
     for (unsigned n = 0; n < TLB_ENTRIES; n++)
-        drop_entry(set, n);
+        set->read.tag[n] = set->write.tag[n] = tlb_none(n);
     set->fills.count = 0;
     set->dirty = false;
+}
+
+static void drop_nonglobal(struct tlb_table *t, unsigned n)
+{
+    if (!(t->global[n / 64] >> n % 64 & 1))
+        t->tag[n] = tlb_none(n);
 }
 
 /* What is global stays. */
@@ -30,16 +31,20 @@ static void clear_nonglobal(struct tlb_set *set)
 {
     struct fills *f = &set->fills;
 
-    if (f->count <= FILLS_MAX) {
-        for (unsigned k = 0; k < f->count; k++)
-            if (!(set->global[f->at[k] / 64] >> f->at[k] % 64 & 1))
-                drop_entry(set, f->at[k]);
-    } else {
-        for (unsigned n = 0; n < TLB_ENTRIES; n++)
-            if (!(set->global[n / 64] >> n % 64 & 1))
-                drop_entry(set, n);
+    for (unsigned k = 0; k < (f->count <= FILLS_MAX ? f->count : TLB_ENTRIES); k++) {
+        unsigned n = f->count <= FILLS_MAX ? f->at[k] : k;
+        drop_nonglobal(&set->read, n);
+        drop_nonglobal(&set->write, n);
     }
     f->count = 0;
+}
+
+static void drop_tag(struct tlb_table *t, uint64_t page)
+{
+    unsigned n = tlb_index(page);
+
+    if (t->tag[n] == page)
+        t->tag[n] = tlb_none(n);
 }
 
 void jump_cache_clear(struct jump_cache *j)
@@ -149,13 +154,11 @@ void tlb_flush_nonglobal(struct vcpu *v)
 
 void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
-    unsigned n = tlb_index(page);
     struct itlb_entry *fetch = &v->itlb[page >> 12 & (ITLB_ENTRIES - 1)];
 
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
-        struct tlb_set *set = &v->tlb_sets[s];
-        if (set->read_tag[n] == page || set->write_tag[n] == page)
-            drop_entry(set, n);
+        drop_tag(&v->tlb_sets[s].read, page);
+        drop_tag(&v->tlb_sets[s].write, page);
     }
     if ((fetch->tag & ~0xfffull) == page)
         fetch->tag = ITLB_NONE;
@@ -167,8 +170,8 @@ void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned n = 0; n < TLB_ENTRIES; n++)
-            if ((set->read_tag[n] ^ linear) >> 30 == 0 || (set->write_tag[n] ^ linear) >> 30 == 0)
-                drop_entry(set, n);
+            if ((set->read.tag[n] ^ linear) >> 30 == 0 || (set->write.tag[n] ^ linear) >> 30 == 0)
+                set->read.tag[n] = set->write.tag[n] = tlb_none(n);
     }
     clear_fetch(v, true);
 }
@@ -185,7 +188,7 @@ static void forget_write_tags(struct vcpu *v)
     for (unsigned s = 0; s < TLB_SET_COUNT; s++)
         if (v->tlb_sets[s].dirty)
             for (unsigned n = 0; n < TLB_ENTRIES; n++)
-                v->tlb_sets[s].write_tag[n] = tlb_none(n);
+                v->tlb_sets[s].write.tag[n] = tlb_none(n);
 }
 
 void tlb_protect_host_page(struct vcpu *v, const void *hpage)
@@ -195,8 +198,8 @@ void tlb_protect_host_page(struct vcpu *v, const void *hpage)
         if (!set->dirty)
             continue;
         for (unsigned n = 0; n < TLB_ENTRIES; n++)
-            if (set->host[n] == (uint64_t)hpage)
-                set->write_tag[n] = tlb_none(n);
+            if (set->write.host[n] == (uint64_t)hpage)
+                set->write.tag[n] = tlb_none(n);
     }
 }
 

@@ -34,11 +34,16 @@ static inline void fills_add(struct fills *f, unsigned n)
         f->count++;
 }
 
-/* Pages that need a look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access. */
+/* Pages that need a look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access. Reading and
+ * writing have tables of their own, so that a copy between places that share an index does not miss at every step. */
+struct tlb_table {
+    uint64_t tag[TLB_ENTRIES];
+    uint64_t host[TLB_ENTRIES];        /* the page in this process */
+    uint64_t global[TLB_ENTRIES / 64]; /* bitmap: survives MOV CR3 */
+};
+
 struct tlb_set {
-    uint64_t read_tag[TLB_ENTRIES], write_tag[TLB_ENTRIES];
-    uint64_t host[TLB_ENTRIES];          /* the page in this process */
-    uint64_t global[TLB_ENTRIES / 64];   /* bitmap: survives MOV CR3 */
+    struct tlb_table read, write;
     struct fills fills;
     bool dirty; /* something was entered since the last flush */
 };
