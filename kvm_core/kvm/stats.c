@@ -90,7 +90,7 @@ int stats_vm_fd(struct kvm_vm *vm, const struct client *c)
     char id[NAME_BYTES];
     int fd;
 
-    snprintf(id, sizeof(id), "kvm-%d-%u", getpid(), vm->number);
+    snprintf(id, sizeof(id), "kvm-%d-%u", c->pid ? c->pid : getpid(), vm->number);
     pthread_mutex_lock(&vm->lock);
     fd = stats_fd(c, &vm->stat_fd, &vm->stat_page, id, vm_names, VM_STATS);
     if (vm->stat_page)
@@ -121,7 +121,7 @@ int stats_vcpu_fd(struct kvm_vcpu *kv, const struct client *c)
     char id[NAME_BYTES];
     int fd;
 
-    snprintf(id, sizeof(id), "kvm-%d-%u/vcpu-%u", getpid(), kv->vm->number, kv->id);
+    snprintf(id, sizeof(id), "kvm-%d-%u/vcpu-%u", c->pid ? c->pid : getpid(), kv->vm->number, kv->id);
     fd = stats_fd(c, &kv->stat_fd, &kv->stat_page, id, vcpu_names, VCPU_STATS);
     stats_publish(kv);
     return fd;

@@ -134,7 +134,7 @@ def test_client_killed_in_kvm_run(device: Broker, client: Path) -> None:
 STORM = ("threads", "slots", "memory", "crowd", "forever")
 
 
-@pytest.mark.parametrize("victim", ["client", "kvmish-vm"])
+@pytest.mark.parametrize("victim", ["client", "kvmish-vm", "kvmish-hand"])
 def test_killed_at_any_instant(
     may_mount: None, client: Path, tmp_path: Path, victim: str
 ) -> None:
