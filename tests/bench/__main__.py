@@ -32,7 +32,7 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 
 
 def main(words: list[str]) -> int:
-    """Measure, and write after each round what there is. Status 1 if there was a failure."""
+    """Measure, and write after each setting what there is. Status 1 if there was a failure."""
     options = _arguments(words)
     rows = selected(options.rows)
     if not rows:
@@ -51,7 +51,7 @@ def main(words: list[str]) -> int:
         print(f"bench: run {number + 1} of {options.runs}", flush=True)
         for setting in settings:
             runner.round(number, setting, only_judged=setting != settings[0])
-        _write(options.output, runner, number + 1, engines, before)
+            _write(options.output, runner, number + 1, engines, before)
     runner.compare_checksums()
     _write(options.output, runner, options.runs, engines, before)
     failed = any(
