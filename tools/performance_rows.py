@@ -162,7 +162,8 @@ class Results:
         return number(value) + _runs_failed(self._failed(row, setting, column))
 
     def _cell(self, row: str, setting: str, column: str) -> dict[str, Any] | None:
-        cell: dict[str, Any] | None = self.rows[row]["cells"].get(setting, {}).get(column)
+        cells: dict[str, Any] = self.rows.get(row, {}).get("cells", {}).get(setting, {})
+        cell: dict[str, Any] | None = cells.get(column)
         return cell
 
 
