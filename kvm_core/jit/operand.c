@@ -62,8 +62,13 @@ static int added_to(const struct op *op, int64_t *by)
     }
     if (i->size != 8 || op->row->form != FORM_RI)
         return -1;
-    *by = i->fn == h_alu_add_ri_8 ? (int64_t)i->imm : -(int64_t)i->imm;
-    return i->fn == h_alu_add_ri_8 || i->fn == h_alu_sub_ri_8 ? i->dst : -1;
+    if (i->fn == h_alu_add_ri_8)
+        *by = (int64_t)i->imm;
+    else if (i->fn == h_alu_sub_ri_8)
+        *by = -(int64_t)i->imm; /* 32 bits, sign-extended */
+    else
+        return -1; /* MOV's has 64 */
+    return i->dst;
 }
 
 static unsigned written(const struct build *b, const struct op *op)
