@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-FROM_REMOTE, FROM_QEMU, FROM_RPC, FROM_STREAMS = 13, 10, 7, 38  # virErrorDomain
+FROM_QEMU, FROM_RPC, FROM_STREAMS = 10, 7, 38  # virErrorDomain
 LEVEL_ERROR = 2
 
 
@@ -16,15 +16,12 @@ class Code(IntEnum):
     INVALID_ARG = 8
     OPERATION_FAILED = 9
     XML_ERROR = 27
-    OPERATION_DENIED = 29
     XML_DETAIL = 35
     SYSTEM_ERROR = 38
     RPC = 39
     NO_DOMAIN = 42
-    AUTH_FAILED = 45
     OPERATION_INVALID = 55
     CONFIG_UNSUPPORTED = 67
-    OPERATION_TIMEOUT = 68
     ARGUMENT_UNSUPPORTED = 74
     XML_INVALID_SCHEMA = 92
 
@@ -35,12 +32,9 @@ PREFIX = {
     Code.INVALID_ARG: "invalid argument",
     Code.OPERATION_FAILED: "operation failed",
     Code.XML_ERROR: "XML error",
-    Code.OPERATION_DENIED: "operation forbidden",
     Code.NO_DOMAIN: "Domain not found",
-    Code.AUTH_FAILED: "authentication failed",
     Code.OPERATION_INVALID: "Requested operation is not valid",
     Code.CONFIG_UNSUPPORTED: "unsupported configuration",
-    Code.OPERATION_TIMEOUT: "Timed out during operation",
     Code.ARGUMENT_UNSUPPORTED: "argument unsupported",
 }
 

@@ -312,7 +312,6 @@ STRING = String(STRING_MAX)
 
 Int = Annotated[int, I32]
 UInt = Annotated[int, U32]
-Hyper = Annotated[int, I64]
 UHyper = Annotated[int, U64]
 Str = Annotated[str, STRING]
 OptStr = Annotated[str | None, Optional(STRING)]

@@ -245,6 +245,53 @@ def test_libvirt_python_lists_starts_and_hears(
     ]
 
 
+PYTHON_ASKS = """
+import sys, libvirt
+conn = libvirt.open(sys.argv[1])
+dom = conn.lookupByID(conn.listDomainsID()[0])
+print(conn.numOfDomains(), conn.numOfDefinedDomains(), conn.listDefinedDomains())
+print(conn.isSecure(), conn.isAlive(), conn.isEncrypted(), conn.getType(), conn.getVersion())
+print(conn.getLibVersion(), conn.getMaxVcpus("kvm"), conn.getURI() == sys.argv[1])
+print(conn.getInfo()[0], conn.getHostname() == __import__("socket").gethostname())
+print(dom.name(), dom.OSType(), dom.maxMemory(), dom.maxVcpus(), dom.vcpusFlags(), dom.autostart())
+print(dom.isActive(), dom.isPersistent(), dom.isUpdated(), dom.hasManagedSaveImage())
+print(dom.controlInfo()[:2], dom.snapshotNum(), dom.listAllSnapshots(), conn.listAllNetworks())
+print(sorted(dom.memoryStats()), sorted(conn.getAllDomainStats()[0][1])[:3])
+print([each.name() for each in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)])
+print(conn.lookupByUUIDString(dom.UUIDString()).ID() == dom.ID())
+try:
+    conn.createXML("<domain/>")
+except libvirt.libvirtError as error:
+    print(error.get_error_code() == libvirt.VIR_ERR_XML_ERROR, error.get_error_domain())
+try:
+    dom.create()
+except libvirt.libvirtError as error:
+    print(error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID, error.get_error_level())
+"""
+
+
+def test_libvirt_python_understands_every_answer(
+    house: Daemon, need: Callable[[object, str], None]
+) -> None:
+    there = subprocess.run([SYSTEM_PYTHON, "-c", "import libvirt"], check=False).returncode == 0
+    need(there, "python3-libvirt")
+    done = house.run(SYSTEM_PYTHON, "-c", PYTHON_ASKS, house.uri)
+    assert done.stdout.splitlines() == [
+        "1 0 []",
+        "1 1 0 QEMU 1000",
+        "9000000 255 True",
+        f"{os.uname().machine} True",
+        "demo hvm 262144 1 1 0",
+        "1 1 1 0",  # updated: it was defined anew while it runs
+        "[0, 0] 0 [] []",
+        "['actual', 'rss'] ['balloon.current', 'balloon.maximum', 'balloon.rss']",
+        "['demo']",
+        "True",
+        "True 10",
+        "True 2",
+    ], done.stderr
+
+
 def test_events_the_oldest_way(house: Daemon) -> None:
     connection = house.connect()
     connection.call("connect_domain_event_register")
