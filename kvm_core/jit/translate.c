@@ -23,12 +23,14 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
     do
         next = i->fn(v, i);
     while (next == i); /* a string instruction goes on */
-    if (next == i + 1 && likely(!codecache_is_stale(i)) && likely(!vectors || jit_vectors_enter(v))) {
+    /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
+    bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
+    if (next == i + 1 && likely(!codecache_is_stale(i) && !kicked) && likely(!vectors || jit_vectors_enter(v))) {
         v->run.left = v->budget + (int32_t)executed - j->hidden;
         v->blk_start = v->cur = NULL;
         return vectors ? RESULT_VECTORS : RESULT_NEXT;
     }
-    if (next) /* it has dropped its own page, or taken the vector registers away */
+    if (next) /* it has dropped its own page, taken the vector registers away, or somebody waits for us */
         v->rip = cpu_next_rip(v, i);
     if (v->blk_start)
         v->budget--;
