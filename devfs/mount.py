@@ -175,6 +175,7 @@ def _mount(fuse: Any, library: _Library, path: Path, operations: Any) -> None:
         fuse.FUSE(
             operations, str(path), foreground=True, nothreads=False, fsname="kvmish",
             allow_other=True, default_permissions=True,
+            direct_io=True,  # or read() would be 0 and mmap() would succeed, without asking us
         )  # fmt: skip
     except RuntimeError:
         raise BackendError(f"mounting {path} failed; libfuse has said why above") from None

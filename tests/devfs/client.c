@@ -495,6 +495,8 @@ static void hostile(void)
     fds[1] = m.vm;
     fds[2] = m.vcpu[0];
     REFUSED(ioctl(m.kvm, KVM_CREATE_VM, 1 << 20), EINVAL);
+    REFUSED(read(m.kvm, junk, 8), EINVAL);
+    CHECK(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, m.kvm, 0) == MAP_FAILED && errno == ENODEV);
     REFUSED(read(m.vm, junk, 8), EINVAL);
     REFUSED(write(m.vcpu[0], junk, 8), EINVAL);
     REFUSED(ftruncate(m.vcpu[0], 0), EPERM);

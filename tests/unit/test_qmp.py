@@ -98,6 +98,7 @@ def test_cut(stream: bytes, result: list[Any]) -> None:
         b"{]",
         b"{'a': 1}",
         b'{"a": NaN}',
+        b'{"a": 1e999}',
         b'{"a": -Infinity}',
         b'{"\xff": 1}',
         b'{"a": ' + b"9" * 5000 + b"}",

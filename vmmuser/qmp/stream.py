@@ -5,6 +5,7 @@ bounded size.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 
@@ -119,10 +120,18 @@ def _no_constant(word: str) -> Json:
     raise ValueError(f"invalid keyword '{word}'")
 
 
+def _finite(word: str) -> float:
+    """Python would answer 1e999 with Infinity, which is no JSON."""
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word} is beyond a number's range")
+    return number
+
+
 def decode(message: bytes) -> Json:
     """Read one message. :raise QmpError: if it is not JSON."""
     try:
-        return json.loads(message.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(message.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise QmpError(f"JSON parse error, {error.msg}") from None
     except UnicodeDecodeError:
