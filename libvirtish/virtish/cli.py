@@ -28,7 +28,23 @@ FAILED = 1  # virsh's only status besides 0
 
 DEFINE_VALIDATE, START_PAUSED, XML_INACTIVE = 1, 1, 2
 LIST_ACTIVE, LIST_INACTIVE, LIST_PERSISTENT, LIST_TRANSIENT = 1, 2, 4, 8
-LIST_RUNNING, LIST_PAUSED, LIST_SHUTOFF, LIST_AUTOSTART = 16, 32, 64, 1024
+# What `list` can be asked to select, besides by whether they run.
+LIST_OPTIONS = {
+    "persistent": LIST_PERSISTENT,
+    "transient": LIST_TRANSIENT,
+    "state-running": 16,
+    "state-paused": 32,
+    "state-shutoff": 64,
+    "state-other": 128,
+    "with-managed-save": 256,
+    "without-managed-save": 512,
+    "autostart": 1024,
+    "no-autostart": 2048,
+    "with-snapshot": 4096,
+    "without-snapshot": 8192,
+    "with-checkpoint": 16384,
+    "without-checkpoint": 32768,
+}
 STATS = {"state": 1, "cpu-total": 2, "balloon": 4, "vcpu": 8, "interface": 16, "block": 32}
 
 
@@ -47,6 +63,8 @@ def _complete(
 
 class _Group(click.Group):
     """Says what virsh says of a command that there is not."""
+
+    command_class = verbs.Command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -94,10 +112,11 @@ def uri(session: Session) -> None:
 
 
 @cli.command()
+@click.option("--daemon", is_flag=True, help="The daemon's, too.")
 @click.pass_obj
-def version(session: Session) -> None:
+def version(session: Session, daemon: bool) -> None:
     """Print versions."""
-    session.show(*show.version(session))
+    session.show(*show.version(session, daemon))
 
 
 @cli.command()
@@ -126,32 +145,34 @@ def capabilities(session: Session) -> None:
 # -- listing and showing --------------------------------------------------------------------------
 
 
+def _list_options(command: click.Command) -> click.Command:
+    command.params += [click.Option([f"--{name}"], is_flag=True) for name in LIST_OPTIONS]
+    return command
+
+
+@_list_options
 @cli.command("list")
 @click.option("--all", "everything", is_flag=True, help="Those that are off too.")
 @click.option("--inactive", is_flag=True, help="Only those that are off.")
 @click.option("--name", is_flag=True, help="Only names.")
 @click.option("--uuid", is_flag=True, help="Only UUIDs.")
 @click.option("--id", "number", is_flag=True, help="Only ids.")
-@click.option("--persistent", is_flag=True)
-@click.option("--transient", is_flag=True)
-@click.option("--autostart", is_flag=True)
-@click.option("--state-running", is_flag=True)
-@click.option("--state-paused", is_flag=True)
-@click.option("--state-shutoff", is_flag=True)
+@click.option("--table", is_flag=True, help="A table, which is the default.")
+@click.option("--title", is_flag=True, help="Titles, too.")
+@click.option("--managed-save", is_flag=True, help="For virsh's sake: no domain has one.")
 @click.pass_obj
 def list_(session: Session, /, **options: bool) -> None:
     """List domains: by default those that run."""
-    flags = LIST_ACTIVE
-    if options["everything"] or options["inactive"]:
-        flags = LIST_INACTIVE | (LIST_ACTIVE if options["everything"] else 0)
-    for name, bit in (
-        *(("persistent", LIST_PERSISTENT), ("transient", LIST_TRANSIENT)),
-        *(("autostart", LIST_AUTOSTART), ("state_running", LIST_RUNNING)),
-        *(("state_paused", LIST_PAUSED), ("state_shutoff", LIST_SHUTOFF)),
-    ):
-        flags |= bit if options[name] else 0
-    columns = {"uuid": options["uuid"], "name": options["name"], "id": options["number"]}
-    session.show(*show.domain_list(session, flags, columns))
+    flags = LIST_INACTIVE if options["inactive"] or options["state_shutoff"] else LIST_ACTIVE
+    if options["everything"]:
+        flags = LIST_INACTIVE | LIST_ACTIVE
+    for name, bit in LIST_OPTIONS.items():
+        flags |= bit if options[name.replace("-", "_")] else 0
+    columns = {"uuid": options["uuid"], "id": options["number"], "name": options["name"]}
+    for name, wanted in columns.items():
+        if wanted and options["table"]:
+            raise VerbError(f"Options --table and --{name} are mutually exclusive")
+    session.show(*show.domain_list(session, flags, columns, options["title"]))
 
 
 @cli.command()
@@ -219,8 +240,9 @@ def domuuid(session: Session, domain: str) -> None:
 @cli.command()
 @_domain
 @click.option("--inactive", is_flag=True, help="As it would be started next.")
+@click.option("--security-info", is_flag=True, help="For virsh's sake: nothing is secret.")
 @click.pass_obj
-def dumpxml(session: Session, domain: str, inactive: bool) -> None:
+def dumpxml(session: Session, domain: str, inactive: bool, security_info: bool) -> None:
     """Print a domain's XML."""
     args = t.DomainFlags(session.domain(domain), XML_INACTIVE if inactive else 0)
     xml = session.daemon.ask(t.OneStr, "domain_get_xml_desc", args).value
@@ -372,14 +394,22 @@ def monitor_command(session: Session, domain: str, command: tuple[str, ...]) -> 
 
 @cli.command()
 @click.argument("domain", required=False, shell_complete=_complete)
-@click.option("--event", "kind", default="lifecycle", help="lifecycle or reboot.")
+@click.argument("name", required=False)
+@click.option("--event", "kind", help="lifecycle (the default) or reboot.")
 @click.option("--all", "every_kind", is_flag=True, help="Both.")
 @click.option("--loop", is_flag=True, help="Go on after the first.")
 @click.option("--timeout", type=float, help="Seconds.")
 @click.option("--timestamp", is_flag=True, help="Say when.")
+@click.option("--list", "names", is_flag=True, help="Names of events.")
 @click.pass_obj
-def event(session: Session, /, domain: str | None, kind: str, **options: object) -> int:
-    """Print events as they come."""
+def event(
+    session: Session, /, domain: str | None, name: str | None, kind: str | None, **options: object
+) -> int:
+    """Print events as they come: of a domain or of all, the one that is named or --all."""
+    if options["names"]:
+        session.show("".join(f"{each}\n" for each in words.EVENT_KINDS), words.EVENT_KINDS)
+        return 0
+    kind = kind or name or "lifecycle"
     if kind not in words.EVENT_KINDS:
         raise VerbError(f"unknown event type {kind}")
     dom = session.domain(domain) if domain else None
@@ -419,7 +449,7 @@ def _usage(error: click.UsageError) -> str:
     """Say a usage error as virsh would."""
     command = error.ctx.info_name if error.ctx else None
     if isinstance(error, click.MissingParameter) and error.param is not None:
-        return f"command '{command}' requires <{error.param.name}> option"
+        return f"command '{command}' requires <{verbs.option_name(error.param)}> option"
     if isinstance(error, click.NoSuchOption):
         return f"command '{command}' doesn't support option {error.option_name}"
     if extra := re.match(r"Got unexpected extra arguments? \((\S+).*\)", error.message):

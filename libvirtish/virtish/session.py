@@ -65,10 +65,12 @@ class Session:
 
     def domain(self, named: str) -> t.Domain:
         """Find a domain as virsh does: an id, a UUID, a name. :raise VerbError:"""
+        if not named:
+            raise VerbError("Failed to get option 'domain': Option argument is empty")
         tries: list[tuple[str, object]] = []
         if re.fullmatch(r"[0-9]{1,9}", named):
             tries.append(("domain_lookup_by_id", t.OneInt(int(named))))
-        if re.fullmatch(r"[0-9a-fA-F-]{36}", named):
+        if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", named):
             tries.append(("domain_lookup_by_uuid", t.OneUuid(uuid.UUID(named).bytes)))
         tries.append(("domain_lookup_by_name", t.OneStr(named)))
         for procedure, args in tries:

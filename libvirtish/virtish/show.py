@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 
+from lxml import etree
+
 from libvirtish.rpc import types as t
 from libvirtish.rpc.client import RemoteError
 from libvirtish.virtish import words
@@ -17,7 +19,7 @@ def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
-def version(session: Session) -> Shown:
+def version(session: Session, with_daemon: bool) -> Shown:
     """`version`: of the library that is spoken, and of what runs the domains."""
     library = _version(session.daemon.ask(t.OneUHyper, "connect_get_lib_version").value)
     kind = session.daemon.ask(t.OneStr, "connect_get_type").value
@@ -26,6 +28,8 @@ def version(session: Session) -> Shown:
         f"Compiled against library: libvirt {library}\nUsing library: libvirt {library}\n"
         f"Using API: {kind} {library}\nRunning hypervisor: {kind} {running}\n"
     )
+    if with_daemon:
+        text += f"Running against daemon: {library}\n"
     return text, {"library": library, "hypervisor": kind, "version": running}
 
 
@@ -45,16 +49,27 @@ def node_info(session: Session) -> Shown:
     return words.facts(pairs, 21), data | {"memory_kib": info.memory}
 
 
-def domain_list(session: Session, flags: int, columns: Mapping[str, bool]) -> Shown:
-    """`list`: a table, or one column of it alone."""
-    rows, data = [], []
+def _title(session: Session, dom: t.Domain) -> str:
+    args = t.DomainFlags(dom, 0)
+    xml = session.daemon.ask(t.OneStr, "domain_get_xml_desc", args).value
+    return etree.fromstring(xml).findtext("title") or ""
+
+
+def domain_list(
+    session: Session, flags: int, columns: Mapping[str, bool], with_title: bool
+) -> Shown:
+    """`list`: a table, or the chosen columns of it alone."""
+    header = ["Id", "Name", "State", *(["Title"] if with_title else [])]
+    rows: list[list[str]] = []
+    data = []
     for dom in session.domains(flags):
         try:
             state = session.daemon.ask(t.DomainState, "domain_get_state", t.DomainFlags(dom, 0))
+            title = [_title(session, dom)] if with_title else []
         except RemoteError:  # it went away meanwhile
             continue
         word, number = words.state(state.state), str(dom.id) if dom.id >= 0 else "-"
-        rows.append((number, dom.name, word))
+        rows.append([number, dom.name, word, *title])
         data.append(
             {
                 "id": dom.id if dom.id >= 0 else None,
@@ -63,11 +78,13 @@ def domain_list(session: Session, flags: int, columns: Mapping[str, bool]) -> Sh
                 "state": word,
             }
         )
-    alone = next((name for name, wanted in columns.items() if wanted), None)
-    if alone is None:
-        return words.table(("Id", "Name", "State"), rows, session.quiet), data
-    values = [row[alone] for row in data]
-    return "".join(f"{'-' if value is None else value}\n" for value in values), data
+    alone = [name for name, wanted in columns.items() if wanted]
+    if not alone:
+        return words.table(header, rows, session.quiet), data
+    if alone == ["id"]:  # what is off has none
+        data = [row for row in data if row["id"] is not None]
+    lines = [["-" if row[name] is None else str(row[name]) for name in alone] for row in data]
+    return "".join(" ".join(line) + "\n" for line in lines), data
 
 
 def domain_info(session: Session, dom: t.Domain) -> Shown:

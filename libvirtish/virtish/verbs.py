@@ -59,6 +59,46 @@ VERBS = (
 )
 
 
+def option_name(parameter: click.Parameter) -> str:
+    """Return what virsh calls an argument: they are options to it."""
+    return (parameter.name or "").replace("_", "-")
+
+
+class Command(click.Command):
+    """Takes an argument by its name, too, as virsh does: `start --domain demo`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what is given by name, and leave the rest to click."""
+        arguments = {
+            f"--{option_name(parameter)}": parameter
+            for parameter in self.params
+            if isinstance(parameter, click.Argument)
+        }
+        named: dict[click.Parameter, str] = {}
+        rest, words = [], iter(args)
+        for word in words:
+            name, has_value, value = word.partition("=")
+            if word == "--":
+                rest += [word, *words]
+            elif name in arguments:
+                try:
+                    named[arguments[name]] = value if has_value else next(words)
+                except StopIteration:
+                    raise click.UsageError(f"expected syntax: {name} <string>", ctx) from None
+            else:
+                rest.append(word)
+        every = self.params
+        self.params = [parameter for parameter in every if parameter not in named]
+        try:
+            left = super().parse_args(ctx, rest)
+        finally:
+            self.params = every
+        for parameter, value in named.items():
+            assert parameter.name is not None  # noqa: S101 - an argument has a name
+            ctx.params[parameter.name] = (value,) if parameter.nargs == -1 else value
+        return left
+
+
 def do(session: Session, verb: Verb, named: str) -> None:
     """Do it and say so. :raise VerbError:"""
     dom = session.domain(named)
@@ -77,4 +117,4 @@ def command(verb: Verb, argument: Callable[[click.Command], click.Command]) -> c
     def run(session: Session, domain: str) -> None:
         do(session, verb, domain)
 
-    return argument(click.Command(verb.name, callback=run, help=verb.help))
+    return argument(Command(verb.name, callback=run, help=verb.help))

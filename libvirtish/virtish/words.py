@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+
 STATES = (
     "no state",
     "running",
@@ -81,6 +83,10 @@ def reason(state_number: int, number: int) -> str:
     return pick(REASONS.get(state_number, ()), number)
 
 
+def _filled(cell: str, width: int) -> str:
+    return cell + " " * (width - cell_len(cell))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], bare: bool = False) -> str:
     """Set a table as virsh does: a space in front, three between, a rule under the header.
 
@@ -89,10 +95,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], bare: bool = Fal
     lines = [*rows] if bare else [header, *rows]
     if not lines:
         return ""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(header))]
+    filled = [*widths[:-1], 0]  # the last column is not
     text = [
-        " "
-        + "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        " " + "   ".join(_filled(cell, width) for cell, width in zip(line, filled, strict=True))
         for line in lines
     ]
     if bare:

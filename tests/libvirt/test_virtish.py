@@ -25,6 +25,23 @@ list --all
 list --all --name
 list --all --uuid
 list --id
+list --all --id
+list --all --name --id
+list --all --uuid --name
+list --all --title
+list --state-shutoff
+list --state-running --all
+list --all --no-autostart
+list --all --without-managed-save --managed-save
+list --with-snapshot --all
+list --table --name
+version --daemon
+event --list
+event one lifecycle --timeout 1
+domstate --domain one
+domstate --domain=one --reason
+domstate --domain
+dominfo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 -q list --all
 dominfo one
 domstate one
@@ -37,7 +54,8 @@ autostart one
 dominfo one
 list --all --autostart
 autostart one --disable
-domrename one two
+domrename one
+domrename one --new-name two
 dominfo two
 domrename two one
 undefine two
@@ -128,6 +146,31 @@ def _even(line: str) -> str:
         if line.startswith(name):
             return name
     return line
+
+
+@pytest.mark.parametrize("command", ["dominfo", "start"])
+def test_an_empty_name_beside_virsh(quiet_daemon: Daemon, command: str) -> None:
+    ours, theirs = (run(command, "") for run in (quiet_daemon.virtish, quiet_daemon.virsh))
+    assert (ours.returncode, ours.stdout, ours.stderr) == (
+        theirs.returncode, theirs.stdout, theirs.stderr,
+    )  # fmt: skip
+
+
+def test_wide_names_and_titles_beside_virsh(quiet_daemon: Daemon) -> None:
+    xml = domain_xml("日本").replace("<uuid>", "<title>Ein Gerät</title><uuid>")
+    quiet_daemon.ok("define", quiet_daemon.file("wide.xml", xml))
+    quiet_daemon.define("narrow", 2)
+    listing = ["list", "--all", "--title"]
+    environment = os.environ | {"LIBVIRT_DEFAULT_URI": quiet_daemon.uri, "LC_ALL": "C.UTF-8"}
+    ours, theirs = (
+        subprocess.run(
+            [program, *listing], capture_output=True, text=True, env=environment, check=True
+        ).stdout
+        for program in (str(BIN / "virtish"), "virsh")
+    )
+    assert ours == theirs
+    for name in ("日本", "narrow"):
+        quiet_daemon.ok("undefine", name)
 
 
 def test_json(quiet_daemon: Daemon) -> None:
