@@ -156,6 +156,25 @@ def test_a_kernel_that_is_none_fails_with_the_vmm_s_words(
     assert os.listdir(quiet_daemon.state / "run") == []
 
 
+@pytest.mark.parametrize("what", ["kernel", "initrd", "disk"])
+def test_a_file_that_nobody_writes_to_holds_nothing_up(
+    quiet_daemon: Daemon, tmp_path: Path, what: str
+) -> None:
+    """To open a FIFO may take for ever."""
+    os.mkfifo(tmp_path / "fifo")
+    disk = f"<disk><source file='{tmp_path}/fifo'/><target dev='vda'/></disk>"
+    xml = domain_xml("odd")
+    if what == "disk":
+        xml = xml.replace("</devices>", f"{disk}</devices>")
+    else:
+        start, end = xml.index(f"<{what}>"), xml.index(f"</{what}>")
+        xml = f"{xml[:start]}<{what}>{tmp_path}/fifo{xml[end:]}"
+    quiet_daemon.ok("define", quiet_daemon.file("odd.xml", xml))
+    errors = quiet_daemon.refused("start", "odd")
+    assert "domain 'odd' did not start: " in errors
+    assert "fifo: is not a" in errors
+
+
 @pytest.mark.parametrize(
     "words",
     [
