@@ -195,9 +195,12 @@ static inline void emu_ldt(void)
     emu->seg[LDTR] = (struct segment){.base = LDT_ADDR, .limit = 8 * LDT_COUNT - 1, .ar = AR_P | 2, .sel = 0x50};
 }
 
-/* What the exception frame says of the code that was interrupted. */
+/* What the exception frame says of the code that was interrupted; SYSCALL, which code may modify itself to, pushes none. */
 static void emu_frame(struct state *after)
 {
+    if (emu->gpr[RSP] - SYSTEM_ADDR > STACK_ADDR - SYSTEM_ADDR)
+        return;
+
     unsigned vector = (unsigned)(emu->rip - 1 - HANDLER_ADDR) / 8;
     uint64_t frame[6] = {0};
     bool error = vector == VEC_DF || (vector >= VEC_TS && vector <= VEC_PF) || vector == VEC_AC;

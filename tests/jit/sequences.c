@@ -337,7 +337,10 @@ static unsigned one(unsigned number)
         bool ends = run(&engine_emulate, &want);
         memcpy(after, emu_ram, RAM_BYTES);
         /* a code page is dropped by memory_put(): once more without, so that what was linked is met again */
-        if (run(&engine_translate, &got) != ends)
+        bool same = run(&engine_translate, &got) == ends;
+        if (!exact && memcmp(after + GPA_CODE, code, sizeof(code)))
+            continue; /* the new instructions may look at flags that the old ones did not: decision 012 */
+        if (!same)
             differs = "end";
         else if (ends)
             differs = compare();
