@@ -28,7 +28,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Vm]]:
         directory = tmp_path / str(len(machines))
         directory.mkdir()
         (directory / "kernel").write_bytes(kernel(body))
-        machines.append(Vm(directory, **({"kernel": "kernel", "memory_mib": 16} | fields)))
+        machines.append(Vm(directory, **({"kernel": "kernel", "memory_mib": 32} | fields)))
         return machines[-1]
 
     yield run

@@ -241,9 +241,9 @@ def test_a_file_is_never_taken_for_a_socket(start: Start, tmp_path: Path) -> Non
     [
         ({"kernel": "vm.json"}, "kernel: DIR/vm.json: is not a Linux bzImage; name one"),
         (
-            {"memory_mib": 4, "initrd": "/proc/self/exe"},
+            {"memory_mib": 20, "initrd": "/proc/self/exe"},
             "initrd: /proc/self/exe: 6 MiB do not fit beside the kernel into the guest's memory "
-            "(1 MiB free); give more with memory_mib",
+            "(3 MiB free); give more with memory_mib",
         ),
         ({"disks": [{"path": "vm.json", "x": 1}]}, "DIR/vm.json: disks[0].x: there is no such"),
         ({"kvm": "/dev/null"}, "kvm: /dev/null: is not a KVM device"),
@@ -284,7 +284,7 @@ def test_guest_memory_is_a_file_that_others_can_map(start: Start) -> None:
     vm.wait_for_socket()
     Console.unix(vm.serial_path).expect(b"up")
     with (vm.directory / "ram").open("rb") as ram:
-        assert os.fstat(ram.fileno()).st_size == 16 << 20
+        assert os.fstat(ram.fileno()).st_size == 32 << 20
         ram.seek(0xC00000)
         assert ram.read(8) == (0x4321).to_bytes(8, "little")
 

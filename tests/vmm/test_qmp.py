@@ -27,7 +27,7 @@ CAPABILITIES = b'{"execute": "qmp_capabilities"}'
 def _vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm]:
     directory = tmp_path_factory.mktemp("vm")
     (directory / "kernel").write_bytes(kernel(FOREVER))
-    machine = Vm(directory, kernel="kernel", memory_mib=16)
+    machine = Vm(directory, kernel="kernel", memory_mib=32)
     machine.wait_for_socket()
     yield machine
     machine.close()
@@ -262,7 +262,7 @@ def test_errors_reach_the_real_client(vm: Vm) -> None:
 def test_reset_storm_with_clients(tmp_path: Path) -> None:
     """A guest that does nothing but reset, and a monitor that is asked all the while."""
     (tmp_path / "kernel").write_bytes(kernel(guests.RESET["register"]))
-    vm = Vm(tmp_path, kernel="kernel", memory_mib=16)
+    vm = Vm(tmp_path, kernel="kernel", memory_mib=32)
     try:
         for _ in range(20):
             vm.event("RESET")

@@ -59,16 +59,17 @@ class SetupHeader:
 
 
 def _load_address(header: SetupHeader, top: int, name: str) -> int:
-    """Where the protected-mode kernel goes, with init_size bytes of RAM behind it."""
-    for wish in (header.pref_address, ONE_MIB if header.relocatable else -1):
-        if wish < ONE_MIB:
-            continue
-        address = (wish + header.alignment - 1) & ~(header.alignment - 1)
-        if not header.relocatable:
-            address = wish
-        if address + header.init_size <= top:
-            return address
-    need = (header.pref_address + header.init_size + ONE_MIB - 1) >> 20
+    """Where the protected-mode kernel goes, with init_size bytes of RAM behind it.
+
+    A relocatable kernel that lies lower moves itself up to pref_address (boot.rst, init_size), so
+    that lower places spare no memory.
+    """
+    address = max(header.pref_address, ONE_MIB)
+    if header.relocatable:
+        address = (address + header.alignment - 1) & ~(header.alignment - 1)
+    if address + header.init_size <= top:
+        return address
+    need = (address + header.init_size + ONE_MIB - 1) >> 20
     raise ConfigError(f"--kernel {name}: needs {need} MiB of memory; give more with -m")
 
 
