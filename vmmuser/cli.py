@@ -15,13 +15,14 @@ import click
 
 from kvm_core import engines
 from kvm_core.api import Door, cpu_model_names, open_door
-from kvm_core.errors import ConfigError, VmError
-from vmmuser import assets
+from kvm_core.errors import ConfigError
+from vmmuser import assets, status
 from vmmuser.config import MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import HELP, Keys, Output, ending_signals, raw_terminal
 from vmmuser.machine import Machine, Outcome
 from vmmuser.report import Report, process_start
 from vmmuser.runstate import Event, Policy
+from vmmuser.status import say
 
 CONSOLE_CMDLINE = "console=ttyS0"
 SELFCHECK_CMDLINE = "kvmish.selfcheck"
@@ -31,16 +32,6 @@ MARKS = {
     "selfcheck ok": assets.SELFCHECK_MARK.encode(),
     "selfcheck failed": b"kvmish: selfcheck FAILED",
 }
-
-STATUS_FAILED, STATUS_CANNOT = 1, 2
-
-
-def say(text: str) -> None:
-    """Tell the user something, on standard error, and never fail for it."""
-    with contextlib.suppress(OSError):
-        for line in text.splitlines():
-            sys.stderr.write(f"kvmish: {line}\n")
-        sys.stderr.flush()
 
 
 class Session:
@@ -217,8 +208,8 @@ class Session:
         if outcome.ending == "quit":
             return 128 + self.signalled if self.signalled else 0
         if outcome.ending != "off":
-            return STATUS_FAILED
-        return STATUS_FAILED if self.report.selfcheck is False else 0
+            return status.FAILED
+        return status.FAILED if self.report.selfcheck is False else 0
 
 
 def _why(door: Door) -> str:
@@ -299,11 +290,11 @@ def boot(
         _check_report(report_path)
     door = open_door(kvm)
     session = Session(config, door, interactive)
-    status = session.run()
+    ended = session.run()
     say(session.report.text())
     if report_path:
         Path(report_path).write_text(session.report.json(), encoding="utf-8")
-    return status
+    return ended
 
 
 def _says_what_to_run(append: str) -> bool:
@@ -333,17 +324,4 @@ def _check_report(path: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run `kvmish boot`; 0 done, 1 the guest failed, 2 what was asked for cannot be."""
-    try:
-        status = boot.main(arguments, prog_name="kvmish boot", standalone_mode=False)
-    except ConfigError as error:
-        say(str(error))
-        return STATUS_CANNOT
-    except VmError as error:
-        say(str(error))
-        return STATUS_FAILED
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        say(f"{error.format_message()} Try kvmish boot --help.")
-        return STATUS_CANNOT
-    return status if isinstance(status, int) else 0
+    return status.run(boot, arguments, "kvmish boot")

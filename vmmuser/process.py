@@ -18,6 +18,7 @@ from types import FrameType
 from kvm_core import engines
 from kvm_core.api import open_door
 from kvm_core.errors import ConfigError
+from vmmuser import status
 from vmmuser.board.base import Console
 from vmmuser.chardev import Listener, Stream, open_chardev, open_output
 from vmmuser.description import Description
@@ -27,7 +28,6 @@ from vmmuser.runstate import Event, Policy
 
 log = logging.getLogger("kvmish.vm")
 
-STATUS_DONE, STATUS_FAILED = 0, 1
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # What a machine's errors call an option has another name in a description.
@@ -165,7 +165,7 @@ class VmProcess:
                 signal.signal(number, signal.SIG_IGN)
         done = outcome.ending in ("off", "quit", "reset")
         log.log(logging.INFO if done else logging.ERROR, "%s", outcome.message)
-        return STATUS_DONE if done else STATUS_FAILED
+        return status.DONE if done else status.FAILED
 
     def _signalled(self, number: signal.Signals) -> None:
         self.machine.shut_down("quit", f"stopped by {number.name}", "host-signal")

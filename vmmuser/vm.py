@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import click
 
-from kvm_core.errors import ConfigError, VmError
+from kvm_core.errors import ConfigError
 from vmmuser import description as descriptions
-from vmmuser.cli import STATUS_CANNOT, STATUS_FAILED, say
+from vmmuser import status
 from vmmuser.process import VmProcess
 
 
@@ -42,17 +42,4 @@ def vm(config: str, qmp: str | None, verbose: bool) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run `kvmish vm`; see vm for the status."""
-    try:
-        status = vm.main(arguments, prog_name="kvmish vm", standalone_mode=False)
-    except ConfigError as error:
-        say(str(error))
-        return STATUS_CANNOT
-    except VmError as error:
-        say(str(error))
-        return STATUS_FAILED
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        say(f"{error.format_message()} Try kvmish vm --help.")
-        return STATUS_CANNOT
-    return status if isinstance(status, int) else 0
+    return status.run(vm, arguments, "kvmish vm")

@@ -28,9 +28,12 @@ def test_sequences(c_program: Callable[..., Path], asan: bool, full: bool) -> No
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
-def test_copy_between_pages_of_one_index(c_program: Callable[..., Path]) -> None:
-    """A copy of 16 MiB missed at every step where the distance was a multiple of the TLB's size."""
-    result = subprocess.run(
-        [c_program("jit/tlb.c")], capture_output=True, text=True, timeout=60, check=False
-    )
+@pytest.mark.parametrize("name", ["tlb", "kick"])
+def test_parts(c_program: Callable[..., Path], name: str) -> None:
+    """tlb: a copy of 16 MiB missed at every step where the distance was a multiple of the TLB's
+    size. kick: a PAUSE loop ran on for a whole slice, and munmap on two vCPUs took 20 times
+    as long.
+    """
+    program = c_program(f"jit/{name}.c")
+    result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
