@@ -81,7 +81,7 @@ static int change_identity(const struct hand_reply *client)
 
 static const int allowed[] = {
     /* the session and the hand */
-    SYS_read, SYS_write, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_close, SYS_pread64,
+    SYS_read, SYS_write, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_close, SYS_close_range, SYS_pread64,
     /* memory */
     SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk, SYS_memfd_create, SYS_ftruncate, SYS_fcntl,
     SYS_mlock, SYS_munlock, SYS_fallocate,
@@ -136,6 +136,7 @@ static int filter_calls(pid_t client, int mount)
     const struct only only[] = {
         {SYS_process_vm_readv, 0, client}, {SYS_process_vm_writev, 0, client},
         {SYS_tgkill, 2, 0}, /* signal 0: is it a thread of ...? */
+        {SYS_unshare, 0, CLONE_FILES}, /* opener.c */
         {SYS_openat, 0, mount}, /* an absolute path finds an empty root */
         {SYS_clone, 0, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
                            CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID},

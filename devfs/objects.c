@@ -1,6 +1,5 @@
 /* The files of a worker's session: which object each is, who may open it, and the requests of the FUSE protocol. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,12 +38,10 @@ void node_forget(struct worker *w, unsigned number)
 
 int node_open(struct worker *w, unsigned number)
 {
-    char name[32];
-    int fd;
+    char name[OPEN_NAME_BYTES];
 
     snprintf(name, sizeof(name), "%s:%u", w->node[number].kind == OBJECT_VM ? "kvm-vm" : "kvm-vcpu", number);
-    fd = openat(w->session.mount, name, O_RDWR | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    return opener_open(w, name);
 }
 
 static struct node *node_of(struct worker *w, uint64_t id)

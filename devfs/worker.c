@@ -53,6 +53,8 @@ static int serve(struct worker *w)
     if (!err)
         err = confine_worker(&who, w->session.mount);
     if (!err)
+        err = opener_start(w);
+    if (!err)
         err = watch_start(w);
     if (!err)
         err = session_start(&w->session);
@@ -95,6 +97,8 @@ static int worker_main(struct session session, int hand)
     mallopt(M_ARENA_MAX, 2); /* threads come and go */
     host_tsc_khz();          /* measures it, once */
     err = memory_guard();
+    if (!err)
+        err = opener_init(&w);
     if (!err)
         err = confine_root();
     if (!err)

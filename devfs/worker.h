@@ -43,6 +43,10 @@ struct call {
 struct worker {
     struct session session;
     struct hand_link hand;
+    struct opener {
+        int ours, theirs; /* packets */
+        pthread_mutex_t lock;
+    } opener;
     int broker;      /* packets */
     pid_t self, client; /* thread groups */
 
@@ -68,6 +72,12 @@ void exit_if_last(struct worker *w);
 int node_add(struct worker *w, enum object_kind kind, void *object, int backing);
 void node_forget(struct worker *w, unsigned number);
 int node_open(struct worker *w, unsigned number);
+
+/* opener.c. init before confine_worker(), start behind it; open: a file of the session by its name, -errno */
+enum { OPEN_NAME_BYTES = 32 };
+int opener_init(struct worker *w);
+int opener_start(struct worker *w);
+int opener_open(struct worker *w, const char *name);
 
 /* call.c */
 extern const struct client_ops foreign_ops;

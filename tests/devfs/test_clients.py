@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.devfs.broker import KVMISH, Broker, broker
+from tests.devfs.place import at_the_usual_place
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
@@ -79,13 +80,12 @@ OBJECTS = ["tests/unit/test_doors.py"]
 
 
 @pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
-def test_the_contract_at_the_usual_place(device: Broker, arguments: list[str]) -> None:
+def test_the_contract_at_the_usual_place(
+    device: Broker, arguments: list[str], tmp_path: Path
+) -> None:
     """In a mount namespace where /dev/kvm is ours."""
-    pytest_command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    script = 'mount --bind "$0" /dev/kvm && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, str(device.file), *pytest_command]
-    if not os.path.exists("/dev/kvm"):
-        pytest.skip("no /dev/kvm to bind over")
+    command = at_the_usual_place(device.file, tmp_path)
+    command += [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "KVMISH_TEST_DOOR": "/dev/kvm", "KVMISH_TEST_FUSE": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200

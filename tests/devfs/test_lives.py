@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -15,6 +15,8 @@ from random import Random
 import pytest
 
 from tests.devfs.broker import KVMISH, SECONDS, Broker, broker, ended, mounted
+
+Need = Callable[[bool, str], None]
 
 
 @contextmanager
@@ -66,7 +68,14 @@ def test_what_a_worker_keeps(device: Broker, client: Path) -> None:
         files = [os.readlink(fd) for fd in Path(f"/proc/{machine}/fd").iterdir()]
         known = ("/dev/null", "pipe:", "socket:", "/dev/fuse", "/memfd:kvm-vcpu", "/proc/", "/")
         assert [name for name in files if not name.startswith(known[:-1]) and name != "/"] == []
-        assert len([name for name in files if name.startswith("socket:")]) == 1  # its hand
+        sockets = [name for name in files if name.startswith("socket:")]
+        assert len(sockets) == 2  # its hand, and the thread that opens
+        (opener,) = [
+            thread
+            for thread in Path(f"/proc/{machine}/task").iterdir()
+            if (thread / "comm").read_text() == "kvmish-open\n"
+        ]
+        assert sorted(os.readlink(fd)[:8] for fd in (opener / "fd").iterdir()) == ["/", "socket:["]
         limits = Path(f"/proc/{machine}/limits").read_text()
         assert re.search(r"Max core file size +0 +0", limits)
         environment = Path(f"/proc/{machine}/environ").read_bytes().split(b"\0")
@@ -96,20 +105,18 @@ def test_a_client_without_privileges(may_mount: None, client: Path, tmp_path: Pa
         assert ended(machine)
 
 
-def test_a_client_that_is_traced(device: Broker, client: Path) -> None:
+def test_a_client_that_is_traced(device: Broker, client: Path, need: Need) -> None:
     """Somebody else has it: no object can be made, and the answer is EPERM at once."""
-    if shutil.which("strace") is None:
-        pytest.skip("missing: strace")
+    need(shutil.which("strace") is not None, "strace")
     command = ["strace", "-f", "-o", "/dev/null", str(client), str(device.file), "slots"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 1
     assert "Operation not permitted" in done.stderr
 
 
-def test_a_tracer_that_comes_later(device: Broker, client: Path) -> None:
+def test_a_tracer_that_comes_later(device: Broker, client: Path, need: Need) -> None:
     """It gets its stop, as by a signal: KVM_RUN does not keep the thread."""
-    if shutil.which("strace") is None:
-        pytest.skip("missing: strace")
+    need(shutil.which("strace") is not None, "strace")
     with running(client, device.file) as one:
         command = ["strace", "-f", "-o", "/dev/null", "-p", str(one.pid)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
@@ -135,9 +142,7 @@ STORM = ("threads", "slots", "memory", "crowd", "forever")
 
 
 @pytest.mark.parametrize("victim", ["client", "kvmish-vm", "kvmish-hand"])
-def test_killed_at_any_instant(
-    may_mount: None, client: Path, tmp_path: Path, victim: str
-) -> None:
+def test_killed_at_any_instant(may_mount: None, client: Path, tmp_path: Path, victim: str) -> None:
     """Inside an injection, too: nobody hangs, nothing is left, the next client is served."""
     random = Random(victim)  # noqa: S311 - the same instants each time, as far as that goes
     with broker(tmp_path / "dev") as one:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests import qemu
 from tests.devfs.broker import Broker
+from tests.devfs.place import at_the_usual_place
 
 QUICK = [qemu.Machine(smp=2, cpu="host")]
 LONG = [
@@ -19,12 +20,9 @@ LONG = [
 ]
 
 
-def _boots(device: Broker, machine: qemu.Machine) -> None:
-    if not os.path.exists("/dev/kvm"):
-        pytest.skip("no /dev/kvm to bind over")
+def _boots(device: Broker, machine: qemu.Machine, directory: Path) -> None:
     words = machine.with_accel("kvmish").command()
-    script = 'mount --bind "$0" /dev/kvm && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, str(device.file)]
+    command = at_the_usual_place(device.file, directory)
     command += words[words.index("--") + 1 :]  # without kvmish exec
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200
@@ -34,11 +32,11 @@ def _boots(device: Broker, machine: qemu.Machine) -> None:
 
 
 @pytest.mark.parametrize("machine", QUICK, ids=lambda machine: machine.name)
-def test_qemu_boots_linux(device: Broker, machine: qemu.Machine) -> None:
-    _boots(device, machine)
+def test_qemu_boots_linux(device: Broker, machine: qemu.Machine, tmp_path: Path) -> None:
+    _boots(device, machine, tmp_path)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("machine", LONG, ids=lambda machine: machine.name)
-def test_qemu_machines(device: Broker, machine: qemu.Machine) -> None:
-    _boots(device, machine)
+def test_qemu_machines(device: Broker, machine: qemu.Machine, tmp_path: Path) -> None:
+    _boots(device, machine, tmp_path)
