@@ -232,8 +232,8 @@ idt: .skip 0x400
     .text
 """
 
-# The first virtio device (rng, when there are no disks), given a chain that loops.
-HOSTILE_QUEUE = """
+# The first virtio device (rng, when there are no disks), given a queue of 8.
+QUEUE = """
     mov ebx, 0xfeb00000
     mov dword ptr [rbx + 0x70], 0
     mov dword ptr [rbx + 0x70], 3
@@ -243,11 +243,17 @@ HOSTILE_QUEUE = """
     mov dword ptr [rbx + 0x30], 0
     mov dword ptr [rbx + 0x38], 8
     mov dword ptr [rbx + 0x80], 0x200000
-    mov dword ptr [rbx + 0x90], 0x201000
-    mov dword ptr [rbx + 0xa0], 0x202000
+    mov dword ptr [rbx + 0x90], %(avail)#x
+    mov dword ptr [rbx + 0xa0], %(used)#x
     mov dword ptr [rbx + 0x44], 1
     mov dword ptr [rbx + 0x70], 15
-    mov rdi, 0x200000
+    mov edi, 0x200000
+"""
+
+# A device is given a chain that loops.
+HOSTILE_QUEUE = (
+    QUEUE % {"avail": 0x201000, "used": 0x202000}
+    + """
     mov qword ptr [rdi], 0x300000
     mov dword ptr [rdi + 8], 16
     mov dword ptr [rdi + 12], 3         # NEXT | WRITE, next is 0: itself
@@ -259,23 +265,12 @@ HOSTILE_QUEUE = """
     call putx
     jmp off
 """
+)
 
 # A device writes its ring and its data into the page that the guest is writing all the time.
-SHARED_PAGE = """
-    mov ebx, 0xfeb00000                 # rng, when there are no disks
-    mov dword ptr [rbx + 0x70], 0
-    mov dword ptr [rbx + 0x70], 3
-    mov dword ptr [rbx + 0x24], 1
-    mov dword ptr [rbx + 0x20], 1
-    mov dword ptr [rbx + 0x70], 11
-    mov dword ptr [rbx + 0x30], 0
-    mov dword ptr [rbx + 0x38], 8
-    mov dword ptr [rbx + 0x80], 0x200000
-    mov dword ptr [rbx + 0x90], 0x200100
-    mov dword ptr [rbx + 0xa0], 0x200200
-    mov dword ptr [rbx + 0x44], 1
-    mov dword ptr [rbx + 0x70], 15
-    mov edi, 0x200000
+SHARED_PAGE = (
+    QUEUE % {"avail": 0x200100, "used": 0x200200}
+    + """
     mov qword ptr [rdi], 0x200900       # one descriptor: 16 bytes for the device to fill
     mov dword ptr [rdi + 8], 16
     mov dword ptr [rdi + 12], 2
@@ -300,6 +295,7 @@ SHARED_PAGE = """
     call putx
     jmp off
 """
+)
 
 # INIT and SIPI to all but self; each counts itself in.
 START_PROCESSORS = """

@@ -26,20 +26,20 @@ COMMON = (
 IMAGES = {
     "metal32": (
         "-m32 -march=i686",
-        "boot32.S metal32.c segments32.c loads32.c transfers32.c returns32.c gates32.c flags32.c "
-        "tasks32.c vm86_32.c",
+        "boot32.S metal32.c common.c segments32.c loads32.c transfers32.c returns32.c gates32.c "
+        "flags32.c tasks32.c vm86_32.c",
     ),
     "real16": ("-m32", "real16.S"),
-    "metal64": ("-m64 -mno-red-zone", "boot64.S metal64.c segments64.c"),
-    "debug64": ("-m64 -mno-red-zone", "boot64.S metal64.c debug64.c"),
-    "apic64": ("-m64 -mno-red-zone", "boot64.S metal64.c apic64.c"),
-    "tlb64": ("-m64 -mno-red-zone", "boot64.S metal64.c tlb64.c"),
-    "contexts64": ("-m64 -mno-red-zone -DCONTEXTS", "boot64.S metal64.c tlb64.c"),
-    "align32": ("-m32 -march=i686", "boot32.S metal32.c align32.c"),
-    "tasks16": ("-m32 -march=i686", "boot32.S metal32.c tasks16.c"),
-    "pages32": ("-m32 -march=i686", "boot32.S metal32.c pages.c"),
-    "pages64": ("-m64 -mno-red-zone", "boot64.S metal64.c pages.c"),
-    "pages57": ("-m64 -mno-red-zone -DLA57", "boot64.S metal64.c pages.c"),
+    "metal64": ("-m64 -mno-red-zone", "boot64.S metal64.c common.c segments64.c"),
+    "debug64": ("-m64 -mno-red-zone", "boot64.S metal64.c common.c debug64.c"),
+    "apic64": ("-m64 -mno-red-zone", "boot64.S metal64.c common.c apic64.c"),
+    "tlb64": ("-m64 -mno-red-zone", "boot64.S metal64.c common.c tlb64.c"),
+    "contexts64": ("-m64 -mno-red-zone -DCONTEXTS", "boot64.S metal64.c common.c tlb64.c"),
+    "align32": ("-m32 -march=i686", "boot32.S metal32.c common.c align32.c"),
+    "tasks16": ("-m32 -march=i686", "boot32.S metal32.c common.c tasks16.c"),
+    "pages32": ("-m32 -march=i686", "boot32.S metal32.c common.c pages.c"),
+    "pages64": ("-m64 -mno-red-zone", "boot64.S metal64.c common.c pages.c"),
+    "pages57": ("-m64 -mno-red-zone -DLA57", "boot64.S metal64.c common.c pages.c"),
 }
 # Fault that cannot be delivered -> whether the processor goes on.
 SHUTDOWNS = {
@@ -52,8 +52,8 @@ for _bits in ("32", "64"):
     SHUTDOWNS[_bits] |= dict.fromkeys(("IN_DF_HANDLER", "UD_ALONE", "CONTRIBUTORY"), True)
 _SHUTDOWN = {
     "16": ("-m32", "shutdown16.S"),
-    "32": ("-m32 -march=i686", "boot32.S metal32.c shutdown.c"),
-    "64": ("-m64 -mno-red-zone", "boot64.S metal64.c shutdown.c"),
+    "32": ("-m32 -march=i686", "boot32.S metal32.c common.c shutdown.c"),
+    "64": ("-m64 -mno-red-zone", "boot64.S metal64.c common.c shutdown.c"),
 }
 
 

@@ -55,6 +55,8 @@ void os_monotonic(long *seconds, long *nanoseconds);
 void need(bool condition, const char *what);
 /* Binds the caller to processor `number` modulo how many there are. Only with libc. */
 void pin(int number);
+/* Maps `count` pages, touches each once and unmaps them: a page fault each. Only with libc. */
+uint64_t new_pages(int count);
 
 #define FNV_BASIS 0xcbf29ce484222325u
 

@@ -3,7 +3,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,16 +24,9 @@ const struct program getppid_program = {.name = "getppid", .run = run_getppid};
 
 /* Page faults: 256 new pages a unit, each touched once. */
 static uint64_t run_fault(long count) {
-    enum { PAGE = 4096, PAGES = 256 };
     uint64_t sum = 0;
-    for (long unit = 0; unit < count; unit++) {
-        volatile uint8_t *memory =
-            mmap(NULL, PAGE * PAGES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        need(memory != MAP_FAILED, "mmap");
-        for (int page = 0; page < PAGES; page++)
-            sum += ++memory[page * PAGE];
-        munmap((void *)memory, PAGE * PAGES);
-    }
+    for (long unit = 0; unit < count; unit++)
+        sum += new_pages(256);
     return sum;
 }
 

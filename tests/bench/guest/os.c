@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +24,19 @@ void pin(int number) {
     CPU_ZERO(&set);
     CPU_SET((size_t)number % (size_t)sysconf(_SC_NPROCESSORS_ONLN), &set);
     need(sched_setaffinity(0, sizeof set, &set) == 0, "sched_setaffinity");
+}
+
+uint64_t new_pages(int count) {
+    enum { PAGE = 4096 };
+    size_t size = (size_t)count * PAGE;
+    uint64_t sum = 0;
+    volatile uint8_t *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    need(memory != MAP_FAILED, "mmap");
+    for (int page = 0; page < count; page++)
+        sum += ++memory[page * PAGE];
+    munmap((void *)memory, size);
+    return sum;
 }
 
 void os_write(const char *text, size_t length) {

@@ -3,7 +3,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -86,21 +85,14 @@ static void *spin(void *argument) {
 
 /* munmap(2) of 16 touched pages while another processor runs in the same address space: once a unit. */
 static uint64_t run_shootdown(long count) {
-    enum { PAGE = 4096, PAGES = 16 };
     pthread_t other;
     uint64_t sum = 0;
     need(pthread_create(&other, NULL, spin, NULL) == 0, "pthread_create");
     pin(0);
     while (!atomic_load(&started))
         __builtin_ia32_pause();
-    for (long unit = 0; unit < count; unit++) {
-        volatile uint8_t *memory =
-            mmap(NULL, PAGE * PAGES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        need(memory != MAP_FAILED, "mmap");
-        for (int page = 0; page < PAGES; page++)
-            sum += ++memory[page * PAGE];
-        munmap((void *)memory, PAGE * PAGES);
-    }
+    for (long unit = 0; unit < count; unit++)
+        sum += new_pages(16);
     atomic_store(&running, false);
     pthread_join(other, NULL);
     return sum;

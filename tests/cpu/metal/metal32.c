@@ -1,4 +1,4 @@
-/* The 32-bit image's frame: tables, traps, output. See metal32.h. */
+/* The 32-bit image's frame: tables, traps. See metal32.h. */
 #include "metal32.h"
 
 struct frame last;
@@ -11,72 +11,16 @@ extern const char entries[];
 void enter(struct entry *e);
 void resume(void);
 int main(void);
-void *memcpy(void *to, const void *from, unsigned n);
-void *memset(void *to, int c, unsigned n);
 void trap(uint32_t ss, struct frame *f);
-static uint32_t checksum;
-
-void *memcpy(void *to, const void *from, unsigned n)
-{
-    void *d = to;
-
-    __asm__ volatile("rep movsb" : "+D"(d), "+S"(from), "+c"(n) : : "memory");
-    return to;
-}
-
-void *memset(void *to, int c, unsigned n)
-{
-    void *d = to;
-
-    if (!c && !(n & 3)) /* in lockstep every element is a step */
-        __asm__ volatile("shr $2, %1; rep stosl" : "+D"(d), "+c"(n) : "a"(0) : "memory");
-    else
-        __asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(c) : "memory");
-    return to;
-}
 
 /* ---- output --------------------------------------------------------------------------------- */
 
-/* A line goes out at once: an exit of a nested KVM is slow. */
-void put_char(char c)
-{
-    static char line[4096];
-    static unsigned long used;
-    const char *from = line;
-
-    line[used++] = c;
-    if (c != '\n' && used < sizeof(line))
-        return;
-    __asm__ volatile("rep outsb" : "+S"(from), "+c"(used) : "d"(0xe9) : "memory");
-    used = 0;
-}
-
-void put(const char *s)
-{
-    while (*s)
-        put_char(*s++);
-}
-
-void put_hex(uint32_t value, unsigned digits)
-{
-    while (digits--)
-        put_char("0123456789abcdef"[value >> (4 * digits) & 15]);
-}
-
-void sum(uint32_t value) { checksum = (checksum << 5 | checksum >> 27) * 31 + value; }
+void sum(uint32_t value) { sum32(value); }
 
 void sum_stack(unsigned words)
 {
     for (unsigned n = 0; n < words; n++)
         sum(((uint32_t *)last_sp)[n]);
-}
-
-void line_end(void)
-{
-    put_char(' ');
-    put_hex(checksum, 8);
-    put_char('\n');
-    checksum = 0;
 }
 
 char outcome(void)
@@ -124,14 +68,6 @@ void report(const char *name)
 }
 
 /* ---- tables ---------------- */
-
-uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar)
-{
-    uint32_t low = (limit & 0xffff) | base << 16;
-    uint32_t high =
-        (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
-    return (uint64_t)high << 32 | low;
-}
 
 uint64_t gate_to(uint32_t sel, uint32_t off, uint32_t access)
 {

@@ -1,12 +1,12 @@
 /* What the 32-bit state-dumping image is made of: descriptor tables, running a snippet until it
  * traps, printing.
  *
- * Everything runs with flat segments and no paging. Results go to port 0xe9 as text.
+ * Everything runs with flat segments and no paging. Results go to port 0xe9 as text (common.h).
  */
 #ifndef KVMISH_TESTS_METAL32_H
 #define KVMISH_TESTS_METAL32_H
 
-#include <stdint.h>
+#include "common.h"
 
 enum { /* selectors; *_DPL + 8 * n: privilege n */
        KCODE = 0x08,
@@ -56,7 +56,6 @@ extern uint64_t gdt[32], idt[128], ldt[4];
 extern struct tss tss, tss2, tss_df;
 extern uint8_t user_stack[4096], inner_stack[4][4096];
 
-uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar);
 uint64_t gate_to(uint32_t sel, uint32_t off, uint32_t access);
 void gdt_put(unsigned sel, uint64_t d);
 void tables_reset(void); /* GDT, IDT, TSS as at the start; TR loaded, LDTR null */
@@ -66,15 +65,8 @@ void run(struct entry *e); /* until a trap; then `last` */
 char outcome(void); /* '.' for DONE, else a letter for the exception; its details go into the sum */
 void sum(uint32_t value);
 void sum_stack(unsigned words);
-void *memcpy(void *to, const void *from, unsigned n);
-void *memset(void *to, int c, unsigned n);
-void put(const char *s);
-void put_hex(uint32_t value, unsigned digits);
-void put_char(char c);
-void line_end(void);           /* prints and clears the sum */
 void report(const char *name); /* a line with the whole of `last` */
 
-void tests(void); /* the image's own */
 void test_loads(void);
 void test_transfers(void);
 void test_returns(void);
@@ -82,19 +74,5 @@ void test_gates(void);
 void test_flags(void);
 void test_tasks(void);
 void test_vm86(void);
-
-/* SNIPPET(name, "assembly"): code that runs at any privilege. */
-#define SNIPPET(name, code)                                                                        \
-    extern const char name[] __attribute__((unused));                                                                     \
-    __asm__(".text\n.balign 16\n" #name ":\n" code "\nint $0x40\n")
-
-/* Of a list of X(name, code): the snippets s_NAME, and `snippets`, their table. */
-#define SNIPPET_DEFINE(name, code) SNIPPET(s_##name, code);
-#define SNIPPET_ENTRY(name, code) {#name, s_##name},
-#define SNIPPET_TABLE(LIST)                                                                        \
-    LIST(SNIPPET_DEFINE)                                                                           \
-    static const struct {                                                                          \
-        const char *name, *code;                                                                   \
-    } snippets[] = {LIST(SNIPPET_ENTRY)}
 
 #endif

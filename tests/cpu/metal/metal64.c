@@ -1,4 +1,4 @@
-/* The long-mode image's frame: tables, traps, output. See metal64.h. */
+/* The long-mode image's frame: tables, traps. See metal64.h. */
 #include "metal64.h"
 
 struct frame last;
@@ -12,70 +12,14 @@ extern const char entries[];
 void enter(struct entry *e);
 struct frame *trap(struct frame *f, uint32_t ss);
 int main(void);
-static uint32_t checksum;
 uint64_t going_on;
 void (*on_trap)(struct frame *f);
 static unsigned traps;
-
-void *memcpy(void *to, const void *from, unsigned long n)
-{
-    void *d = to;
-
-    __asm__ volatile("rep movsb" : "+D"(d), "+S"(from), "+c"(n) : : "memory");
-    return to;
-}
-
-void *memset(void *to, int c, unsigned long n)
-{
-    void *d = to;
-
-    if (!c && !(n & 7)) /* in lockstep every element is a step */
-        __asm__ volatile("shr $3, %1; rep stosq" : "+D"(d), "+c"(n) : "a"(0ul) : "memory");
-    else
-        __asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(c) : "memory");
-    return to;
-}
-
-/* A line goes out at once: an exit of a nested KVM is slow. */
-void put_char(char c)
-{
-    static char line[4096];
-    static unsigned long used;
-    const char *from = line;
-
-    line[used++] = c;
-    if (c != '\n' && used < sizeof(line))
-        return;
-    __asm__ volatile("rep outsb" : "+S"(from), "+c"(used) : "d"(0xe9) : "memory");
-    used = 0;
-}
-
-void put(const char *s)
-{
-    while (*s)
-        put_char(*s++);
-}
-
-void put_hex(uint64_t value, unsigned digits)
-{
-    while (digits--)
-        put_char("0123456789abcdef"[value >> (4 * digits) & 15]);
-}
-
-static void sum32(uint32_t value) { checksum = (checksum << 5 | checksum >> 27) * 31 + value; }
 
 void sum(uint64_t value)
 {
     sum32((uint32_t)value);
     sum32((uint32_t)(value >> 32));
-}
-
-void line_end(void)
-{
-    put_char(' ');
-    put_hex(checksum, 8);
-    put_char('\n');
-    checksum = 0;
 }
 
 char outcome(void)
@@ -122,14 +66,6 @@ void report(const char *name)
     put(" cx ");
     put_hex(last.rcx, 16);
     put_char('\n');
-}
-
-uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar)
-{
-    uint32_t low = (limit & 0xffff) | base << 16;
-    uint32_t high =
-        (base >> 16 & 0xff) | (ar & 0xf0ff) << 8 | (limit & 0xf0000) | (base & 0xff000000);
-    return (uint64_t)high << 32 | low;
 }
 
 void gdt_put(unsigned sel, uint64_t d) { gdt[sel >> 3] = d; }

@@ -2,7 +2,7 @@
 #ifndef KVMISH_TESTS_METAL64_H
 #define KVMISH_TESTS_METAL64_H
 
-#include <stdint.h>
+#include "common.h"
 
 enum { /* selectors; SYSCALL wants KCODE, KDATA in a row, SYSRET UCODE32, UDATA, UCODE */
        KCODE = 0x08,
@@ -44,9 +44,6 @@ extern uint64_t going_on;
 /* What trap() calls for those, after logging; it may change the frame. */
 extern void (*on_trap)(struct frame *f);
 
-void *memcpy(void *to, const void *from, unsigned long n);
-void *memset(void *to, int c, unsigned long n);
-uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t ar);
 void gdt_put(unsigned sel, uint64_t d);
 void gate_put(uint64_t *at, uint32_t sel, uint64_t off, uint32_t access, unsigned ist,
               uint64_t high);
@@ -57,25 +54,6 @@ struct entry at(const void *code, unsigned cpl);
 void run(struct entry *e);
 char outcome(void);
 void sum(uint64_t value);
-void put(const char *s);
-void put_hex(uint64_t value, unsigned digits);
-void put_char(char c);
-void line_end(void);
 void report(const char *name);
-
-void tests(void); /* the image's own */
-
-#define SNIPPET(name, code)                                                                        \
-    extern const char name[] __attribute__((unused));                                              \
-    __asm__(".text\n.balign 16\n" #name ":\n" code "\nint $0x40\n")
-
-/* Of a list of X(name, code): the snippets s_NAME, and `snippets`, their table. */
-#define SNIPPET_DEFINE(name, code) SNIPPET(s_##name, code);
-#define SNIPPET_ENTRY(name, code) {#name, s_##name},
-#define SNIPPET_TABLE(LIST)                                                                        \
-    LIST(SNIPPET_DEFINE)                                                                           \
-    static const struct {                                                                          \
-        const char *name, *code;                                                                   \
-    } snippets[] = {LIST(SNIPPET_ENTRY)}
 
 #endif

@@ -92,7 +92,7 @@ void test_returns(void)
     back_to(do_iret, 0, 0x100, 0, 2, 4);
     back_to(do_lret, 0, CODE_DPL + 24 + 3, 0, 2, 4);
     back_to(do_lret, 0, CODE_DPL + 24 + 3, 0x103, 2, 4);
-    gdt_put(S_CODE16, descriptor(0x10000, 0xffff, 0x9b));
+    gdt_put(S_CODE16, descriptor(0, 0xffff, 0x9b));
     gdt_put(S_TEST, descriptor(0, 0xfffff, F32 | 0x9b));
     back_to(do_iret, 0, S_CODE16, 0, 2, 4); /* offset beyond the limit */
     gdt_put(S_CODE16, descriptor(0x10000, 0xffff, F32 | 0xfb));
