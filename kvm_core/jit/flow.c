@@ -88,29 +88,42 @@ static void put_jump_code(struct build *b, bool call_slot)
         op_mem(e, false, 0xff, 4, H_BASE, H_T1, 3, cache + (int32_t)offsetof(struct jump_cache, code));
 }
 
-/* To the address in r10, the flags being where the next block wants them. */
-static void put_indirect(struct build *b)
+static bool in_page(int64_t distance) { return distance >= 0 && distance < 4096; }
+static int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; }
+
+/* The linear address of a place at `distance` from the start of the page. */
+static void put_linear(struct build *b, unsigned to, int64_t distance)
 {
-    set_jump(put_jump_lookup(b), b->e.rw + b->j->exit_rip);
-    put_jump_code(b, false);
+    load_field(&b->e, to, GPR_FIELD(REG_PAGE));
+    lea(&b->e, to, to, (int32_t)distance);
 }
 
+static bool is_branch_to(const struct op *op, int64_t distance)
+{
+    return op->row && (op->row->how == LOWER_JCC || op->row->how == LOWER_JMP) && op->i->disp && target_of(op->i) == distance;
+}
+
+/* A branch to what the jump cache does not know is the interpreter's: its target may not be canonical. */
 static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
 {
     struct emit *e = &b->e;
 
     put_count(b, executed);
-    load_field(e, H_T0, GPR_FIELD(REG_PAGE));
-    lea(e, H_T0, H_T0, (int32_t)distance);
+    put_linear(b, H_T0, distance);
+    uint8_t *unknown = put_jump_lookup(b);
     op_reg(e, false, 0x85, H_LEFT, H_LEFT);
     set_jump(put_jump(e, CC_JS), e->rw + b->j->exit_rip);
-    put_indirect(b);
+    put_jump_code(b, false);
+    if (is_branch_to(&b->op[executed - 1], distance))
+        cold_add(b, COLD_INTERPRET, unknown, executed - 1)->executed = UINT32_MAX; /* it is counted already */
+    else
+        set_jump(unknown, e->rw + b->j->exit_rip);
 }
 
 void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable)
 {
     struct emit *e = &b->e;
-    bool near = distance >= 0 && distance < 4096;
+    bool near = in_page(distance);
 
     if ((b->flags == FLAGS_IN_HOST) && (!near || !linkable || flags_needed_at(b, distance)))
         flags_save(e, H_T1);
@@ -144,8 +157,6 @@ void put_cold_edge(struct build *b, const struct cold *c)
 }
 
 /* ---- branches ------------------------------------------------------------------------------------------- */
-
-static int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; }
 
 static bool lower_jcc(struct build *b, unsigned n)
 {
@@ -259,17 +270,22 @@ static bool lower_call(struct build *b, unsigned n)
         store_field(e, H_T1, FIELD(run.target[1]));
     }
     int32_t at = put_stack(b, n, true, -8, &c);
-    load_field(e, H_T1, GPR_FIELD(REG_PAGE));
-    lea(e, H_T1, H_T1, i->off + i->len);
+    put_linear(b, H_T1, i->off + i->len);
     op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
-    lea(e, H_SP, H_SP, -8);
-    if (!indirect) {
+    if (!indirect && in_page(target_of(i))) {
+        lea(e, H_SP, H_SP, -8);
         put_edge(b, target_of(i), n + 1, true);
         return true;
     }
-    load_field(e, H_T0, FIELD(run.target[0]));
+    if (indirect) {
+        load_field(e, H_T0, FIELD(run.target[0]));
+    } else { /* the interpreter calls what the jump cache does not know: nothing may have changed but what is below RSP */
+        put_linear(b, H_T0, target_of(i));
+        cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
+    }
+    lea(e, H_SP, H_SP, -8);
     put_poll(b, n + 1);
-    put_jump_code(b, true);
+    put_jump_code(b, indirect);
     return true;
 }
 

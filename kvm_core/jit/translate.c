@@ -63,7 +63,7 @@ int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
 
 static bool translatable(const struct vcpu *v)
 {
-    int64_t top = (int64_t)v->rip >> 46; /* far from where addresses cease to be canonical */
+    int64_t top = (int64_t)v->rip >> 47; /* 48 bits, of one sign: nothing but a direct branch leads out of them */
 
     return v->code_bits == 64 && (v->cpl == 0 || v->cpl == 3) && (top == 0 || top == -1) &&
            v->tlb != &v->tlb_sets[TLB_USER_AC];
