@@ -23,7 +23,7 @@ _Noreturn void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason);       /* 
 /* ---- state.c: derived state, flags ------------------------------------------------------ */
 
 /* Call after any change of CR0, CR4, EFER, CS, SS, EFLAGS.VM, CPL: recomputes mode, code_bits, ip_mask,
- * stack_size, the TLB set, `flat` of the segments and `slow`. The caller's handler must end the
+ * stack_size, the TLB set, `flat` and `last` of the segments, the code model and `slow`. The caller's handler must end the
  * block (return insn_end(v, i) or set v->rip and return NULL). */
 void cpu_update_mode(struct vcpu *v);
 void cpu_update_flat(struct vcpu *v, enum segreg s); /* after loading one data segment */

@@ -13,20 +13,37 @@ enum { /* the bits that EFLAGS has; all others read as 0, bit 1 as 1 */
        FL_VIF | FL_VIP | FL_ID
 };
 
-void cpu_update_flat(struct vcpu *v, enum segreg s)
+static void update_data_segment(struct vcpu *v, struct segment *seg)
 {
-    struct segment *seg = &v->seg[s];
     uint32_t type_bits = AR_UNUSABLE | AR_P | AR_S | AR_CODE | AR_WRITABLE | AR_EXPAND_DOWN;
     bool whole = seg->base == 0 && seg->limit == UINT32_MAX;
+    bool plain = (seg->ar & type_bits) == (AR_P | AR_S | AR_WRITABLE);
 
+    seg->last = plain ? (int64_t)seg->limit : -1;
     switch (v->mode) {
     case MODE_LONG: /* neither limits nor rights; only FS and GS have a base */
-        seg->flat = s < FS || seg->base == 0;
+        seg->flat = seg < &v->seg[FS] || seg->base == 0;
         break;
     case MODE_REAL: /* limits are checked, rights are not */ seg->flat = whole; break;
     case MODE_VM86: seg->flat = false; break;
-    default: seg->flat = whole && (seg->ar & type_bits) == (AR_P | AR_S | AR_WRITABLE); break;
+    default: seg->flat = whole && plain; break;
     }
+}
+
+static enum code_model code_model(const struct vcpu *v)
+{
+    const struct segment *seg = v->seg;
+    bool flat = seg[CS].base == 0 && seg[CS].limit == UINT32_MAX && seg[SS].flat && seg[DS].flat && seg[ES].flat;
+
+    if (v->mode == MODE_LONG)
+        return CODE_LONG;
+    return v->mode >= MODE_PROT && v->code_bits == 32 && v->stack_size == 4 && flat ? CODE_FLAT32 : CODE_SEGMENTED;
+}
+
+void cpu_update_flat(struct vcpu *v, enum segreg s)
+{
+    update_data_segment(v, &v->seg[s]);
+    v->code_model = (uint8_t)code_model(v);
 }
 
 void cpu_update_slow(struct vcpu *v)
@@ -78,7 +95,8 @@ void cpu_update_mode(struct vcpu *v)
         break;
     }
     for (unsigned s = ES; s <= GS; s++)
-        cpu_update_flat(v, s);
+        update_data_segment(v, &v->seg[s]);
+    v->code_model = (uint8_t)code_model(v);
     cpu_update_tlb_set(v);
     cpu_update_slow(v);
 }

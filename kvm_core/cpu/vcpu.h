@@ -43,6 +43,7 @@ struct segment {
     uint32_t ar;    /* AR_* */
     uint16_t sel;
     uint8_t flat;   /* data access needs no check: usable, writable, base 0, limit 4 GiB - 1 */
+    int64_t last;   /* legacy modes: offsets up to here may be read and written; -1: rights or an expand-down limit decide */
 };
 
 struct desc_table {
@@ -80,6 +81,12 @@ enum {
 enum { EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 
 enum cpu_mode { MODE_REAL, MODE_VM86, MODE_PROT, MODE_COMPAT, MODE_LONG };
+
+enum code_model { /* what translated code takes for granted of code, data and stack */
+    CODE_SEGMENTED, /* nothing: it is interpreted */
+    CODE_FLAT32,    /* protected 32-bit code, CS, SS, DS, ES flat, a 32-bit stack pointer */
+    CODE_LONG
+};
 
 enum vector {
     VEC_DE = 0, VEC_DB = 1, VEC_NMI = 2, VEC_BP = 3, VEC_OF = 4, VEC_BR = 5, VEC_UD = 6, VEC_NM = 7,
@@ -228,6 +235,7 @@ struct vcpu {
     uint8_t mode;       /* enum cpu_mode, derived: cpu_update_mode() */
     uint8_t code_bits;  /* 16, 32, 64: default operand size class of CS */
     uint8_t stack_size; /* bytes of the stack pointer: 2, 4, 8 */
+    uint8_t code_model; /* enum code_model, derived too */
     uint8_t shadow;     /* SHADOW_*: interrupts held for the next instruction */
     uint8_t slow;       /* not 0: run instruction by instruction (SLOW_*) */
     struct {            /* while translated code runs: kvm_core/jit */
@@ -328,7 +336,7 @@ struct vcpu {
     struct fills itlb_fills;
     struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];
-    struct jump_cache jumps[TLB_SET_COUNT];
+    struct jump_cache jumps[JUMP_CACHES];
 };
 
 enum { LEFT_FAULT = 1, LEFT_EXIT = 2 };

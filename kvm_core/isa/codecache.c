@@ -95,8 +95,8 @@ static unsigned bucket_of(uint64_t gpa)
 
 /* ---- pseudo instructions -------------------------------------------------------------------- */
 
-/* 64-bit code comes back to the translator at each branch, to be counted; what it never takes goes on by itself. */
-static bool is_translated(const struct vcpu *v) { return v->translator && v->code_bits == 64; }
+/* Code that may be translated comes back at each branch, to be counted; what never is goes on by itself. */
+static bool is_translated(const struct vcpu *v) { return v->translator && v->code_bits != 16; }
 
 /* Not counted: the instruction is not reached. */
 static void uncount(struct vcpu *v, const struct insn *i)

@@ -92,6 +92,8 @@ static void put_cold(struct build *b, const struct cold *c)
     struct emit *e = &b->e;
 
     set_jump(c->from, e->p);
+    if (c->also_from)
+        set_jump(c->also_from, e->p);
     b->kind = c->set;
     switch (c->kind) {
     case COLD_INTERPRET:
@@ -227,6 +229,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->j = jit_of(v);
     b->page = p;
     b->kind = kind;
+    b->word = p->code_bits / 8;
     b->precise = v->lockstep || b->j->exact;
     b->flags = b->vectors = 0;
     b->count = b->colds = 0;

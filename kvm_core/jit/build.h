@@ -19,6 +19,7 @@ struct cold { /* code behind the block for what is rare */
     uint8_t set;         /* enum tlb_set_kind where it was */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
+    uint8_t *also_from;  /* INTERPRET: another, or NULL */
     const uint8_t *join; /* INTERPRET: where it goes on; NULL: nowhere */
     uint32_t ref, executed;
     uint8_t last, flags_before, flags_after, vectors; /* GROUP: from instruction `executed` to the last that shares */
@@ -51,6 +52,7 @@ struct build {
     struct codepage *page;
     struct block *block; /* NULL: used once */
     unsigned kind;       /* enum tlb_set_kind */
+    uint8_t word;        /* bytes of an address and of a stack slot: 8, in 32-bit code 4 */
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
     uint8_t vectors;     /* VECTOR_* that are known to hold */
@@ -63,15 +65,21 @@ struct build {
     struct cold cold[9 * BLOCK_OPS];
 };
 
-struct encoding { /* of an instruction without VEX */
+static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i) { return b->page->bytes + i->off; }
+static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return (uint32_t)(i - codecache_pool(b->v)); }
+
+/* encoding.c */
+struct encoding { /* of an instruction without VEX, as 64-bit code has it */
     uint8_t rex, map, opcode, modrm, imm_off, imm_bytes;
     bool has_rex, p66, lock, has_modrm;
     uint8_t mandatory; /* F2, F3, 0 */
 };
-void parse_encoding(const uint8_t *bytes, unsigned len, struct encoding *x);
-
-static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i) { return b->page->bytes + i->off; }
-static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return (uint32_t)(i - codecache_pool(b->v)); }
+struct roles { /* what the two ModRM operands are */
+    bool reg_is_digit, reg8, rm8;
+    bool reg_read, reg_write, rm_read, rm_write;
+};
+void parse_encoding(const struct build *b, const struct insn *i, struct encoding *x);
+void find_roles(const struct encoding *x, struct roles *r);
 
 /* block.c */
 struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsigned n);
@@ -83,18 +91,21 @@ void put_interpreted(struct build *b, unsigned n);      /* the whole instruction
 /* lower.c. -> false: to be interpreted, nothing was written */
 bool lower(struct build *b, unsigned n);
 int host_of(unsigned guest); /* host register of a guest register, -1: in memory */
-bool put_address(struct build *b, const struct insn *i, unsigned to); /* the memory operand's linear address */
-bool can_address(const struct insn *i);
-bool encoding_has_digit(const struct encoding *x); /* ModRM.reg is no register */
 bool operand_is_written(const struct op *op, const struct encoding *x);
 uint8_t operand_size(const struct encoding *x, const struct insn *i); /* bytes of memory */
-/* r10: linear -> host address, for `size` bytes; what does not hit interprets instruction n. Clobbers flags and r11. */
-struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size);
+
+/* address.c */
+bool can_address(const struct insn *i); /* else the instruction is interpreted */
+bool has_segment(const struct insn *i); /* whose base is not 0 */
+void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide); /* the effective address; r11 is lost */
+/* The host address of `size` bytes at the memory operand into r10. What does not hit interprets instruction n. Clobbers
+ * flags and r11. */
+struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size);
 
 /* operand.c. The host address of the operand of instruction n is r10 + *disp. -> what happens when it does not hit, to be
  * told where to go on; NULL: an earlier probe answers for it. */
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
-bool operand_of_stack(struct operand *a, bool write, int32_t disp); /* 8 bytes at RSP + disp; true */
+bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp); /* a slot at RSP + disp; true */
 void values_after(const struct build *b, unsigned n, struct values *s);
 
 /* system.c */

@@ -283,7 +283,7 @@ void jit_flush(struct vcpu *v)
     struct jit *j = jit_of(v);
 
     codecache_flush(v); /* retires every page */
-    for (unsigned s = 0; s < TLB_SET_COUNT; s++)
+    for (unsigned s = 0; s < JUMP_CACHES; s++)
         jump_cache_clear(&v->jumps[s]);
     j->block_count = 1;
     j->used = j->scratch + BLOCK_BYTES_MAX;

@@ -53,6 +53,20 @@ bool flags_needed_at(const struct build *b, int64_t distance)
     return true;
 }
 
+/* ---- addresses of code and of the stack: 64 bits, in 32-bit code 32 ------------------------------------- */
+
+static void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp)
+{
+    op_mem(&b->e, b->word == 8, 0x8d, to, base, NO_INDEX, 0, disp);
+}
+
+static int32_t jumps_of(const struct build *b)
+{
+    unsigned n = b->kind + (b->word == 8 ? JUMPS_LONG : JUMPS_FLAT32);
+
+    return FIELD(jumps) + (int32_t)(n * sizeof(struct jump_cache));
+}
+
 /* ---- leaving the block ------------------------------------------------------------------------------ */
 
 static void put_count(struct build *b, unsigned executed) { op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed); }
@@ -61,7 +75,6 @@ static void put_count(struct build *b, unsigned executed) { op_imm(&b->e, false,
 static uint8_t *put_jump_lookup(struct build *b)
 {
     struct emit *e = &b->e;
-    int32_t cache = FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache));
 
     if (b->j->bmi2) { /* rorx r11, r10, 13 */
         static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 13};
@@ -73,19 +86,18 @@ static uint8_t *put_jump_lookup(struct build *b)
     }
     op_reg(e, false, 0x33, H_T1, H_T0);
     op_imm(e, false, 4, H_T1, JUMP_ENTRIES - 1);
-    op_mem(e, true, 0x3b, H_T0, H_BASE, H_T1, 3, cache + (int32_t)offsetof(struct jump_cache, rip));
+    op_mem(e, true, 0x3b, H_T0, H_BASE, H_T1, 3, jumps_of(b) + (int32_t)offsetof(struct jump_cache, rip));
     return put_jump(e, CC_JNE);
 }
 
 static void put_jump_code(struct build *b, bool call_slot)
 {
     struct emit *e = &b->e;
-    int32_t cache = FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache));
 
     if (call_slot)
         op_mem(e, false, 0xff, 4, H_BASE, NO_INDEX, 0, FIELD(run.target[1]));
     else
-        op_mem(e, false, 0xff, 4, H_BASE, H_T1, 3, cache + (int32_t)offsetof(struct jump_cache, code));
+        op_mem(e, false, 0xff, 4, H_BASE, H_T1, 3, jumps_of(b) + (int32_t)offsetof(struct jump_cache, code));
 }
 
 static bool in_page(int64_t distance) { return distance >= 0 && distance < 4096; }
@@ -95,7 +107,7 @@ static int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len
 static void put_linear(struct build *b, unsigned to, int64_t distance)
 {
     load_field(&b->e, to, GPR_FIELD(REG_PAGE));
-    lea(&b->e, to, to, (int32_t)distance);
+    lea_word(b, to, to, (int32_t)distance);
 }
 
 static bool is_branch_to(const struct op *op, int64_t distance)
@@ -161,12 +173,11 @@ void put_cold_edge(struct build *b, const struct cold *c)
 static bool lower_jcc(struct build *b, unsigned n)
 {
     const struct insn *i = b->op[n].i;
-    const uint8_t *bytes = bytes_of(b, i);
     struct encoding x;
 
-    if (i->size != 8)
+    if (i->size != b->word)
         return false;
-    parse_encoding(bytes, i->len, &x);
+    parse_encoding(b, i, &x);
     flags_want(b);
     unsigned cc = x.opcode & 15;
     uint8_t state = b->flags;
@@ -185,7 +196,7 @@ static bool lower_jcc(struct build *b, unsigned n)
 }
 
 /* The target of an indirect branch into r10. */
-static bool put_target(struct build *b, unsigned n)
+static void put_target(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
 
@@ -193,16 +204,13 @@ static bool put_target(struct build *b, unsigned n)
     if (op->row->form == FORM_R) {
         int host = host_of(op->i->dst);
         if (host >= 0)
-            move(&b->e, H_T0, (unsigned)host);
+            op_reg(&b->e, b->word == 8, 0x8b, H_T0, (unsigned)host);
         else
             load_field(&b->e, H_T0, GPR_FIELD(op->i->dst));
-        return true;
+        return;
     }
-    if (!put_address(b, op->i, H_T0))
-        return false;
-    put_probe(b, n, false, 8);
-    op_mem(&b->e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
-    return true;
+    put_address(b, n, op->i, false, b->word);
+    op_mem(&b->e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
 }
 
 static void flags_leave(struct build *b)
@@ -223,7 +231,7 @@ static bool lower_jmp(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
 
-    if (op->i->size != 8)
+    if (op->i->size != b->word)
         return false;
     if (op->row->form == FORM_I) {
         put_edge(b, target_of(op->i), n + 1, true);
@@ -245,7 +253,7 @@ static int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, 
     struct operand a;
     int32_t at;
 
-    operand_of_stack(&a, write, disp);
+    operand_of_stack(b, &a, write, disp);
     *c = put_operand(b, n, &a, &at);
     return at;
 }
@@ -258,22 +266,21 @@ static bool lower_call(struct build *b, unsigned n)
     bool indirect = op->row->form != FORM_I;
     struct cold *c;
 
-    if (i->size != 8 || (op->row->form == FORM_M && !can_address(i)))
+    if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)))
         return false;
     flags_leave(b);
     if (indirect) {
         put_target(b, n);
         cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
         store_field(e, H_T0, FIELD(run.target[0]));
-        op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 3,
-               FIELD(jumps) + (int32_t)(b->kind * sizeof(struct jump_cache) + offsetof(struct jump_cache, code)));
+        op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 3, jumps_of(b) + (int32_t)offsetof(struct jump_cache, code));
         store_field(e, H_T1, FIELD(run.target[1]));
     }
-    int32_t at = put_stack(b, n, true, -8, &c);
+    int32_t at = put_stack(b, n, true, -b->word, &c);
     put_linear(b, H_T1, i->off + i->len);
-    op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
+    op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
     if (!indirect && in_page(target_of(i))) {
-        lea(e, H_SP, H_SP, -8);
+        lea_word(b, H_SP, H_SP, -b->word);
         put_edge(b, target_of(i), n + 1, true);
         return true;
     }
@@ -283,7 +290,7 @@ static bool lower_call(struct build *b, unsigned n)
         put_linear(b, H_T0, target_of(i));
         cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
     }
-    lea(e, H_SP, H_SP, -8);
+    lea_word(b, H_SP, H_SP, -b->word);
     put_poll(b, n + 1);
     put_jump_code(b, indirect);
     return true;
@@ -295,13 +302,13 @@ static bool lower_ret(struct build *b, unsigned n)
     struct emit *e = &b->e;
     struct cold *c;
 
-    if (op->i->size != 8)
+    if (op->i->size != b->word)
         return false;
     flags_leave(b);
     int32_t at = put_stack(b, n, false, 0, &c);
-    op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, at);
+    op_mem(e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, at);
     cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
-    lea(e, H_SP, H_SP, 8 + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
+    lea_word(b, H_SP, H_SP, b->word + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
     put_poll(b, n + 1);
     put_jump_code(b, false);
     return true;
@@ -309,44 +316,52 @@ static bool lower_ret(struct build *b, unsigned n)
 
 /* ---- the stack ------------------------------------------------------------------------------------------------ */
 
+static bool lower_push_memory(struct build *b, unsigned n)
+{
+    const struct insn *i = b->op[n].i;
+    struct emit *e = &b->e;
+    struct operand a;
+
+    put_address(b, n, i, false, b->word);
+    unsigned first = b->colds - 1;
+    op_mem(e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
+    store_field(e, H_T0, FIELD(run.target[0]));
+    operand_of_stack(b, &a, true, -b->word);
+    struct cold *c = put_address(b, n, &a.at, true, b->word);
+    load_field(e, H_T1, FIELD(run.target[0]));
+    op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
+    lea_word(b, H_SP, H_SP, -b->word);
+    b->cold[first].join = c->join = e->p;
+    return true;
+}
+
 static bool lower_push(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
     const struct insn *i = op->i;
     struct emit *e = &b->e;
+    bool wide = b->word == 8;
     unsigned from = H_T1;
     struct cold *c;
 
-    if (i->size != 8 || (op->row->form == FORM_M && !can_address(i)) ||
-        (op->row->form == FORM_I && (int64_t)i->imm != (int32_t)i->imm))
+    if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)) ||
+        (op->row->form == FORM_I && wide && (int64_t)i->imm != (int32_t)i->imm))
         return false;
     flags_keep(b, op);
-    if (op->row->form == FORM_M) {
-        put_address(b, i, H_T0);
-        c = put_probe(b, n, false, 8);
-        unsigned first = (unsigned)(c - b->cold);
-        op_mem(e, true, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
-        store_field(e, H_T0, FIELD(run.target[0]));
-        lea(e, H_T0, H_SP, -8);
-        c = put_probe(b, n, true, 8);
-        load_field(e, H_T1, FIELD(run.target[0]));
-        op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
-        lea(e, H_SP, H_SP, -8);
-        b->cold[first].join = c->join = e->p;
-        return true;
-    }
-    int32_t at = put_stack(b, n, true, -8, &c);
+    if (op->row->form == FORM_M)
+        return lower_push_memory(b, n);
+    int32_t at = put_stack(b, n, true, -b->word, &c);
     if (op->row->form == FORM_I) {
-        op_mem(e, true, 0xc7, 0, H_T0, NO_INDEX, 0, at);
+        op_mem(e, wide, 0xc7, 0, H_T0, NO_INDEX, 0, at);
         put32(e, (uint32_t)i->imm);
     } else {
         if (host_of(i->dst) >= 0)
             from = (unsigned)host_of(i->dst);
         else
             load_field(e, H_T1, GPR_FIELD(i->dst));
-        op_mem(e, true, 0x89, from, H_T0, NO_INDEX, 0, at);
+        op_mem(e, wide, 0x89, from, H_T0, NO_INDEX, 0, at);
     }
-    lea(e, H_SP, H_SP, -8);
+    lea_word(b, H_SP, H_SP, -b->word);
     cold_join(b, c);
     return true;
 }
@@ -358,15 +373,15 @@ static bool lower_pop(struct build *b, unsigned n)
     int to = host_of(op->i->dst);
     struct cold *c;
 
-    if (op->i->size != 8 || op->row->form != FORM_R)
+    if (op->i->size != b->word || op->row->form != FORM_R)
         return false;
     flags_keep(b, op);
     int32_t at = put_stack(b, n, false, 0, &c);
-    op_mem(e, true, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, at);
+    op_mem(e, b->word == 8, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, at);
     if (to < 0)
         store_field(e, H_T1, GPR_FIELD(op->i->dst));
     if (op->i->dst != RSP)
-        lea(e, H_SP, H_SP, 8);
+        lea_word(b, H_SP, H_SP, b->word);
     cold_join(b, c);
     return true;
 }
@@ -374,16 +389,16 @@ static bool lower_pop(struct build *b, unsigned n)
 static bool lower_leave(struct build *b, unsigned n)
 {
     struct emit *e = &b->e;
-    struct cold *c;
+    struct operand a;
 
-    if (b->op[n].i->size != 8)
+    if (b->op[n].i->size != b->word)
         return false;
     flags_keep(b, &b->op[n]);
-    b->held.valid = false;
-    move(e, H_T0, H_RBP);
-    c = put_probe(b, n, false, 8);
-    lea(e, H_SP, H_RBP, 8);
-    op_mem(e, true, 0x8b, H_RBP, H_T0, NO_INDEX, 0, 0);
+    operand_of_stack(b, &a, false, 0);
+    a.at.base = RBP;
+    struct cold *c = put_address(b, n, &a.at, false, b->word);
+    lea_word(b, H_SP, H_RBP, b->word);
+    op_mem(e, b->word == 8, 0x8b, H_RBP, H_T0, NO_INDEX, 0, 0);
     c->join = e->p;
     return true;
 }

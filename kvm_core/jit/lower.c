@@ -33,136 +33,6 @@ const struct lowering_row *lowering_of(const struct insn *i)
     return NULL;
 }
 
-/* ---- the encoding ------------------------------------------------------------------------------ */
-
-static bool opcode_has_modrm(unsigned map, unsigned o)
-{
-    if (map == 0)
-        return (o < 0x40 && (o & 7) < 4) || o == 0x63 || o == 0x69 || o == 0x6b || (o >= 0x80 && o <= 0x8f) ||
-               (o & ~1u) == 0xc0 || (o & ~1u) == 0xc6 || (o >= 0xd0 && o <= 0xd3) || (o & ~1u) == 0xf6 || (o & ~1u) == 0xfe;
-    return map > 1 || (o & 0xf8) != 0xc8;
-}
-
-void parse_encoding(const uint8_t *b, unsigned len, struct encoding *x)
-{
-    unsigned n = 0;
-
-    *x = (struct encoding){0};
-    for (;; n++) {
-        if (b[n] == 0x66)
-            x->p66 = true;
-        else if (b[n] == 0xf0)
-            x->lock = true;
-        else if (b[n] == 0xf2 || b[n] == 0xf3)
-            x->mandatory = b[n];
-        else if ((b[n] & 0xe7) != 0x26 && b[n] != 0x64 && b[n] != 0x65 && b[n] != 0x67 && (b[n] & 0xf0) != 0x40)
-            break;
-        x->has_rex = (b[n] & 0xf0) == 0x40; /* counts directly before the opcode only */
-        x->rex = x->has_rex ? b[n] : 0;
-    }
-    x->opcode = b[n++];
-    if (x->opcode == 0x0f) {
-        x->map = 1;
-        x->opcode = b[n++];
-        if (x->opcode == 0x38 || x->opcode == 0x3a) {
-            x->map = x->opcode == 0x38 ? 2 : 3;
-            x->opcode = b[n++];
-        }
-    }
-    x->has_modrm = opcode_has_modrm(x->map, x->opcode);
-    if (x->has_modrm) {
-        unsigned mod, disp = 0;
-        x->modrm = b[n++];
-        mod = x->modrm >> 6;
-        if (mod != 3 && (x->modrm & 7) == 4) {
-            if (mod == 0 && (b[n] & 7) == 5)
-                disp = 4;
-            n++;
-        }
-        n += mod == 1 ? 1 : mod == 2 || (mod == 0 && (x->modrm & 7) == 5) ? 4 : disp;
-    }
-    x->imm_off = (uint8_t)n;
-    x->imm_bytes = (uint8_t)(len - n);
-}
-
-/* What the two ModRM operands are. */
-struct roles {
-    bool reg_is_digit, reg8, rm8;
-    bool reg_read, reg_write, rm_read, rm_write;
-};
-
-static void roles_one_byte(const struct encoding *x, struct roles *r)
-{
-    unsigned o = x->opcode, digit = x->modrm >> 3 & 7;
-    bool wide = o & 1;
-
-    r->reg8 = r->rm8 = !wide;
-    if (o < 0x40) {
-        r->rm_write = !(o & 2) && o >> 3 != 7;
-        r->reg_write = o & 2 && o >> 3 != 7;
-        return;
-    }
-    switch (o) {
-    case 0x63:
-    case 0x69:
-    case 0x6b:
-        r->reg8 = r->rm8 = false;
-        r->rm_write = false;
-        break;
-    case 0x84:
-    case 0x85: r->reg_write = r->rm_write = false; break;
-    case 0x88:
-    case 0x89: r->reg_write = false; break;
-    case 0x8a:
-    case 0x8b: r->rm_write = false; break;
-    case 0x80:
-    case 0x81:
-    case 0x83:
-        r->reg_is_digit = true;
-        r->rm_write = digit != 7;
-        break;
-    case 0xf6:
-    case 0xf7:
-        r->reg_is_digit = true;
-        r->rm_write = digit == 2 || digit == 3;
-        break;
-    case 0x86:
-    case 0x87: break;
-    default: r->reg_is_digit = true; break; /* C0, C1, C6, C7, D0 to D3, FE, FF */
-    }
-}
-
-static void find_roles(const struct encoding *x, struct roles *r)
-{
-    unsigned o = x->opcode;
-
-    *r = (struct roles){.reg_read = true, .reg_write = true, .rm_read = true, .rm_write = true};
-    if (x->map == 0) {
-        roles_one_byte(x, r);
-        return;
-    }
-    if (x->map == 2) /* MOVBE */
-        return;
-    if ((o & 0xf0) == 0x40 || o == 0xaf || o == 0xbc || o == 0xbd) { /* CMOVcc, IMUL, BSF, BSR */
-        r->rm_write = false;
-    } else if ((o & 0xf0) == 0x90) { /* SETcc */
-        r->reg_is_digit = r->rm8 = true;
-    } else if ((o & 0xf6) == 0xb6) { /* MOVZX, MOVSX */
-        r->rm8 = !(o & 1);
-        r->rm_write = false;
-    } else if (o == 0xa3) { /* BT */
-        r->reg_write = r->rm_write = false;
-    } else if ((o & 0xf6) == 0xa4 || o == 0xb0 || o == 0xb1) { /* SHLD, SHRD, CMPXCHG */
-        r->reg_write = false;
-        r->reg8 = r->rm8 = o == 0xb0;
-    } else if (o == 0xba) {
-        r->reg_is_digit = true;
-        r->rm_write = (x->modrm >> 3 & 7) != 4;
-    } else if (o == 0xc0) {
-        r->reg8 = r->rm8 = true;
-    }
-}
-
 /* ---- registers ----------------------------------------------------------------------------------- */
 
 int host_of(unsigned guest)
@@ -170,89 +40,6 @@ int host_of(unsigned guest)
     static const int8_t map[16] = {H_RAX, H_RCX, H_RDX, H_RBX, H_SP, H_RBP, H_RSI, H_RDI, -1, -1, -1, -1, H_R12, H_R13, H_R14, -1};
 
     return guest < 16 ? map[guest] : -1;
-}
-
-/* ---- memory operands -------------------------------------------------------------------------------- */
-
-bool can_address(const struct insn *i)
-{
-    if (i->index == REG_EDGE || i->index == REG_PAGE)
-        return false;
-    return i->am == AM_FLAT64 || i->am == AM_SEG64 || (i->am == AM_64A32 && i->base != REG_PAGE);
-}
-
-static unsigned in_register(struct build *b, unsigned guest, unsigned temp)
-{
-    int host = host_of(guest);
-
-    if (host >= 0)
-        return (unsigned)host;
-    load_field(&b->e, temp, GPR_FIELD(guest));
-    return temp;
-}
-
-bool put_address(struct build *b, const struct insn *i, unsigned to)
-{
-    struct emit *e = &b->e;
-    bool wide = i->am != AM_64A32;
-    unsigned base, index = NO_INDEX;
-
-    if (!can_address(i))
-        return false;
-    if (i->index != REG_ZERO)
-        index = in_register(b, i->index, H_T1);
-    if (to == H_T0)
-        b->held.valid = false;
-    if (i->base != REG_ZERO) {
-        unsigned temp = index == H_T1 ? H_T0 : H_T1;
-        base = in_register(b, i->base, temp);
-        b->held.valid &= base != H_T0;
-        if (base != to || index != NO_INDEX || i->disp || !wide)
-            op_mem(e, wide, 0x8d, to, base, index, i->scale, i->disp);
-    } else if (index != NO_INDEX) { /* [index << scale + disp32]: no base is mod 0, base 5 */
-        put_rex(e, wide, to, index, 0, false);
-        put8(e, 0x8d);
-        put8(e, (to & 7) << 3 | 4);
-        put8(e, i->scale << 6 | (index & 7) << 3 | 5);
-        put32(e, (uint32_t)i->disp);
-    } else if (wide) { /* mov r64, simm32 */
-        put_rex(e, true, 0, 0, to, false);
-        put8(e, 0xc7);
-        put8(e, 0xc0 | (to & 7));
-        put32(e, (uint32_t)i->disp);
-    } else {
-        load_imm32(e, to, (uint32_t)i->disp);
-    }
-    if (i->seg == FS || i->seg == GS) {
-        load_field(e, H_T1, FIELD(seg) + i->seg * (int32_t)sizeof(struct segment) + (int32_t)offsetof(struct segment, base));
-        op_mem(e, true, 0x8d, to, to, H_T1, 0, 0);
-    }
-    return true;
-}
-
-struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
-{
-    struct emit *e = &b->e;
-    int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
-    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write) : offsetof(struct tlb_set, read));
-
-    if (b->j->bmi2) { /* rorx r11, r10, 12 */
-        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 12};
-        memcpy(e->p, rorx, sizeof(rorx));
-        e->p += sizeof(rorx);
-    } else { /* shr r11, 12 */
-        move(e, H_T1, H_T0);
-        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 12);
-    }
-    op_imm(e, false, 4, H_T1, TLB_ENTRIES - 1);
-    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
-    op_imm(e, true, 7, H_T0, (int32_t)(4096 - size));
-    struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
-    c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
-    c->vectors = b->vectors;
-    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
-    b->flags &= (uint8_t)~FLAGS_IN_HOST;
-    return c;
 }
 
 /* ---- the instruction ------------------------------------------------------------------------------------ */
@@ -272,14 +59,6 @@ bool operand_is_written(const struct op *op, const struct encoding *x)
 
     return op->row->how != LOWER_LOAD && (form == FORM_M || form == FORM_MR || form == FORM_MI || form == FORM_MRI ||
                                           form == FORM_MRR || (x->opcode & ~1u) == 0x86);
-}
-
-bool encoding_has_digit(const struct encoding *x)
-{
-    struct roles r;
-
-    find_roles(x, &r);
-    return r.reg_is_digit;
 }
 
 static void put_head(struct emit *e, const struct encoding *x, unsigned reg, unsigned index, unsigned base, bool byte)
@@ -319,7 +98,7 @@ static bool lower_memory(struct build *b, unsigned n)
     bool stored = false;
     int32_t disp;
 
-    parse_encoding(bytes_of(b, i), i->len, &x);
+    parse_encoding(b, i, &x);
     find_roles(&x, &r);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     if (!can_address(i) || x.map == 3 || (!r.reg_is_digit && is_high(&x, r.reg8, reg)))
@@ -374,7 +153,7 @@ static bool lower_registers(struct build *b, unsigned n)
     unsigned reg, rm;
     int host_reg, host_rm;
 
-    parse_encoding(bytes_of(b, op->i), op->i->len, &x);
+    parse_encoding(b, op->i, &x);
     find_roles(&x, &r);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     rm = (x.modrm & 7) | (x.rex & 1) << 3;
@@ -426,15 +205,13 @@ static bool lower_opcode(struct build *b, unsigned n)
     bool in_opcode, byte;
     int host = 0;
 
-    parse_encoding(bytes_of(b, op->i), op->i->len, &x);
+    parse_encoding(b, op->i, &x);
     o = x.opcode;
     if (x.map == 1 && o == 0xae) { /* LFENCE, MFENCE, SFENCE */
         put8(e, 0x0f), put8(e, 0xae), put8(e, x.modrm);
         return true;
     }
-    if (x.map == 0 && o >= 0xa0 && o <= 0xa3) /* moffs that fit in 32 bits */
-        return false;
-    in_opcode = x.map == 1 || (o >= 0x90 && o <= 0x97) || (o >= 0xb0 && o <= 0xbf) || (o >= 0x40 && o <= 0x4f);
+    in_opcode = x.map == 1 || (o >= 0x90 && o <= 0x97) || (o >= 0xb0 && o <= 0xbf);
     byte = x.map == 0 && o >= 0xb0 && o <= 0xb7;
     reg = (o & 7) | (x.rex & 1) << 3;
     if (in_opcode) {
@@ -470,20 +247,13 @@ static bool lower_opcode(struct build *b, unsigned n)
 static bool lower_lea(struct build *b, unsigned n)
 {
     const struct insn *i = b->op[n].i;
-    struct encoding x;
-    struct insn flat = *i;
-    int host;
+    int host = host_of(i->dst);
 
-    flat.seg = DS;
-    parse_encoding(bytes_of(b, i), i->len, &x);
-    unsigned reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
-    host = host_of(reg);
-    if (i->size == 2 || !put_address(b, &flat, host < 0 ? H_T1 : (unsigned)host))
+    if (i->size == 2 || !can_address(i))
         return false;
-    if (i->size == 4) /* zero-extends */
-        op_reg(&b->e, false, 0x8b, host < 0 ? H_T1 : (unsigned)host, host < 0 ? H_T1 : (unsigned)host);
+    put_offset(b, i, host < 0 ? H_T1 : (unsigned)host, i->size == 8);
     if (host < 0)
-        store_field(&b->e, H_T1, GPR_FIELD(reg));
+        store_field(&b->e, H_T1, GPR_FIELD(i->dst));
     return true;
 }
 
@@ -501,7 +271,7 @@ bool lower(struct build *b, unsigned n)
     case LOWER_LOAD:
     case LOWER_STORE:
     case LOWER_RMW:
-        parse_encoding(bytes_of(b, op->i), op->i->len, &x);
+        parse_encoding(b, op->i, &x);
         if (!x.has_modrm || op->row->how == LOWER_PLAIN)
             return lower_opcode(b, n);
         return x.modrm >= 0xc0 ? lower_registers(b, n) : lower_memory(b, n);

@@ -21,9 +21,10 @@ enum { ALL_REGS = 0xffff };
 static unsigned written_by_encoding(const struct build *b, const struct op *op)
 {
     struct encoding x;
+    struct roles r;
     unsigned reg, rm, mask = 0;
 
-    parse_encoding(bytes_of(b, op->i), op->i->len, &x);
+    parse_encoding(b, op->i, &x);
     if (!x.has_modrm)
         return x.map == 0 && x.opcode >= 0xb0 && x.opcode <= 0xbf ? REG_BIT((x.opcode & 7) | (x.rex & 1) << 3)
                : x.map == 1                                      ? REG_BIT((x.opcode & 7) | (x.rex & 1) << 3) /* BSWAP */
@@ -31,10 +32,11 @@ static unsigned written_by_encoding(const struct build *b, const struct op *op)
                                            : REG_BIT(RAX) | REG_BIT(RDX); /* AL, imm; CBW, CWD, LAHF ... */
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     rm = (x.modrm & 7) | (x.rex & 1) << 3;
-    if (!encoding_has_digit(&x))
-        mask |= REG_BIT(reg) | REG_BIT(reg & 3); /* AH is RAX */
+    find_roles(&x, &r);
+    if (!r.reg_is_digit)
+        mask |= REG_BIT(reg) | (r.reg8 ? REG_BIT(reg & 3) : 0); /* AH is RAX */
     if (x.modrm >= 0xc0)
-        mask |= REG_BIT(rm) | REG_BIT(rm & 3);
+        mask |= REG_BIT(rm) | (r.rm8 ? REG_BIT(rm & 3) : 0);
     if ((x.map == 0 && (x.opcode & ~1u) == 0xf6) || (x.map == 1 && (x.opcode & ~1u) == 0xb0))
         mask |= REG_BIT(RAX) | REG_BIT(RDX); /* MUL, CMPXCHG */
     if (x.map == 0 && (x.opcode == 0x88 || x.opcode == 0x89 || (x.opcode < 0x40 && !(x.opcode & 2)) || x.opcode >> 1 == 0x42) &&
@@ -45,29 +47,34 @@ static unsigned written_by_encoding(const struct build *b, const struct op *op)
     return mask;
 }
 
-/* A register to which a constant is added, or -1. */
-static int added_to(const struct op *op, int64_t *by)
+/* A register to which a constant is added, or -1. In 32-bit code all of it is meant to wrap at 4 GiB. */
+static int added_to(const struct build *b, const struct op *op, int64_t *by)
 {
     const struct insn *i = op->i;
+    bool natural = i->size == b->word;
 
     switch (op->row->how) {
     case LOWER_PUSH:
-    case LOWER_CALL: *by = -8; return i->size == 8 ? RSP : -1;
-    case LOWER_RET: *by = 8; return i->size == 8 ? RSP : -1;
-    case LOWER_POP: *by = 8; return i->size == 8 && op->row->form == FORM_R && i->dst != RSP ? RSP : -1;
+    case LOWER_CALL: *by = -b->word; return natural ? RSP : -1;
+    case LOWER_RET: *by = b->word; return natural ? RSP : -1;
+    case LOWER_POP: *by = b->word; return natural && op->row->form == FORM_R && i->dst != RSP ? RSP : -1;
     case LOWER_LEA:
         *by = i->disp;
-        return i->size == 8 && i->am == AM_FLAT64 && i->index == REG_ZERO && i->base == i->dst ? i->dst : -1;
+        return natural && (i->am == AM_FLAT64 || i->am == AM_32) && i->index == REG_ZERO && i->base == i->dst ? i->dst : -1;
     default: break;
     }
-    if (i->size != 8 || op->row->form != FORM_RI)
+    if (!natural)
         return -1;
-    if (i->fn == h_alu_add_ri_8)
-        *by = (int64_t)i->imm;
-    else if (i->fn == h_alu_sub_ri_8)
-        *by = -(int64_t)i->imm; /* 32 bits, sign-extended */
+    if (i->fn == h_alu_add_ri_8 || i->fn == h_alu_add_ri_4)
+        *by = (int32_t)i->imm;
+    else if (i->fn == h_alu_sub_ri_8 || i->fn == h_alu_sub_ri_4)
+        *by = -(int64_t)(int32_t)i->imm;
+    else if (i->fn == h_unary_inc_r_8 || i->fn == h_unary_inc_r_4)
+        *by = 1;
+    else if (i->fn == h_unary_dec_r_8 || i->fn == h_unary_dec_r_4)
+        *by = -1;
     else
-        return -1; /* MOV's has 64 */
+        return -1;
     return i->dst;
 }
 
@@ -106,7 +113,7 @@ void values_after(const struct build *b, unsigned n, struct values *s)
     const struct op *op = &b->op[n];
     unsigned mask = written(b, op);
     int64_t by = 0;
-    int reg = op->row ? added_to(op, &by) : -1;
+    int reg = op->row ? added_to(b, op, &by) : -1;
 
     for (unsigned k = 0; k < 16; k++) {
         if (!(mask & REG_BIT(k)))
@@ -121,11 +128,15 @@ void values_after(const struct build *b, unsigned n, struct values *s)
 
 /* ---- operands ---------------------------------------------------------------------------------------------- */
 
-bool operand_of_stack(struct operand *a, bool write, int32_t disp)
+static bool is_flat(const struct insn *i) { return i->am == AM_FLAT64 || (i->am == AM_32 && can_address(i) && !has_segment(i)); }
+
+bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp)
 {
-    a->at = (struct insn){.base = RSP, .index = REG_ZERO, .am = AM_FLAT64, .seg = DS, .disp = disp};
+    uint8_t am = b->word == 8 ? AM_FLAT64 : AM_32;
+
+    a->at = (struct insn){.base = RSP, .index = REG_ZERO, .am = am, .seg = SS, .disp = disp};
     a->write = write;
-    a->size = 8;
+    a->size = b->word;
     return true;
 }
 
@@ -142,20 +153,20 @@ static bool operand_ahead(const struct build *b, const struct op *op, struct ope
             return false;
         a->write = native->mem_action & OPND_WRITE;
         a->size = native->mem_bytes;
-        return i->am == AM_FLAT64;
+        return is_flat(i);
     }
     switch (op->row->how) {
-    case LOWER_PUSH: return op->row->form != FORM_M && i->size == 8 && operand_of_stack(a, true, -8);
-    case LOWER_CALL: return op->row->form == FORM_I && i->size == 8 && operand_of_stack(a, true, -8);
-    case LOWER_POP: return op->row->form == FORM_R && i->size == 8 && operand_of_stack(a, false, 0);
-    case LOWER_RET: return i->size == 8 && operand_of_stack(a, false, 0);
+    case LOWER_PUSH: return op->row->form != FORM_M && i->size == b->word && operand_of_stack(b, a, true, -b->word);
+    case LOWER_CALL: return op->row->form == FORM_I && i->size == b->word && operand_of_stack(b, a, true, -b->word);
+    case LOWER_POP: return op->row->form == FORM_R && i->size == b->word && operand_of_stack(b, a, false, 0);
+    case LOWER_RET: return i->size == b->word && operand_of_stack(b, a, false, 0);
     case LOWER_LOAD:
     case LOWER_STORE:
     case LOWER_RMW:
-        parse_encoding(bytes_of(b, i), i->len, &x);
+        parse_encoding(b, i, &x);
         a->write = operand_is_written(op, &x);
         a->size = operand_size(&x, i);
-        return i->am == AM_FLAT64 && x.has_modrm;
+        return is_flat(i) && x.has_modrm;
     default: return false;
     }
 }
@@ -217,7 +228,7 @@ static bool covered(const struct build *b, const struct operand *a)
 
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp)
 {
-    struct held h = {.valid = b->sharing && a->at.am == AM_FLAT64};
+    struct held h = {.valid = b->sharing && is_flat(&a->at)};
     struct insn at = a->at;
     int64_t first;
 
@@ -238,8 +249,7 @@ struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, i
             h.valid = false;
         }
     }
-    put_address(b, &at, H_T0);
-    struct cold *c = put_probe(b, n, h.valid ? h.write : a->write, h.valid ? (unsigned)(h.high - h.low) : a->size);
+    struct cold *c = put_address(b, n, &at, h.valid ? h.write : a->write, h.valid ? (unsigned)(h.high - h.low) : a->size);
     h.cold = (uint16_t)(c - b->cold);
     b->held = h;
     return c;

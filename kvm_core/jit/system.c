@@ -78,7 +78,7 @@ static bool lower_swapgs(struct build *b)
     return true;
 }
 
-static bool lower_pushfq(struct build *b, unsigned n)
+static bool lower_pushf(struct build *b, unsigned n)
 {
     struct emit *e = &b->e;
     struct operand a;
@@ -97,11 +97,11 @@ static bool lower_pushfq(struct build *b, unsigned n)
     op_mem(e, false, 0x0b, H_T0, H_BASE, NO_INDEX, 0, FIELD(eflags));
     store_field(e, H_T0, FIELD(run.target[0]));
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
-    operand_of_stack(&a, true, -8);
+    operand_of_stack(b, &a, true, -b->word);
     c = put_operand(b, n, &a, &at);
     load_field(e, H_T1, FIELD(run.target[0]));
-    op_mem(e, true, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
-    lea(e, H_SP, H_SP, -8);
+    op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
+    op_mem(e, b->word == 8, 0x8d, H_SP, H_SP, NO_INDEX, 0, -b->word);
     cold_join(b, c);
     return true;
 }
@@ -111,8 +111,8 @@ bool lower_system(struct build *b, unsigned n)
 {
     const struct insn *i = b->op[n].i;
 
-    if (i->fn == op_pushfq)
-        return lower_pushfq(b, n);
+    if (i->fn == op_pushfq || i->fn == op_pushfd)
+        return lower_pushf(b, n);
     if (b->kind == TLB_USER)
         return false;
     if (i->fn == op_sti)
@@ -162,7 +162,7 @@ bool lower_divide(struct build *b, unsigned n)
 
     if (i->size < 4 || b->precise || (op->row->form == FORM_M && !can_address(i)))
         return false;
-    parse_encoding(bytes_of(b, i), i->len, &x);
+    parse_encoding(b, i, &x);
     is_signed = (x.modrm >> 3 & 7) == 7;
     flags_keep(b, op);
     if (op->row->form == FORM_M) {

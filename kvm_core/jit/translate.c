@@ -25,12 +25,13 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
     while (next == i); /* a string instruction goes on */
     /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
-    if (next == i + 1 && likely(!codecache_is_stale(i) && !kicked) && likely(!vectors || jit_vectors_enter(v))) {
+    bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */
+    if (next == i + 1 && likely(as_made && !kicked) && likely(!vectors || jit_vectors_enter(v))) {
         v->run.left = v->budget + (int32_t)executed - j->hidden;
         v->blk_start = v->cur = NULL;
         return vectors ? RESULT_VECTORS : RESULT_NEXT;
     }
-    if (next) /* it has dropped its own page, taken the vector registers away, or somebody waits for us */
+    if (next) /* it has dropped its own page, changed a segment, taken the vector registers away, or somebody waits for us */
         v->rip = cpu_next_rip(v, i);
     if (v->blk_start)
         v->budget--;
@@ -65,11 +66,16 @@ static bool translatable(const struct vcpu *v)
 {
     int64_t top = (int64_t)v->rip >> 47; /* 48 bits, of one sign: nothing but a direct branch leads out of them */
 
-    return v->code_bits == 64 && (v->cpl == 0 || v->cpl == 3) && (top == 0 || top == -1) &&
+    return v->code_model != CODE_SEGMENTED && (v->cpl == 0 || v->cpl == 3) && (top == 0 || top == -1) &&
            v->tlb != &v->tlb_sets[TLB_USER_AC];
 }
 
 static unsigned kind_of(const struct vcpu *v) { return (unsigned)(v->tlb - v->tlb_sets); }
+
+static struct jump_cache *jumps_of(struct vcpu *v)
+{
+    return &v->jumps[kind_of(v) + (v->code_model == CODE_LONG ? JUMPS_LONG : JUMPS_FLAT32)];
+}
 
 static void execute(struct vcpu *v, const void *code)
 {
@@ -122,7 +128,7 @@ static void run(struct vcpu *v)
             engine_row(v, codecache_lookup(v));
             continue;
         }
-        struct jump_cache *jumps = &v->jumps[kind_of(v)];
+        struct jump_cache *jumps = jumps_of(v);
         unsigned n = jump_index(v->rip);
         if (jumps->rip[n] != v->rip || patch) {
             const struct block *b = find(v, &i);

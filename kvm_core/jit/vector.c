@@ -57,24 +57,12 @@ struct fields {
     unsigned reg, rm;
 };
 
-static void parse_fields(const uint8_t *bytes, unsigned len, struct fields *f)
+static void parse_vex(const uint8_t *bytes, unsigned n, unsigned len, struct fields *f)
 {
-    unsigned n = 0;
-
-    *f = (struct fields){0};
-    while ((bytes[n] & 0xe7) == 0x26 || bytes[n] == 0x64 || bytes[n] == 0x65 || bytes[n] == 0x67)
-        n++;
-    f->vex = bytes[n] == 0xc4 || bytes[n] == 0xc5;
-    if (!f->vex) {
-        parse_encoding(bytes, len, &f->x);
-        f->w = f->x.rex & 8;
-        f->reg = (f->x.modrm >> 3 & 7) | (f->x.rex & 4) << 1;
-        f->rm = (f->x.modrm & 7) | (f->x.rex & 1) << 3;
-        return;
-    }
     bool three = bytes[n] == 0xc4;
     unsigned last = bytes[n + 1 + three];
     unsigned r = !(bytes[n + 1] & 0x80), b = three && !(bytes[n + 1] & 0x20);
+
     f->x.map = three ? bytes[n + 1] & 31 : 1;
     f->w = three && last & 0x80;
     f->vvvv = ~last >> 3 & 15;
@@ -99,6 +87,42 @@ static void parse_fields(const uint8_t *bytes, unsigned len, struct fields *f)
     f->x.imm_bytes = (uint8_t)(len - n);
 }
 
+/* VEX.W where it is the size of a general register, or of the memory that stands for it. */
+static bool w_is_size(const struct fields *f, bool general)
+{
+    unsigned o = f->x.opcode;
+
+    if (f->x.map == 1)
+        return o == 0x2a || o == 0x2c || o == 0x2d || o == 0x6e || o == 0x7e;
+    return general || (f->x.map == 3 && (o == 0x16 || o == 0x22 || o == 0x60 || o == 0x61));
+}
+
+static void parse_fields(const struct build *b, const struct insn *i, const struct native_op *op, struct fields *f)
+{
+    const uint8_t *bytes = bytes_of(b, i);
+    unsigned n = 0;
+
+    *f = (struct fields){0};
+    while ((bytes[n] & 0xe7) == 0x26 || bytes[n] == 0x64 || bytes[n] == 0x65 || bytes[n] == 0x67)
+        n++;
+    f->vex = bytes[n] == 0xc4 || bytes[n] == 0xc5;
+    if (!f->vex) {
+        parse_encoding(b, i, &f->x);
+        f->w = f->x.rex & 8;
+        f->reg = (f->x.modrm >> 3 & 7) | (f->x.rex & 4) << 1;
+        f->rm = (f->x.modrm & 7) | (f->x.rex & 1) << 3;
+        return;
+    }
+    parse_vex(bytes, n, i->len, f);
+    if (b->word == 8)
+        return;
+    f->reg &= 7; /* only 64-bit code has the others: SDM vol. 2, 2.3.5 */
+    f->rm &= 7;
+    f->vvvv &= 7;
+    if (w_is_size(f, op->kind == NATIVE_GPR))
+        f->w = false;
+}
+
 uint8_t vector_effect(const struct build *b, const struct insn *i)
 {
     const struct native_op *op = native_plain(i);
@@ -107,7 +131,7 @@ uint8_t vector_effect(const struct build *b, const struct insn *i)
 
     if (!op)
         return i->fn == op_vzeroupper ? FLAGS_NONE : FLAGS_PART;
-    parse_fields(b->page->bytes + i->off, i->len, &f);
+    parse_fields(b, i, op, &f);
     o = f.x.opcode;
     if (op->kind == NATIVE_GPR) {
         if (f.x.map == 3 || (f.x.map == 2 && !f.vex && (o == 0xf0 || o == 0xf1)) ||
@@ -199,6 +223,8 @@ static void put_native(struct build *b, const struct insn *i, const struct field
     else
         put_mem(e, reg, H_T0, NO_INDEX, 0, disp);
     memcpy(e->p, bytes_of(b, i) + f->x.imm_off, f->x.imm_bytes);
+    if (f->vex && b->word == 4 && f->x.map == 3 && f->x.opcode >= 0x4a && f->x.opcode <= 0x4c)
+        *e->p &= 0x7f; /* VBLENDVPS ...: a register number, of which 32-bit code has 8 */
     e->p += f->x.imm_bytes;
 }
 
@@ -281,7 +307,7 @@ bool lower_vector(struct build *b, unsigned n)
         return false;
     if (op->mem_bytes && !can_address(i))
         return false;
-    parse_fields(bytes_of(b, i), i->len, &f);
+    parse_fields(b, i, op, &f);
     if (!f.vex && (f.x.map == 0 || (f.x.map == 2 && f.x.opcode == 0xf0 && !f.x.has_rex && f.x.modrm >= 0xc0 && f.rm >= 4)))
         return false; /* CRC32 of AH ... */
     return operands(b, n, op, &f);

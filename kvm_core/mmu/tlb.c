@@ -79,7 +79,7 @@ static void jumps_forget(struct vcpu *v, uint64_t linear)
 {
     unsigned f = jump_filter(linear);
 
-    for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
+    for (unsigned s = 0; s < JUMP_CACHES; s++) {
         struct jump_cache *j = &v->jumps[s];
         if (!j->dirty || !(j->pages[f / 64] >> f % 64 & 1))
             continue;
@@ -103,7 +103,7 @@ static void clear_fetch(struct vcpu *v, bool globals)
                 v->itlb[n].tag = ITLB_NONE;
     }
     f->count = 0;
-    for (unsigned s = 0; s < TLB_SET_COUNT; s++)
+    for (unsigned s = 0; s < JUMP_CACHES; s++)
         if (globals || v->jumps[s].nonglobal)
             jump_cache_clear(&v->jumps[s]);
 }
@@ -116,7 +116,9 @@ int mmu_create(struct vcpu *v)
         return -1;
     }
     for (unsigned n = 0; n < TLB_SET_COUNT; n++)
-        v->tlb_sets[n].dirty = v->jumps[n].dirty = true, v->jumps[n].fills.count = FILLS_MAX + 1;
+        v->tlb_sets[n].dirty = true;
+    for (unsigned n = 0; n < JUMP_CACHES; n++)
+        v->jumps[n].rip[0] = 1; /* the others are absent as they are: address 0 has index 0 */
     v->tlb = &v->tlb_sets[TLB_SUPER];
     tlb_flush_all(v);
     return 0;

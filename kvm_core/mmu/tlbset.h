@@ -48,8 +48,10 @@ struct tlb_set {
     bool dirty; /* something was entered since the last flush */
 };
 
-/* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes. What
- * takes a page out of the TLB takes it out of here too; that the fetch look-aside has no room for it any more does not. */
+/* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes, and for
+ * 64-bit and 32-bit code apart. What takes a page out of the TLB takes it out of here too; that the fetch look-aside has no
+ * room for it any more does not. */
+enum { JUMPS_LONG = 0, JUMPS_FLAT32 = TLB_SET_COUNT /* first, by tlb_set_kind */, JUMP_CACHES = 2 * TLB_SET_COUNT };
 struct jump_cache {
     uint64_t rip[JUMP_ENTRIES]; /* absent: the address of another index */
     uint64_t code[JUMP_ENTRIES];

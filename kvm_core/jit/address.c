@@ -1,0 +1,109 @@
+/* From a memory operand to the host's address: the offset, the segment, the probe of the TLB. */
+#include "jit/build.h"
+
+bool can_address(const struct insn *i)
+{
+    if (i->index == REG_EDGE || i->index == REG_PAGE)
+        return false;
+    return i->am == AM_FLAT64 || i->am == AM_SEG64 || (i->am == AM_64A32 && i->base != REG_PAGE) ||
+           (i->am == AM_32 && i->seg != CS);
+}
+
+bool has_segment(const struct insn *i) { return i->seg == FS || i->seg == GS; }
+
+static unsigned in_register(struct build *b, unsigned guest, unsigned temp)
+{
+    int host = host_of(guest);
+
+    if (host >= 0)
+        return (unsigned)host;
+    load_field(&b->e, temp, GPR_FIELD(guest));
+    return temp;
+}
+
+void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide)
+{
+    struct emit *e = &b->e;
+    unsigned base, index = NO_INDEX;
+
+    wide = wide && (i->am == AM_FLAT64 || i->am == AM_SEG64);
+    if (i->index != REG_ZERO)
+        index = in_register(b, i->index, H_T1);
+    if (to == H_T0)
+        b->held.valid = false;
+    if (i->base != REG_ZERO) {
+        unsigned temp = index == H_T1 ? H_T0 : H_T1;
+        base = in_register(b, i->base, temp);
+        b->held.valid &= base != H_T0;
+        if (base != to || index != NO_INDEX || i->disp || !wide)
+            op_mem(e, wide, 0x8d, to, base, index, i->scale, i->disp);
+    } else if (index != NO_INDEX) { /* [index << scale + disp32]: no base is mod 0, base 5 */
+        put_rex(e, wide, to, index, 0, false);
+        put8(e, 0x8d);
+        put8(e, (to & 7) << 3 | 4);
+        put8(e, i->scale << 6 | (index & 7) << 3 | 5);
+        put32(e, (uint32_t)i->disp);
+    } else if (wide) { /* mov r64, simm32 */
+        put_rex(e, true, 0, 0, to, false);
+        put8(e, 0xc7);
+        put8(e, 0xc0 | (to & 7));
+        put32(e, (uint32_t)i->disp);
+    } else {
+        load_imm32(e, to, (uint32_t)i->disp);
+    }
+}
+
+/* r10: offset in FS or GS -> linear. 32-bit code: -> the jump that is taken when the segment does not reach that far. */
+static uint8_t *put_segment(struct build *b, const struct insn *i, unsigned size)
+{
+    struct emit *e = &b->e;
+    int32_t segment = FIELD(seg) + i->seg * (int32_t)sizeof(struct segment);
+    uint8_t *beyond = NULL;
+
+    if (i->am == AM_32) {
+        lea(e, H_T1, H_T0, (int32_t)size - 1);
+        op_mem(e, true, 0x3b, H_T1, H_BASE, NO_INDEX, 0, segment + (int32_t)offsetof(struct segment, last));
+        beyond = put_jump(e, CC_JG);
+    }
+    load_field(e, H_T1, segment + (int32_t)offsetof(struct segment, base));
+    op_mem(e, i->am != AM_32, 0x8d, H_T0, H_T0, H_T1, 0, 0);
+    return beyond;
+}
+
+/* r10: linear -> host address, for `size` bytes. Clobbers flags and r11. */
+static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
+{
+    struct emit *e = &b->e;
+    int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
+    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write) : offsetof(struct tlb_set, read));
+
+    if (b->j->bmi2) { /* rorx r11, r10, 12 */
+        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 12};
+        memcpy(e->p, rorx, sizeof(rorx));
+        e->p += sizeof(rorx);
+    } else { /* shr r11, 12 */
+        move(e, H_T1, H_T0);
+        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 12);
+    }
+    op_imm(e, false, 4, H_T1, TLB_ENTRIES - 1);
+    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
+    op_imm(e, true, 7, H_T0, (int32_t)(4096 - size));
+    struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
+    c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
+    c->vectors = b->vectors;
+    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
+    b->flags &= (uint8_t)~FLAGS_IN_HOST;
+    return c;
+}
+
+struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size)
+{
+    uint8_t *beyond = NULL;
+
+    put_offset(b, i, H_T0, true);
+    if (has_segment(i))
+        beyond = put_segment(b, i, size);
+    struct cold *c = put_probe(b, n, write, size);
+    c->also_from = beyond;
+    return c;
+}
