@@ -222,7 +222,7 @@ static bool covered(const struct build *b, const struct operand *a)
     const struct held *h = &b->held;
     int64_t low = distance(&b->values, &a->at);
 
-    return h->valid && same_address(&h->values, &h->at, &b->values, &a->at) && (h->write || !a->write) && low >= h->low &&
+    return h->valid && is_flat(&a->at) && same_address(&h->values, &h->at, &b->values, &a->at) && (h->write || !a->write) && low >= h->low &&
            low + a->size <= h->high;
 }
 
