@@ -42,7 +42,8 @@ MODES = [64, 32, 33, 16]  # of the code; 33: 32 bits with the segments of an LDT
 
 
 @pytest.mark.parametrize(
-    ("engine", "mode"), [*(("emulate", mode) for mode in MODES), ("translate", 64)]
+    ("engine", "mode"),
+    [*(("emulate", mode) for mode in MODES), ("translate", 64), ("translate", 32)],
 )
 @pytest.mark.timeout(1800)
 def test_against_the_host(

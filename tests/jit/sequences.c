@@ -1,4 +1,5 @@
 /* Random sequences of instructions, translated and interpreted from the same state: registers, memory, faults must agree.
+ * 64-bit code, and 32-bit code with addresses that wrap, FS and GS with bases and limits, segment loads.
  *
  * Pointers lie near the ends of pages, some of which are absent, read-only or alias another or the code itself; the code
  * changes itself, loops, calls, and crosses a page. Each case runs several times from other registers, so that linked
@@ -9,8 +10,12 @@
 #include <inttypes.h>
 
 enum { RUNS = 4, STEPS = 4000, ALIAS_ADDR = 0x30000000 /* a data page, the code, read-only data, nothing */ };
+enum { COUNTER_ADDR = DATA_ADDR + 0x40, GS_LIMIT = DATA_ADDR + 4096 + 2000 };
+
+#define TOP_ADDR 0xfffff000ull /* data there and at 0: for addresses of 32 bits that wrap */
 
 static uint64_t seed;
+static unsigned bits; /* of the code */
 static bool exact; /* else the translator leaves other undefined flags than the interpreter: no multiplications */
 
 static uint32_t random32(void)
@@ -24,7 +29,9 @@ static bool chance(unsigned percent) { return below(100) < percent; }
 /* ---- code ------------------------------------------------------------------------------------------------- */
 
 static uint8_t code[CODE_BYTES], *out;
-static const uint8_t scratch[] = {RAX, RCX, RDX, RDI, R8, R10, R11, R15}, pointers[] = {RBX, RSI, R9, R12, RBP, RSP};
+static const uint8_t scratch64[] = {RAX, RCX, RDX, RDI, R8, R10, R11, R15}, pointers64[] = {RBX, RSI, R9, R12, RBP, RSP};
+static const uint8_t scratch32[] = {RAX, RCX, RDX}, pointers32[] = {RBX, RSI, RBP, RSP};
+enum { INDEX64 = R14, INDEX32 = RDI };
 
 static void put(unsigned b) { *out++ = (uint8_t)b; }
 static void put_bytes(uint64_t value, unsigned n)
@@ -32,22 +39,33 @@ static void put_bytes(uint64_t value, unsigned n)
     memcpy(out, &value, n);
     out += n;
 }
-static unsigned any_scratch(void) { return chance(4) ? pointers[below(5)] : scratch[below(sizeof(scratch))]; }
+static unsigned any_pointer(void) { return bits == 64 ? pointers64[below(sizeof(pointers64))] : pointers32[below(sizeof(pointers32))]; }
+static unsigned any_scratch(void)
+{
+    if (bits == 64)
+        return chance(4) ? pointers64[below(5)] : scratch64[below(sizeof(scratch64))];
+    return chance(4) ? pointers32[below(3)] : scratch32[below(sizeof(scratch32))];
+}
 
 /* [66] [REX] opcode ModRM of register `reg` and a random operand; size in bytes; no operand in memory when `regs`. */
 static void put_modrm(unsigned map, unsigned opcode, unsigned reg, unsigned size, bool regs, bool lock)
 {
-    unsigned base = pointers[below(sizeof(pointers))], rm = any_scratch();
+    unsigned base = any_pointer(), rm = any_scratch();
     bool memory = !regs && (lock || chance(65)), index = memory && chance(25), relative = memory && !index && chance(10);
     unsigned b = memory ? (relative ? 0 : base) : rm;
     unsigned rex = 0x40 | (size == 8 ? 8 : 0) | (reg & 8) >> 1 | (index ? 2 : 0) /* r14 */ | (b & 8) >> 3;
+    unsigned number = bits == 64 ? INDEX64 & 7 : INDEX32;
     int8_t disp = (int8_t)(below(40) * 4 - 80);
 
     if (lock && memory)
         put(0xf0);
     if (size == 2)
         put(0x66);
-    if (rex != 0x40 || (size == 1 && chance(80)))
+    if (memory && chance(12))
+        put(chance(50) ? 0x64 : 0x65); /* FS, GS */
+    if (memory && bits == 64 && chance(5))
+        put(0x67);
+    if (bits == 64 && (rex != 0x40 || (size == 1 && chance(80))))
         put(rex);
     if (map)
         put(0x0f);
@@ -58,10 +76,10 @@ static void put_modrm(unsigned map, unsigned opcode, unsigned reg, unsigned size
         put(0xc0 | (reg & 7) << 3 | (rm & 7));
     } else if (relative) {
         put((reg & 7) << 3 | 5);
-        put_bytes((uint64_t)(DATA_ADDR + 4096 * below(2) + below(4000) - (CODE_ADDR + (out - code) + 8)), 4);
+        put_bytes((uint64_t)(DATA_ADDR + 4096 * below(2) + below(4000) - (bits == 64 ? CODE_ADDR + (out - code) + 8 : 0)), 4);
     } else if (index) {
         put(0x44 | (reg & 7) << 3);
-        put(below(4) << 6 | 6 << 3 | (base & 7));
+        put(below(4) << 6 | number << 3 | (base & 7));
         put((uint8_t)disp);
     } else {
         put(0x40 | (reg & 7) << 3 | (base & 7));
@@ -74,7 +92,7 @@ static void put_modrm(unsigned map, unsigned opcode, unsigned reg, unsigned size
 static unsigned any_size(void)
 {
     static const uint8_t sizes[] = {1, 2, 4, 4, 4, 8, 8, 8};
-    return sizes[below(8)];
+    return sizes[below(bits == 64 ? 8 : 5)];
 }
 
 static void put_arithmetic(void)
@@ -117,6 +135,37 @@ static void put_atomic(void)
     }
 }
 
+/* What 64-bit code does not have, or has in another form. */
+static void put_legacy(unsigned r)
+{
+    static const uint16_t selectors[] = {0x2b, 0x2b, 0x2b, 0, 0x23, LDT_DATA32, LDT_SHORT, LDT_DOWN32};
+
+    switch (below(8)) {
+    case 0:
+    case 1: put(0x40 | below(2) << 3 | r); break; /* INC, DEC */
+    case 2: put(0x40 | below(2) << 3 | any_pointer()); break;
+    case 3:
+    case 4: /* MOV moffs */
+        if (chance(50))
+            put(chance(50) ? 0x64 : 0x65);
+        put(0xa0 | below(4));
+        put_bytes(chance(80) ? DATA_ADDR + below(8200) : 0u - below(80), 4);
+        break;
+    case 5:
+        put(0x82), put(0xc0 | below(64)); /* Group 1, bytes: an alias */
+        put(random32());
+        break;
+    case 6: put(0x60 | below(2)); break; /* PUSHAD, POPAD */
+    default:
+        if (chance(60))
+            return;
+        put_bytes(0xb866, 2); /* mov ax, imm16; mov sreg, ax; */
+        put_bytes(selectors[below(8)], 2);
+        unsigned s = chance(30) ? (chance(50) ? ES : DS) : chance(50) ? FS : GS;
+        put(0x8e), put(0xc0 | s << 3);
+    }
+}
+
 static void put_move(void)
 {
     unsigned size = any_size(), wide = size > 1, r = any_scratch();
@@ -128,12 +177,18 @@ static void put_move(void)
     case 3:
     case 4: put_modrm(0, 0x88 | wide, r, size, false, false); break;
     case 5:
-        put(0x48 | r >> 3);
+        if (bits == 64)
+            put(0x48 | r >> 3);
         put(0xb8 | (r & 7));
-        put_bytes((uint64_t)random32() << 32 | random32(), 8);
+        put_bytes((uint64_t)random32() << 32 | random32(), bits / 8);
         break;
-    case 6: put_modrm(0, 0x63, r, 8, false, false); break;
-    default: put_modrm(0, 0x8d, r, wide && size > 2 ? size : 8, false, false), out[-1] |= 0; break;
+    case 6:
+        if (bits == 64)
+            put_modrm(0, 0x63, r, 8, false, false);
+        else
+            put_legacy(r);
+        break;
+    default: put_modrm(0, 0x8d, r, wide && size > 2 ? size : bits / 8, false, false);
     }
 }
 
@@ -141,30 +196,34 @@ static void put_stack(void)
 {
     unsigned r = any_scratch();
 
-    switch (below(6)) {
+    switch (below(8)) {
     case 0:
-    case 1: put(0x40 | r >> 3), put(0x50 | (r & 7)); break;
+    case 1:
     case 2:
-    case 3: put(0x40 | r >> 3), put(0x58 | (r & 7)); break;
+    case 3:
+        if (bits == 64)
+            put(0x40 | r >> 3);
+        put((chance(50) ? 0x50 : 0x58) | (r & 7)); /* PUSH, POP */
+        break;
     case 4: put(0x6a), put(random32()); break;
-    default: put(chance(50) ? 0x9c : 0x9d); /* PUSHF, POPF: TF by chance too */
-        if (out[-1] == 0x9d)
-            out[-1] = 0x9c;
+    case 5: put_modrm(0, 0xff, 6, 4, false, false); break; /* PUSH r/m */
+    case 6: put(chance(20) ? 0xc9 : 0x90); break; /* LEAVE */
+    default: put(0x9c); /* PUSHF */
     }
 }
 
 static void put_vector(void)
 {
     static const uint8_t ops[] = {0x58, 0x59, 0x5c, 0x57, 0x54, 0xfe, 0xef, 0xd4, 0x6f, 0x2e};
-    unsigned x = below(16);
+    unsigned x = below(bits == 64 ? 16 : 8), size = bits == 64 && chance(50) ? 8 : 4;
 
     switch (below(7)) {
     case 0: put_modrm(1, 0x10, x, 4, false, false); break; /* MOVUPS */
     case 1: put_modrm(1, 0x11, x, 4, false, false); break;
     case 2: put_modrm(1, ops[below(5)], x, 4, true, false); break;
     case 3: put(0x66), put_modrm(1, ops[5 + below(3)], x, 4, true, false); break;
-    case 4: put(0x66), put_modrm(1, 0x6e | (chance(50) ? 0x10 : 0), x, chance(50) ? 4 : 8, false, false); break; /* MOVD, MOVQ */
-    case 5: put(0xf3), put_modrm(1, 0x2a, x, chance(50) ? 4 : 8, false, false); break; /* CVTSI2SS */
+    case 4: put(0x66), put_modrm(1, 0x6e | (chance(50) ? 0x10 : 0), x, size, false, false); break; /* MOVD, MOVQ */
+    case 5: put(0xf3), put_modrm(1, 0x2a, x, size, false, false); break; /* CVTSI2SS */
     default:
         put(0xc5), put(0xfd ^ (x & 15) << 3), put(0xfe), put(0xc0 | below(64)); /* VPADDD ymm */
     }
@@ -187,13 +246,20 @@ static void put_flow(void)
         if (out - at < 128)
             at[-1] = (uint8_t)(out - at);
         break;
-    case 2: /* a loop, R13 times */
-        put_bytes(0xbd41, 2);
+    case 2: /* a loop, R13 times, in 32-bit code counted in memory */
+        put_bytes(bits == 64 ? 0xbd41 : 0x05c7, 2);
+        if (bits == 32)
+            put_bytes(COUNTER_ADDR, 4);
         put_bytes(1 + below(6), 4);
         at = out;
         for (unsigned n = 1 + below(3); n--;)
             put_random();
-        put_bytes(0xcdff41, 3); /* dec r13d */
+        if (bits == 64) {
+            put_bytes(0xcdff41, 3); /* dec r13d */
+        } else {
+            put_bytes(0x0dff, 2);
+            put_bytes(COUNTER_ADDR, 4);
+        }
         put(0x0f), put(0x85);
         put_bytes((uint64_t)(at - out - 4), 4);
         break;
@@ -209,7 +275,7 @@ static void put_flow(void)
         break;
     default: /* a later immediate is written: mov eax, imm32 */
         put(0xc7), put(0x05);
-        put_bytes(5 + (chance(50) ? (uint64_t)(ALIAS_ADDR + 4096 - CODE_ADDR - (CODE_ADDR & 0xfff)) * 0 : 0), 4);
+        put_bytes(bits == 64 ? 5 : CODE_ADDR + (uint64_t)(out - code) + 13, 4);
         put_bytes(random32(), 4);
         put_bytes(0x909090, 3);
         put(0x90);
@@ -248,13 +314,15 @@ static void random_state(uint64_t rip)
     memset(&start, 0, sizeof(start));
     for (unsigned n = 0; n < 16; n++)
         start.gpr[n] = chance(50) ? below(200) : (uint64_t)random32() << 32 | random32();
-    for (unsigned n = 0; n < sizeof(pointers); n++) {
-        static const uint64_t places[] = {DATA_ADDR, DATA_ADDR + 4096, DATA_ADDR + DATA_READONLY, ALIAS_ADDR, ALIAS_ADDR + 4096};
-        uint64_t at = places[chance(80) ? below(2) : below(5)];
-        start.gpr[pointers[n]] = at + (chance(30) ? 4096 - below(60) : 200 + below(3600));
+    for (unsigned n = 0; n < (bits == 64 ? sizeof(pointers64) : sizeof(pointers32)); n++) {
+        static const uint64_t places[] = {DATA_ADDR, DATA_ADDR + 4096, DATA_ADDR + DATA_READONLY, ALIAS_ADDR, ALIAS_ADDR + 4096, TOP_ADDR};
+        uint64_t at = places[chance(80) ? below(2) : below(bits == 64 ? 5 : 6)];
+        start.gpr[bits == 64 ? pointers64[n] : pointers32[n]] = at + (chance(30) ? 4096 - below(60) : 200 + below(3600));
     }
     start.gpr[RSP] = (DATA_ADDR + 4096 - 200 + below(400)) & (chance(90) ? ~7ull : ~0ull);
-    start.gpr[R14] = below(32);
+    if (bits == 32 && chance(5))
+        start.gpr[RSP] = below(32); /* a stack that grows down from 0 */
+    start.gpr[bits == 64 ? INDEX64 : INDEX32] = below(32);
     start.gpr[R13] = 1;
     start.rflags = random32() & ARITH_FLAGS;
     for (unsigned n = 0; n < sizeof(start.ymm); n++)
@@ -262,6 +330,8 @@ static void random_state(uint64_t rip)
     memcpy(start.fx, (uint8_t[]){0x7f, 3}, 2);
     memcpy(start.fx + 24, (uint8_t[]){0x80, 0x1f, 0, 0, 0xff, 0xff}, 6);
     start.in_use = 6;
+    start.fs_base = chance(50) && bits == 32 ? 0u - 4096 + below(64) : below(4096);
+    start.gs_base = chance(50) ? 64 : 0;
     start.rip = rip;
 }
 
@@ -272,14 +342,26 @@ static void memory_put(const uint8_t *content)
         codecache_written(emu, GPA_CODE + k, 4096);
 }
 
+/* In 32-bit code thread-local storage lies behind FS, at the other side of 4 GiB, and GS ends in the middle of a page. */
+static void segments(void)
+{
+    uint32_t plain = AR_P | AR_S | AR_DPL | AR_WRITABLE | AR_ACCESSED | AR_DB;
+
+    emu->seg[FS] = (struct segment){.base = start.fs_base, .limit = UINT32_MAX, .ar = plain, .sel = 0x63};
+    emu->seg[GS] = (struct segment){.base = start.gs_base, .limit = GS_LIMIT, .ar = plain, .sel = 0x6b};
+    cpu_update_mode(emu);
+}
+
 static bool run(const struct engine *engine, struct state *s)
 {
-    static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b};
+    static struct icase c = {.ss = 0x2b, .ds = 0x2b, .es = 0x2b};
     enum cpu_exit_reason why = EXIT_POLL;
 
     memory_put(before);
     c.before = start;
+    c.cs = bits == 64 ? 0x33 : 0x23;
     emu_load(&c);
+    segments();
     memset(s, 0, sizeof(*s));
     for (unsigned n = 0; why == EXIT_POLL && n < 4; n++)
         why = engine->enter(emu, STEPS);
@@ -291,7 +373,7 @@ static bool run(const struct engine *engine, struct state *s)
 
 static void describe(const char *what, unsigned number, uint64_t first)
 {
-    printf("case %u from seed %" PRIu64 ": %s differs; code at %" PRIx64 ":", number, first, what, start.rip);
+    printf("%u-bit case %u from seed %" PRIu64 ": %s differs; code at %" PRIx64 ":", bits, number, first, what, start.rip);
     for (uint8_t *p = code + (start.rip - CODE_ADDR); p < out; p++)
         printf(" %02x", *p);
     printf("\n  vector %d/%d at %" PRIx64 "/%" PRIx64 ", flags %" PRIx64 "/%" PRIx64 "\n", want.vector, got.vector, want.rip,
@@ -362,6 +444,9 @@ int main(int argc, char **argv)
     emu_create();
     emu_map(ALIAS_ADDR, GPA_DATA + 4096, 0x67 | PTE_NX);
     emu_map(ALIAS_ADDR + 4096, GPA_CODE, 0x67 | PTE_NX);
+    emu_map(TOP_ADDR, GPA_DATA, 0x67 | PTE_NX);
+    emu_map(0, GPA_DATA + 4096, 0x67 | PTE_NX);
+    emu_ldt();
     if (!emu->translator && translate_create(emu))
         return 3;
     for (unsigned k = 0; k < 3; k++) {
@@ -369,8 +454,10 @@ int main(int argc, char **argv)
         translate_at_once(emu, exact);
         if (k == 2)
             translate_without_bmi2(emu);
-        for (unsigned n = 0; n < cases && failures < 3; n++)
+        for (unsigned n = 0; n < cases && failures < 3; n++) {
+            bits = n % 2 ? 32 : 64;
             failures += one(n);
+        }
     }
     printf("%u sequences, %u times each, in three ways: %u differ\n", cases, RUNS, failures);
     return failures != 0;
