@@ -83,7 +83,8 @@ void file_put(struct file *f)
 {
     if (atomic_fetch_sub(&f->refs, 1) != 1)
         return;
-    object_put(f->kind, f->object);
+    if (f->generation == atomic_load(&process_generation)) /* or else its threads and waiters are the parent's: it stays */
+        object_put(f->kind, f->object);
     pthread_mutex_lock(&pool_lock);
     f->next = pool;
     pool = f;
@@ -180,4 +181,5 @@ void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset)
 void kvmish_forked(void)
 {
     atomic_fetch_add(&process_generation, 1);
+    pthread_mutex_init(&pool_lock, NULL); /* a thread that is not here may have held it */
 }

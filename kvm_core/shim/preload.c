@@ -41,9 +41,24 @@ static bool is_device(const char *path)
     return path && !strcmp(path, "/dev/kvm");
 }
 
+static pid_t self;
+
+static void forked(void)
+{
+    self = getpid();
+    kvmish_forked();
+}
+
 __attribute__((constructor)) static void start(void)
 {
-    pthread_atfork(NULL, NULL, kvmish_forked);
+    self = getpid();
+    pthread_atfork(NULL, NULL, forked);
+}
+
+/* A child of vfork() has our memory but a table of descriptors of its own: what it closes there is still open here. */
+static bool is_vfork_child(void)
+{
+    return getpid() != self;
 }
 
 /* ---- open --------------------------------------------------------------------------------------------------- */
@@ -121,7 +136,7 @@ EXPORT int ioctl(int fd, unsigned long req, ...)
 
 EXPORT int close(int fd)
 {
-    if (kvmish_owns(fd))
+    if (kvmish_owns(fd) && !is_vfork_child())
         return finish(kvmish_close(fd));
     return (int)syscall(SYS_close, fd);
 }
@@ -130,7 +145,7 @@ EXPORT int dup(int fd)
 {
     int copy = (int)syscall(SYS_dup, fd);
 
-    if (copy >= 0 && kvmish_owns(fd))
+    if (copy >= 0 && kvmish_owns(fd) && !is_vfork_child())
         kvmish_dup(fd, copy);
     return copy;
 }
@@ -139,7 +154,7 @@ static int dup_to(int fd, int to, int flags, bool third)
 {
     int copy = (int)(third ? syscall(SYS_dup3, fd, to, flags) : syscall(SYS_dup2, fd, to));
 
-    if (copy < 0 || fd == to)
+    if (copy < 0 || fd == to || !(kvmish_owns(fd) || kvmish_owns(to)) || is_vfork_child())
         return copy;
     if (kvmish_owns(fd))
         kvmish_dup(fd, copy);
@@ -161,7 +176,7 @@ static int fcntl_common(int fd, int cmd, uintptr_t arg)
 {
     int ret = (int)syscall(SYS_fcntl, fd, cmd, arg);
 
-    if (ret >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) && kvmish_owns(fd))
+    if (ret >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) && kvmish_owns(fd) && !is_vfork_child())
         kvmish_dup(fd, ret);
     return ret;
 }
@@ -191,9 +206,16 @@ EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
     int ret = (int)syscall(SYS_close_range, first, last, flags);
 
-    for (unsigned fd = first; !ret && !(flags & (int)CLOSE_RANGE_CLOEXEC) && fd <= last && fd < FD_LIMIT; fd++)
+    if (ret || flags & (int)CLOSE_RANGE_CLOEXEC || is_vfork_child())
+        return ret;
+    for (unsigned fd = first; fd <= last && fd < FD_LIMIT; fd++)
         kvmish_forget((int)fd);
-    return ret;
+    return 0;
+}
+
+EXPORT void closefrom(int first)
+{
+    close_range(first < 0 ? 0 : (unsigned)first, ~0u, 0);
 }
 
 /* ---- mmap: the coalesced ring in a vCPU's mapping is the VM's ------------------------------------------------------ */

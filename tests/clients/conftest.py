@@ -1,0 +1,23 @@
+"""The doors by which a client finds /dev/kvm: what to put before its command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.devfs.broker import Broker
+from tests.devfs.conftest import device, may_mount
+from tests.devfs.place import at_the_usual_place
+from tests.qemu import KVMISH
+
+__all__ = ["device", "may_mount"]  # fixtures: the device file
+
+
+@pytest.fixture(params=["preload", pytest.param("file", marks=pytest.mark.full)])
+def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """`kvmish exec`, or a mount namespace in which the device file is /dev/kvm."""
+    if request.param == "preload":
+        return [str(KVMISH), "exec", "--"]
+    broker: Broker = request.getfixturevalue("device")
+    return at_the_usual_place(broker.file, tmp_path)
