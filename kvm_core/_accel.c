@@ -314,6 +314,7 @@ int vcpu_run(struct kvm_vcpu *kv)
         pthread_sigmask(SIG_SETMASK, &kv->sigmask, NULL); /* what is pending arrives here */
     }
     ret = run(kv);
+    pv_eoi_check(kv); /* the client may save the LAPIC and guest memory now: what is in service stands in one of them */
     run_sync_out(kv);
     if (kv->masked) {
         pthread_sigmask(SIG_SETMASK, &kv->outer_mask, NULL);

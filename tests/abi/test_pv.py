@@ -107,6 +107,39 @@ def test_pv_eoi() -> None:
     assert heard(source, irqchip=True) == [99, 99, 99, 0]
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_pv_eoi_is_settled_at_an_exit(ended: bool) -> None:
+    """A client that saves its machine finds the vector in service, or ended, in the LAPIC alone.
+
+    Migrated with the offer standing, a guest took it up where nobody knew of it: no timer any more.
+    """
+    end = "lock btr dword ptr [0xe000], 0" if ended else "nop"
+    source = APIC_ON + WRMSR.format(0x4B564D04, PAGE | 1)
+    source += f"""
+        mov dword ptr [0xe000], 0
+        handle 0x60, on_irq
+        sti
+        mov dword ptr [rbx + 0x300], 0x40060        # to itself
+        nop
+        done
+    on_irq:
+        mov ecx, [0xe000]
+        {end}
+        out 0x99, al
+        say ecx
+        done
+    """
+    with Guest(source, irqchip=True) as guest:
+        stop = guest.run()
+        assert isinstance(stop, exits.IoExit)
+        assert stop.port == 0x99
+        in_service = bytes(guest.vcpu.get_lapic().regs[0x130:0x134])  # vectors 60h to 7Fh
+        assert in_service == bytes([not ended, 0, 0, 0])
+        assert guest.ram[PAGE] == 0
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.said == [1]  # it had been offered
+
+
 def test_pv_ipi() -> None:
     """KVM_HC_SEND_IPI: a bit map of APIC ids from a base; the answer counts who got it."""
     source = (
