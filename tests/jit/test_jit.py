@@ -1,4 +1,7 @@
-"""The translator against the interpreter: random sequences (instructions alone: tests/isa)."""
+"""The translator against the interpreter: random sequences, changing page tables.
+
+Instructions alone: tests/isa.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,22 @@ def test_sequences(c_program: Callable[..., Path], asan: bool, full: bool) -> No
         capture_output=True,
         text=True,
         timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+@pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
+    """Page tables changed and invalidated at random by the code that runs by them."""
+    if platform.machine() != "x86_64":
+        pytest.skip("translates for an x86-64 host")
+    program = c_program("jit/pages.c", asan=asan)
+    result = subprocess.run(
+        [program, "2000" if full and not asan else "40", str(time.time_ns())],
+        capture_output=True,
+        text=True,
+        timeout=900,
         check=False,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
