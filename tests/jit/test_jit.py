@@ -47,6 +47,16 @@ def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> 
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
+@pytest.mark.parametrize("name", ["boundary", "host"])
+def test_traps(c_program: Callable[..., Path], name: str) -> None:
+    """boundary: each access at each distance from a page's end. host: AC, DF, MXCSR, x87 in C."""
+    if platform.machine() != "x86_64":
+        pytest.skip("translates for an x86-64 host")
+    program = c_program(f"jit/{name}.c")
+    result = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
 @pytest.mark.parametrize("name", ["tlb", "kick", "high"])
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
     """tlb: a copy of 16 MiB missed at every step where the distance was a multiple of the TLB's
