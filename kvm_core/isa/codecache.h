@@ -2,7 +2,7 @@
  *
  * A page is found by (gpa, code size). Its instructions are decoded in stretches, each a row of consecutive `struct insn`
  * that ends with a transfer of control; entering a stretch in its middle is fine. A row never moves while
- * the vCPU is inside: a dropped page's instructions become `op_stale`, which look up again, and its
+ * the vCPU is inside: a dropped page's instructions become codecache_stale, which look up again, and
  * rows are used anew only when no instruction of them can be on its way (codecache_lookup()).
  *
  * Writes by vCPUs are noticed (page_flags take away direct write access). Writes by the client, by a device's DMA, are not:
@@ -14,25 +14,22 @@
 #include "cpu/vcpu.h"
 #include "isa/insn.h"
 
-enum {
-    CHUNK_INSNS = 128, /* instructions of a chunk: the unit in which rows are allocated */
-    PAGE_CHUNKS = 96   /* of one page at most; then it is dropped and starts anew */
-};
-
 struct codepage {
     uint64_t gpa;
-    uint8_t code_bits;
-    bool stale;               /* dropped: unreachable, waits to be used anew */
     uint8_t *host;
     struct memslot *slot;
-    uint64_t index;           /* page within the slot */
-    uint64_t lines;           /* 64-byte lines that hold decoded bytes */
-    uint32_t blocks;          /* the translator's: first of its blocks in this page */
-    unsigned chunks, used;    /* used: instructions in the last chunk */
-    struct codepage *next;    /* in its bucket, or in the free list */
-    struct insn *chunk[PAGE_CHUNKS];
-    uint16_t at[4096];        /* 1 + number of the instruction at an offset; 0: not decoded */
-    uint8_t bytes[4096];      /* what was decoded */
+    uint64_t index;        /* page within the slot */
+    uint64_t lines;        /* 64-byte lines that hold decoded bytes */
+    uint8_t *bytes;        /* copies of these lines, one behind the other */
+    struct codepage *next; /* in its bucket, or in the free list */
+    uint32_t blocks;       /* the translator's: first of its blocks in this page */
+    uint32_t regions;      /* bitmap: where its rows are: codepage.h */
+    uint16_t number;       /* among the vCPU's pages */
+    uint16_t room;         /* lines for which `bytes` has room */
+    uint8_t code_bits;
+    bool stale;            /* dropped: unreachable, waits to be used anew */
+    bool recent;           /* looked up since the last search for a page to drop */
+    uint16_t line[64];     /* number of the codeline; 0: nothing decoded there */
 };
 
 int codecache_create(struct vcpu *v);
@@ -54,18 +51,29 @@ unsigned codecache_bytes(struct vcpu *v, uint8_t bytes[15]);
 
 /* ---- for the translator, which builds its blocks from the rows ---------------------------------------- */
 
+/* From now on there is a translator: drops everything, and keeps less of it. Before any instruction. */
+void codecache_translated(struct vcpu *v);
+/* The page at v->rip; sets REG_PAGE. Raises and leaves as codecache_lookup() does. Only between blocks. */
+struct codepage *codecache_enter(struct vcpu *v);
 /* The decoded instruction at an offset, or NULL. */
-static inline const struct insn *codecache_at(const struct codepage *p, unsigned off)
+const struct insn *codecache_at(const struct vcpu *v, const struct codepage *p, unsigned off);
+/* The bytes that an instruction was decoded from. */
+static inline unsigned codepage_rank(const struct codepage *p, unsigned line)
 {
-    unsigned n = p->at[off] - 1u;
-
-    return p->at[off] ? &p->chunk[n / CHUNK_INSNS][n % CHUNK_INSNS] : NULL;
+    return (unsigned)__builtin_popcountll(p->lines & ((1ull << line) - 1));
 }
+static inline const uint8_t *codecache_bytes_of(const struct codepage *p, const struct insn *i)
+{
+    return p->bytes + 64 * codepage_rank(p, i->off / 64) + i->off % 64;
+}
+/* A name for an instruction of a page, good for as long as the page is; the instruction, decoded again if need be. NULL:
+ * everything has been dropped. While no row is executed. */
+static inline uint32_t codecache_ref(const struct codepage *p, const struct insn *i) { return (uint32_t)p->number << 12 | i->off; }
+const struct insn *codecache_insn(struct vcpu *v, uint32_t ref);
 /* `i`, or what follows it when it is only the end of a row; NULL: not decoded. */
-const struct insn *codecache_follow(const struct codepage *p, const struct insn *i);
+const struct insn *codecache_follow(const struct vcpu *v, const struct codepage *p, const struct insn *i);
 bool codecache_is_pseudo(const struct insn *i); /* stands for no instruction, or for one that needs its own look */
 bool codecache_is_stale(const struct insn *i);
 struct codepage *codecache_page(const struct vcpu *v); /* of the last lookup */
-struct insn *codecache_pool(const struct vcpu *v);     /* all instructions of pages lie behind it */
 
 #endif

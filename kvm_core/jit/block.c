@@ -131,11 +131,11 @@ enum { HOT_BYTES_MAX = BLOCK_BYTES_MAX / 4 };
 /* Fills op[]; -> offset in the page of what follows; *linkable: it may be a block. */
 static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linkable)
 {
-    const struct insn *i = codecache_at(b->page, off);
+    const struct insn *i = codecache_at(b->v, b->page, off);
 
     *linkable = true;
     while (i && b->count < max) {
-        i = codecache_follow(b->page, i);
+        i = codecache_follow(b->v, b->page, i);
         if (!i)
             break;
         if (codecache_is_pseudo(i)) {
@@ -248,20 +248,15 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
     struct build b;
     uint32_t at;
 
-    if (j->used + BLOCK_BYTES_MAX > CODE_BYTES || j->block_count == BLOCKS_MAX) {
-        jit_flush(v);
-        return NULL;
-    }
-    const struct insn *first = codecache_follow(p, codecache_at(p, off));
+    const struct insn *first = codecache_follow(v, p, codecache_at(v, p, off));
     if (!first || codecache_is_pseudo(first))
         return NULL;
-    at = ((j->used + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
+    at = ((jit_code_room(v) + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
     begin(&b, v, p, kind, at, off);
-    b.block = jit_block_add(j, p, off, kind);
-    b.block->entry = at + JIT_PROLOGUE;
+    b.block = jit_block_add(j, p, off, kind, at + JIT_PROLOGUE);
     render(&b, off, BLOCK_OPS);
     b.block->count = (uint8_t)b.count;
-    j->used = here(&b.e);
+    jit_code_used(j, here(&b.e));
     return b.block;
 }
 

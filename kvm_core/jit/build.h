@@ -65,8 +65,8 @@ struct build {
     struct cold cold[9 * BLOCK_OPS];
 };
 
-static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i) { return b->page->bytes + i->off; }
-static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return (uint32_t)(i - codecache_pool(b->v)); }
+static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i) { return codecache_bytes_of(b->page, i); }
+static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return codecache_ref(b->page, i); }
 
 /* encoding.c */
 struct encoding { /* of an instruction without VEX, as 64-bit code has it */

@@ -1,4 +1,4 @@
-/* The code cache: memory that is never writable and executable at one address, the thunks in its first bytes, the blocks. */
+/* The code cache: memory that is never writable and executable at one address, the thunks in its first bytes. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -146,7 +146,6 @@ static void put_thunks(struct jit *j)
     put_c_call(&e, (uint64_t)jit_vectors);
     e.p += -here(&e) & 63;
     j->scratch = here(&e);
-    j->used = j->scratch + BLOCK_BYTES_MAX;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -206,14 +205,13 @@ int jit_cache_create(struct vcpu *v, struct jit *j)
 
     (void)v;
     j->rw = j->rx = MAP_FAILED;
-    j->blocks = mmap(NULL, BLOCKS_MAX * sizeof(struct block), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    err = j->blocks == MAP_FAILED ? -ENOMEM : map_code(j);
+    err = jit_blocks_create(j);
+    if (!err)
+        err = map_code(j);
     if (err) {
         jit_cache_destroy(j);
         return err;
     }
-    j->block_count = 1;
     j->bmi2 = HOST_HAS("bmi2");
     put_thunks(j);
     return 0;
@@ -225,83 +223,5 @@ void jit_cache_destroy(struct jit *j)
         munmap(j->rw, CODE_BYTES);
     if (j->rx != MAP_FAILED)
         munmap(j->rx, CODE_BYTES);
-    if (j->blocks != MAP_FAILED)
-        munmap(j->blocks, BLOCKS_MAX * sizeof(struct block));
-}
-
-/* ---- blocks ---------------------------------------------------------------------------------- */
-
-static unsigned bucket_of(const struct codepage *p, unsigned off, unsigned kind)
-{
-    uint64_t h = ((uint64_t)p >> 5) * 0x9e3779b97f4a7c15ull + off * 0x85ebca6bull + kind * 0x27d4eb2full;
-
-    return (h ^ h >> 29) & (BLOCK_BUCKETS - 1);
-}
-
-struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind)
-{
-    for (uint32_t n = j->bucket[bucket_of(p, off, kind)]; n; n = j->blocks[n].next) {
-        struct block *b = &j->blocks[n];
-        if (b->page == p && b->off == off && b->kind == kind)
-            return b;
-    }
-    return NULL;
-}
-
-struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind)
-{
-    uint32_t n = j->block_count++, *bucket = &j->bucket[bucket_of(p, off, kind)];
-    struct block *b = &j->blocks[n];
-
-    *b = (struct block){.page = p, .off = (uint16_t)off, .kind = (uint8_t)kind, .next = *bucket, .next_in_page = p->blocks};
-    *bucket = p->blocks = n;
-    j->stat_blocks++;
-    return b;
-}
-
-/* Who comes from another page finds the way back to C in the first bytes; in the page nobody is left to come. */
-void jit_page_retired(struct vcpu *v, struct codepage *p)
-{
-    struct jit *j = jit_of(v);
-
-    for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page) {
-        struct block *b = &j->blocks[n];
-        uint32_t *link = &j->bucket[bucket_of(p, b->off, b->kind)];
-        struct emit e = {.p = j->rw + b->entry - JIT_PROLOGUE, .rw = j->rw};
-
-        while (*link != n)
-            link = &j->blocks[*link].next;
-        *link = b->next;
-        b->page = NULL;
-        jump_to(&e, j->exit_rip);
-    }
-    p->blocks = 0;
-}
-
-void jit_flush(struct vcpu *v)
-{
-    struct jit *j = jit_of(v);
-
-    codecache_flush(v); /* retires every page */
-    for (unsigned s = 0; s < JUMP_CACHES; s++)
-        jump_cache_clear(&v->jumps[s]);
-    j->block_count = 1;
-    j->used = j->scratch + BLOCK_BYTES_MAX;
-    j->stat_flushes++;
-}
-
-void jit_link(struct vcpu *v, uint32_t patch, const struct block *b)
-{
-    struct jit *j = jit_of(v);
-    uint32_t low = 1, high = j->block_count;
-
-    while (high - low > 1) { /* the block that the jump is in */
-        uint32_t mid = low + (high - low) / 2;
-        if (j->blocks[mid].entry <= patch)
-            low = mid;
-        else
-            high = mid;
-    }
-    if (low < j->block_count && j->blocks[low].page == b->page && patch >= j->blocks[low].entry)
-        set_jump(j->rw + patch, j->rw + b->entry);
+    jit_blocks_destroy(j);
 }

@@ -21,12 +21,12 @@ uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowe
 /* Whether somebody looks at the arithmetic flags before they are all written, as far as the page's code tells. */
 bool flags_needed_at(const struct build *b, int64_t distance)
 {
-    const struct insn *i = distance >= 0 && distance < 4096 ? codecache_at(b->page, (unsigned)distance) : NULL;
+    const struct insn *i = distance >= 0 && distance < 4096 ? codecache_at(b->v, b->page, (unsigned)distance) : NULL;
 
     if (b->precise)
         return true;
     for (unsigned n = 0; i && n < 12; n++) {
-        i = codecache_follow(b->page, i);
+        i = codecache_follow(b->v, b->page, i);
         if (!i || codecache_is_pseudo(i))
             return true;
         const struct lowering_row *row = lowering_of(i);
@@ -45,7 +45,7 @@ bool flags_needed_at(const struct build *b, int64_t distance)
             int64_t target = (int64_t)i->off + i->len + i->disp;
             if (row->form != FORM_I || target < 0 || target > 4095)
                 return true;
-            i = codecache_at(b->page, (unsigned)target);
+            i = codecache_at(b->v, b->page, (unsigned)target);
         } else {
             i++;
         }

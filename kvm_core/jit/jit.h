@@ -32,32 +32,44 @@ const struct lowering_row *lowering_of(const struct insn *i);
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-enum { BLOCK_OPS = 48, BLOCKS_MAX = 1 << 17, BLOCK_BUCKETS = 1 << 15, CODE_BYTES = 24 << 20, BLOCK_BYTES_MAX = 24 << 10 };
+enum { BLOCK_OPS = 48, BLOCK_BYTES_MAX = 24 << 10 };
+enum { /* the code cache: thunks and a block that is used once, then the regions: blocks.c */
+    CODE_HEAD = 32 << 10, REGION_BYTES = 1 << 20, REGION_BLOCKS = 4096, REGIONS_MIN = 13, REGIONS_MAX = 38,
+    CODE_BYTES = CODE_HEAD + REGIONS_MAX * REGION_BYTES, HEAT_ENTRIES = 1 << 16
+};
 
 struct block { /* straight guest code within a page, left by branches; entered at its start only */
     struct codepage *page;
     uint32_t entry;             /* offset in the code cache: for who stays in the page; JIT_PROLOGUE before it: for others */
-    uint32_t next, next_in_page; /* in its bucket, in its page; 0: none */
+    uint32_t next_in_page;      /* 0: none */
     uint16_t off;               /* of its first instruction in the page */
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
 };
 enum { JIT_PROLOGUE = 11 }; /* bytes: sets REG_PAGE from r10, the linear address of the block */
 
+struct region { /* of the code cache, and of the blocks with code in it */
+    uint32_t used, blocks; /* bytes; blocks */
+    uint32_t begun;        /* a number that grows; 0: never */
+    uint32_t again;        /* blocks that had been dropped for lack of room */
+};
+
 struct jit {
     struct translator base; /* first */
     uint8_t *rw, *rx;       /* the same memory, written and executed */
-    uint32_t used, scratch; /* bytes; scratch: a block that is used once */
+    uint32_t scratch;       /* a block that is used once */
     bool bmi2;
     bool at_once, exact;    /* translate_at_once() */
     int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
-    struct block *blocks;   /* [0] is none; in the order of their code */
-    uint32_t block_count;
-    uint32_t bucket[BLOCK_BUCKETS];
-    uint8_t heat[1 << 14];
+    struct block *blocks;   /* REGION_BLOCKS of each region, [0] unused, in the order of their code */
+    struct region region[REGIONS_MAX];
+    unsigned regions, filling;
+    uint64_t *index, *ghosts; /* blocks.c */
+    uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
+    uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
     uint32_t exit_rip, exit_page, exit_link, interpret, vectors; /* thunks: offsets in the code cache */
-    uint64_t stat_blocks, stat_flushes, stat_exits, stat_rows;
+    uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;
 };
 static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v->translator; }
 
@@ -65,19 +77,26 @@ static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v-
 int jit_cache_possible(void); /* 0, or -errno: no memory can be made executable */
 int jit_cache_create(struct vcpu *v, struct jit *j);
 void jit_cache_destroy(struct jit *j);
-void jit_flush(struct vcpu *v); /* drops all blocks; between blocks only */
+
+/* blocks.c */
+int jit_blocks_create(struct jit *j);
+void jit_blocks_destroy(struct jit *j);
 struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind);
-struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind);
+/* Where a block of BLOCK_BYTES_MAX can be written; may drop others. Between blocks only. */
+uint32_t jit_code_room(struct vcpu *v);
+/* A block whose code, from `entry`, is in that room. */
+struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry);
+void jit_code_used(struct jit *j, uint32_t end); /* the room begins there now */
 void jit_page_retired(struct vcpu *v, struct codepage *p);
-/* Lets the jump that vcpu.run.patch names go to `b` when that is in the same page. */
-void jit_link(struct vcpu *v, uint32_t patch, const struct block *b);
+/* Lets the jump at `patch` go to `b` when that is in the same page. */
+void jit_link(struct jit *j, uint32_t patch, const struct block *b);
 
 /* block.c: translates the code at `off` of the page, whose first instruction is decoded; NULL: that one is not for
  * translated code. `once`: a single instruction, in memory that the next such call uses again. */
 struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 
-/* translate.c: called by translated code. Executes instruction `ref` of the pool, `executed` instructions of its block being
+/* translate.c: called by translated code. Executes instruction `ref` (codecache_ref()), `executed` instructions of its block being
  * executed. */
 enum { RESULT_NEXT, RESULT_LEAVE /* v->rip is set */, RESULT_VECTORS /* on, with the vector registers loaded */ };
 int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);

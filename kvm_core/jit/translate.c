@@ -15,9 +15,14 @@ enum {
 int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
     struct jit *j = jit_of(v);
-    const struct insn *i = codecache_pool(v) + ref, *next;
     bool vectors = jit_vectors_left(v);
+    const struct insn *i = codecache_insn(v, ref), *next;
 
+    if (unlikely(!i)) { /* everything has been dropped */
+        v->rip = v->gpr[REG_PAGE] + (ref & 0xfff);
+        v->run.left -= (int32_t)executed;
+        return RESULT_LEAVE;
+    }
     v->budget = j->hidden + v->run.left - (int32_t)executed;
     v->cur = v->blk_start = i;
     do
@@ -55,7 +60,7 @@ int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
         struct jit *j = jit_of(v);
         v->budget = j->hidden + v->run.left - (int32_t)(executed & 0xffff) - 1;
         v->run.left = v->budget - j->hidden;
-        v->rip = cpu_next_rip(v, codecache_pool(v) + ref);
+        v->rip = cpu_next_rip(v, codecache_insn(v, ref));
     }
     return RESULT_LEAVE;
 }
@@ -93,34 +98,40 @@ static void execute(struct vcpu *v, const void *code)
     v->budget = j->hidden + v->run.left;
 }
 
+/* How often the code at rip was come to. What is translated is forgotten, so that who shares its place stays cold. */
+static bool is_hot(struct jit *j, const struct codepage *p, unsigned off)
+{
+    uint8_t *heat = &j->heat[(p->number * 0x9e3779b1u >> 12 ^ off) & (HEAT_ENTRIES - 1)];
+
+    if (*heat < HOT && !j->at_once) {
+        ++*heat;
+        return false;
+    }
+    *heat = 0;
+    return true;
+}
+
 /* The block at rip, translated if it is hot enough; NULL: *i is to be interpreted. */
 static const struct block *find(struct vcpu *v, const struct insn **i)
 {
     struct jit *j = jit_of(v);
-    struct codepage *p;
-    struct block *b;
+    struct codepage *p = codecache_enter(v);
     unsigned off = v->rip & 0xfff;
+    struct block *b = jit_block_find(j, p, off, kind_of(v));
 
+    if (b)
+        return b;
     *i = codecache_lookup(v);
     p = codecache_page(v);
-    b = jit_block_find(j, p, off, kind_of(v));
-    if (!b) {
-        uint8_t *heat = &j->heat[((uint64_t)p >> 6 ^ off ^ (uint64_t)p >> 14) & (sizeof(j->heat) - 1)];
-        if (*heat < HOT && !j->at_once) {
-            ++*heat;
-            return NULL;
-        }
-        b = jit_build(v, p, off, kind_of(v));
-    }
-    return b;
+    return is_hot(j, p, off) ? jit_build(v, p, off, kind_of(v)) : NULL;
 }
 
 static void run(struct vcpu *v)
 {
     struct jit *j = jit_of(v);
-    uint32_t patch = 0; /* of the last exit, for as long as nothing came in between */
     uint64_t rip = 0;
 
+    j->patch = 0;
     while (engine_between(v, jit_single)) {
         const struct insn *i;
         v->cur = NULL;
@@ -130,16 +141,16 @@ static void run(struct vcpu *v)
         }
         struct jump_cache *jumps = jumps_of(v);
         unsigned n = jump_index(v->rip);
-        if (jumps->rip[n] != v->rip || patch) {
+        if (jumps->rip[n] != v->rip || j->patch) {
             const struct block *b = find(v, &i);
             if (!b) {
-                patch = 0;
+                j->patch = 0;
                 j->stat_rows++;
                 engine_row(v, i);
                 continue;
             }
-            if (patch && rip == v->rip)
-                jit_link(v, patch, b);
+            if (j->patch && rip == v->rip)
+                jit_link(j, j->patch, b);
             jump_cache_add(jumps, v->rip, (uint64_t)(j->rx + b->entry - JIT_PROLOGUE), itlb_is_global(v, v->rip));
         }
         rip = v->rip;
@@ -147,7 +158,7 @@ static void run(struct vcpu *v)
         execute(v, (const void *)jumps->code[n]);
         if (unlikely(v->rip == rip && v->budget == budget))
             jumps->rip[n] = n ^ 1; /* its page was retired */
-        patch = v->run.patch;
+        j->patch = v->run.patch;
         rip = v->rip;
     }
 }
@@ -211,7 +222,7 @@ int translate_create(struct vcpu *v)
         free(j);
         return err;
     }
-    codecache_flush(v); /* rows linked by the interpreter would go round us */
+    codecache_translated(v); /* rows linked by the interpreter would go round us */
     v->translator = &j->base;
     return 0;
 }

@@ -1,0 +1,262 @@
+/* The stores of the cache of decoded instructions: see codepage.h. */
+#include "isa/codepage.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "mmu/phys.h"
+#include "mmu/tlb.h"
+
+enum {
+    KEPT_BYTES_MAX = 8 << 20,
+    KEPT_STEP = 4,              /* lines for which a page asks at once */
+    ROWS_TRANSLATED = 1 << 17,  /* 4 MiB: mostly for what is not translated yet */
+    ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
+    LINES_TRANSLATED = 12 << 10, /* 3 MiB */
+    LINES_INTERPRETED = 48 << 10 /* 12 MiB */
+};
+
+static void *reserve(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void release(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, bytes);
+}
+
+int codestore_create(struct codecache *c)
+{
+    c->page = reserve(PAGES_MAX * sizeof(*c->page));
+    c->row = reserve(ROWS_INTERPRETED * sizeof(*c->row));
+    c->line = reserve((LINES_INTERPRETED + 1) * sizeof(*c->line));
+    if (!c->page || !c->row || !c->line)
+        return -ENOMEM;
+    codestore_size(c, false);
+    return 0;
+}
+
+void codestore_destroy(struct codecache *c)
+{
+    for (unsigned n = 0; n < c->page_count; n++)
+        free(c->page[n].bytes);
+    release(c->page, PAGES_MAX * sizeof(*c->page));
+    release(c->row, ROWS_INTERPRETED * sizeof(*c->row));
+    release(c->line, (LINES_INTERPRETED + 1) * sizeof(*c->line));
+}
+
+void codestore_size(struct codecache *c, bool translated)
+{
+    c->region_insns = (translated ? ROWS_TRANSLATED : ROWS_INTERPRETED) / ROW_REGIONS;
+    c->lines_left = translated ? LINES_TRANSLATED : LINES_INTERPRETED;
+    c->lines_touched = 0;
+    c->free_line = 0;
+    c->region = 0;
+    c->used = 1;
+}
+
+/* ---- pages ---------------------------------------------------------------------------------- */
+
+static unsigned bucket_of(uint64_t gpa) { return (gpa >> 12 ^ gpa >> 24) & (PAGE_BUCKETS - 1); }
+
+struct codepage *codepage_find(const struct codecache *c, uint64_t gpa, unsigned code_bits)
+{
+    struct codepage *p = c->bucket[bucket_of(gpa)];
+
+    while (p && (p->gpa != gpa || (code_bits && p->code_bits != code_bits)))
+        p = p->next;
+    return p;
+}
+
+static void drop_rows(struct codecache *c, struct codepage *p)
+{
+    for (unsigned n = 0; n < 64; n++) {
+        if (!p->line[n])
+            continue;
+        c->line[p->line[n]].at[0] = c->free_line;
+        c->free_line = p->line[n];
+        p->line[n] = 0;
+        c->lines_left++;
+    }
+    p->regions = 0;
+}
+
+static void unlink_page(struct codecache *c, struct codepage *p)
+{
+    struct codepage **link = &c->bucket[bucket_of(p->gpa)];
+
+    while (*link != p)
+        link = &(*link)->next;
+    *link = p->next;
+}
+
+void codepage_retire(struct vcpu *v, struct codepage *p)
+{
+    struct codecache *c = v->code;
+
+    unlink_page(c, p);
+    for (unsigned off = 0; off < 4096; off++) {
+        if (!p->line[off >> 6])
+            off |= 63;
+        else if (codepage_at(c, p, off))
+            codepage_at(c, p, off)->fn = codecache_stale;
+    }
+    drop_rows(c, p);
+    if (v->translator)
+        v->translator->page_retired(v, p);
+    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
+        if (v->itlb[n].page == p)
+            v->itlb[n].tag = ITLB_NONE;
+    p->stale = true;
+    p->next = c->retired;
+    c->retired = p;
+}
+
+void codepage_reuse(struct codecache *c)
+{
+    while (c->retired) {
+        struct codepage *p = c->retired;
+        c->retired = p->next;
+        c->kept_bytes -= 64u * p->room;
+        free(p->bytes);
+        p->bytes = NULL;
+        p->room = 0;
+        p->next = c->free_pages;
+        c->free_pages = p;
+    }
+}
+
+/* The clock: a page that was looked up since the hand came by last stays. */
+static void drop_one(struct vcpu *v)
+{
+    struct codecache *c = v->code;
+    struct codepage *p;
+
+    for (;;) {
+        p = &c->page[c->hand];
+        c->hand = (c->hand + 1) % c->page_count;
+        if (p->stale)
+            continue;
+        if (!p->recent)
+            break;
+        p->recent = false;
+    }
+    codepage_retire(v, p);
+}
+
+void codepage_trim(struct vcpu *v)
+{
+    while (v->code->kept_bytes > KEPT_BYTES_MAX) {
+        drop_one(v);
+        codepage_reuse(v->code);
+    }
+}
+
+struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_ref *ref)
+{
+    struct codecache *c = v->code;
+    struct codepage *p;
+
+    if (c->page_count == PAGES_MAX && !c->free_pages && !c->retired)
+        drop_one(v);
+    codepage_reuse(c);
+    p = c->free_pages;
+    if (p)
+        c->free_pages = p->next;
+    else
+        p = &c->page[c->page_count++];
+    *p = (struct codepage){
+        .gpa = gpa, .code_bits = v->code_bits, .host = ref->host, .slot = ref->slot, .index = ref->page,
+        .number = (uint16_t)(p - c->page), .next = c->bucket[bucket_of(gpa)]};
+    return c->bucket[bucket_of(gpa)] = p;
+}
+
+/* ---- bytes ---------------------------------------------------------------------------------- */
+
+bool codepage_unchanged(const struct codepage *p, const struct page_ref *ref)
+{
+    const uint8_t *kept = p->bytes;
+
+    if (p->host != ref->host || p->slot != ref->slot)
+        return false;
+    for (uint64_t left = p->lines; left; left &= left - 1, kept += 64)
+        if (memcmp(kept, p->host + 64 * __builtin_ctzll(left), 64))
+            return false;
+    return true;
+}
+
+static bool note_line(struct codecache *c, struct codepage *p, unsigned line)
+{
+    unsigned count = (unsigned)__builtin_popcountll(p->lines), before = codepage_rank(p, line);
+
+    if (count == p->room) {
+        uint8_t *bytes = realloc(p->bytes, 64u * (p->room + KEPT_STEP));
+        if (!bytes)
+            return false;
+        p->bytes = bytes;
+        p->room += KEPT_STEP;
+        c->kept_bytes += 64 * KEPT_STEP;
+    }
+    memmove(p->bytes + 64 * (before + 1), p->bytes + 64 * before, 64 * (count - before));
+    memcpy(p->bytes + 64 * before, p->host + 64 * line, 64);
+    p->lines |= 1ull << line;
+    return true;
+}
+
+bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsigned len)
+{
+    for (unsigned line = off / 64; line <= (off + len - 1) / 64; line++)
+        if (!(p->lines >> line & 1) && !note_line(c, p, line))
+            return false;
+    return true;
+}
+
+/* ---- rows ----------------------------------------------------------------------------------- */
+
+/* On to the next region of the ring: whoever had rows there decodes again. */
+static void next_region(struct codecache *c)
+{
+    c->region = (c->region + 1) % ROW_REGIONS;
+    c->used = c->region ? 0 : 1;
+    for (unsigned n = 0; n < c->page_count; n++)
+        if (c->page[n].regions >> c->region & 1)
+            drop_rows(c, &c->page[n]);
+}
+
+static void line_new(struct codecache *c, struct codepage *p, unsigned line)
+{
+    uint16_t n = c->free_line;
+
+    if (n)
+        c->free_line = (uint16_t)c->line[n].at[0];
+    else
+        n = (uint16_t)++c->lines_touched;
+    memset(&c->line[n], 0, sizeof(c->line[n]));
+    p->line[line] = n;
+    c->lines_left--;
+}
+
+void codepage_add_row(struct codecache *c, struct codepage *p, const struct insn *row, unsigned count)
+{
+    unsigned first = row[0].off / 64, last = row[count - 2].off / 64; /* with an instruction */
+
+    if (c->used + count > c->region_insns)
+        next_region(c);
+    while (c->lines_left < last - first + 1)
+        next_region(c);
+    for (unsigned line = first; line <= last; line++)
+        if (!p->line[line])
+            line_new(c, p, line);
+    uint32_t at = c->region * c->region_insns + c->used;
+    memcpy(&c->row[at], row, count * sizeof(row[0]));
+    c->used += count;
+    p->regions |= 1u << c->region;
+    for (unsigned n = 0; n + 1 < count; n++)
+        c->line[p->line[row[n].off / 64]].at[row[n].off % 64] = at + n;
+}

@@ -1,0 +1,74 @@
+/* Where decoded instructions live, and what goes when there is no more room: inside isa/codecache.c's cache.
+ *
+ * Three stores, each bounded. Pages: a header, and a copy of those 64-byte lines that were decoded; the page that was not
+ * looked at for longest goes. Rows of instructions: a ring of regions, the oldest of which is filled anew; the pages that had
+ * rows in it lose all their rows, but neither their bytes nor what was translated from them: who needs an instruction
+ * again decodes it again. Lines: for each offset in 64 bytes of a page its instruction; they go with the rows.
+ */
+#ifndef KVMISH_ISA_CODEPAGE_H
+#define KVMISH_ISA_CODEPAGE_H
+
+#include "isa/codecache.h"
+#include "mmu/phys.h"
+
+enum { PAGES_MAX = 8192, PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64 };
+
+struct codeline {
+    uint32_t at[64]; /* number of the instruction in the ring; 0: not decoded */
+};
+
+struct cross { /* an instruction that spans two pages, kept by its bytes */
+    uint8_t bytes[15], len, code_bits;
+    uint16_t off;
+    struct insn insn[2];
+};
+
+struct codecache {
+    struct decoder *decoder;
+    struct codepage *current; /* whose instructions are being executed */
+    struct codepage *page;    /* PAGES_MAX, reserved */
+    unsigned page_count;      /* so many of them have been in use */
+    unsigned hand;            /* of the clock that looks for a page to drop */
+    size_t kept_bytes;        /* copies of lines */
+    struct codepage *bucket[PAGE_BUCKETS], *free_pages, *retired;
+    struct insn *row;         /* the ring, reserved; [0] is none */
+    uint32_t region_insns;    /* instructions of one of its regions */
+    uint32_t region, used;    /* being filled; instructions in it */
+    struct codeline *line;    /* reserved; [0] has nothing decoded */
+    uint32_t lines_left, lines_touched;
+    uint16_t free_line;       /* first of a list linked by at[0]; 0: none */
+    struct cross cross[CROSS_ENTRIES];
+    struct insn scratch[2];
+};
+
+insn_fn codecache_stale; /* what becomes of a dropped page's instructions: looks up again */
+
+int codestore_create(struct codecache *c);
+void codestore_destroy(struct codecache *c);
+/* How much is kept depends on what it is for. Everything has been retired. */
+void codestore_size(struct codecache *c, bool translated);
+
+struct codepage *codepage_find(const struct codecache *c, uint64_t gpa, unsigned code_bits);
+/* A page without instructions; drops another when there are too many. Between blocks. */
+struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_ref *ref);
+/* Makes a page unreachable. Its instructions, one of which may be running, become codecache_stale. */
+void codepage_retire(struct vcpu *v, struct codepage *p);
+/* Drops pages while they keep too many bytes. Between blocks. */
+void codepage_trim(struct vcpu *v);
+/* Between blocks: no instruction of a retired page can be on its way. */
+void codepage_reuse(struct codecache *c);
+/* The page's bytes, as far as they were decoded, are still what they were. */
+bool codepage_unchanged(const struct codepage *p, const struct page_ref *ref);
+/* Keeps the lines that hold [off, off + len). -> false: no memory */
+bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsigned len);
+/* Appends a row; its last instruction is the pseudo instruction that ends it. While no row is executed. */
+void codepage_add_row(struct codecache *c, struct codepage *p, const struct insn *row, unsigned count);
+
+static inline struct insn *codepage_at(const struct codecache *c, const struct codepage *p, unsigned off)
+{
+    uint32_t n = c->line[p->line[off >> 6]].at[off & 63];
+
+    return n ? &c->row[n] : NULL;
+}
+
+#endif

@@ -1,0 +1,215 @@
+/* Blocks: where their code is, how they are found, and which go when there is no more room.
+ *
+ * The code cache is a number of regions, filled one after the other. When all are full, the one that was begun first is filled
+ * anew: every page that has a block in it loses all its blocks, since those jump to each other. While much of what is
+ * translated had been dropped so before, there are too few regions, and one more is begun instead, up to a bound.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "jit/emit.h"
+
+#define BLOCKS_BYTES (REGIONS_MAX * REGION_BLOCKS * sizeof(struct block))
+
+enum {
+    INDEX_ENTRIES = 1 << 18,
+    GHOST_BITS = 1 << 18 /* by a hash: blocks that were dropped for lack of room */
+};
+
+int jit_blocks_create(struct jit *j)
+{
+    j->blocks = mmap(NULL, BLOCKS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    j->index = calloc(INDEX_ENTRIES, sizeof(*j->index));
+    j->ghosts = calloc(GHOST_BITS / 64, sizeof(*j->ghosts));
+    if (j->blocks == MAP_FAILED || !j->index || !j->ghosts)
+        return -ENOMEM;
+    j->regions = REGIONS_MIN;
+    j->region[0] = (struct region){.begun = 1};
+    return 0;
+}
+
+void jit_blocks_destroy(struct jit *j)
+{
+    if (j->blocks != MAP_FAILED)
+        munmap(j->blocks, BLOCKS_BYTES);
+    free(j->index);
+    free(j->ghosts);
+}
+
+/* ---- the index: open addressing, key << 32 | number of the block ----------------------------------------- */
+
+static uint32_t key_of(const struct codepage *p, unsigned off, unsigned kind)
+{
+    return (uint32_t)p->number << 16 | off << 4 | kind;
+}
+
+static uint32_t home_of(uint32_t key) { return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32) & (INDEX_ENTRIES - 1); }
+
+static void index_add(struct jit *j, uint32_t key, uint32_t n)
+{
+    uint32_t at = home_of(key);
+
+    while (j->index[at])
+        at = (at + 1) & (INDEX_ENTRIES - 1);
+    j->index[at] = (uint64_t)key << 32 | n;
+}
+
+/* What stands behind it moves up, if its home is not behind the gap. */
+static void index_remove(struct jit *j, uint32_t key, uint32_t n)
+{
+    uint32_t gap = home_of(key), at;
+
+    while (j->index[gap] != ((uint64_t)key << 32 | n))
+        gap = (gap + 1) & (INDEX_ENTRIES - 1);
+    for (at = (gap + 1) & (INDEX_ENTRIES - 1); j->index[at]; at = (at + 1) & (INDEX_ENTRIES - 1)) {
+        uint32_t home = home_of((uint32_t)(j->index[at] >> 32));
+        if (((at - home) & (INDEX_ENTRIES - 1)) >= ((at - gap) & (INDEX_ENTRIES - 1))) {
+            j->index[gap] = j->index[at];
+            gap = at;
+        }
+    }
+    j->index[gap] = 0;
+}
+
+struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind)
+{
+    uint32_t key = key_of(p, off, kind);
+
+    for (uint32_t at = home_of(key); j->index[at]; at = (at + 1) & (INDEX_ENTRIES - 1))
+        if (j->index[at] >> 32 == key)
+            return &j->blocks[(uint32_t)j->index[at]];
+    return NULL;
+}
+
+/* ---- dropping -------------------------------------------------------------------------------------------- */
+
+static uint64_t *ghost_of(struct jit *j, const struct codepage *p, unsigned off, uint64_t *bit)
+{
+    uint64_t h = ((p->gpa >> 12) * 0x9e3779b97f4a7c15ull + off * 0xc2b2ae3d27d4eb4full) >> 40 & (GHOST_BITS - 1);
+
+    *bit = 1ull << h % 64;
+    return &j->ghosts[h / 64];
+}
+
+/* Who comes from another page finds the way back to C in the first bytes; in the page nobody is left to come. */
+static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
+{
+    struct block *b = &j->blocks[n];
+    struct emit e = {.p = j->rw + b->entry - JIT_PROLOGUE, .rw = j->rw};
+
+    index_remove(j, key_of(p, b->off, b->kind), n);
+    b->page = NULL;
+    jump_to(&e, j->exit_rip);
+}
+
+void jit_page_retired(struct vcpu *v, struct codepage *p)
+{
+    struct jit *j = jit_of(v);
+
+    for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page)
+        drop_block(j, p, n);
+    p->blocks = 0;
+}
+
+static void note_ghosts(struct jit *j, const struct codepage *p)
+{
+    uint64_t bit;
+
+    for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page)
+        *ghost_of(j, p, j->blocks[n].off, &bit) |= bit;
+}
+
+/* Makes region r empty. Nothing of what it held may be reached from anywhere. */
+static void reclaim(struct vcpu *v, unsigned r)
+{
+    struct jit *j = jit_of(v);
+
+    for (uint32_t k = 1; k <= j->region[r].blocks; k++) {
+        struct codepage *p = j->blocks[r * REGION_BLOCKS + k].page;
+        if (!p)
+            continue;
+        note_ghosts(j, p);
+        jit_page_retired(v, p);
+    }
+    for (unsigned s = 0; s < JUMP_CACHES; s++)
+        jump_cache_clear(&v->jumps[s]);
+    j->patch = 0;
+    j->stat_reclaimed++;
+}
+
+/* ---- room ------------------------------------------------------------------------------------------------ */
+
+static unsigned oldest(const struct jit *j)
+{
+    unsigned found = 0;
+
+    for (unsigned r = 1; r < j->regions; r++)
+        if (j->region[r].begun < j->region[found].begun)
+            found = r;
+    return found;
+}
+
+static void begin_region(struct vcpu *v)
+{
+    struct jit *j = jit_of(v);
+    struct region *last = &j->region[j->filling];
+    unsigned r = oldest(j);
+
+    if (j->region[r].begun && last->again > last->blocks / 4 && j->regions < REGIONS_MAX)
+        r = j->regions++;
+    if (j->region[r].begun)
+        reclaim(v, r);
+    j->region[r] = (struct region){.begun = last->begun + 1};
+    j->filling = r;
+    if (last->begun % REGIONS_MAX == 0)
+        memset(j->ghosts, 0, GHOST_BITS / 8);
+}
+
+uint32_t jit_code_room(struct vcpu *v)
+{
+    struct jit *j = jit_of(v);
+    struct region *r = &j->region[j->filling];
+
+    if (r->used + BLOCK_BYTES_MAX > REGION_BYTES || r->blocks == REGION_BLOCKS - 1) {
+        begin_region(v);
+        r = &j->region[j->filling];
+    }
+    return CODE_HEAD + j->filling * REGION_BYTES + r->used;
+}
+
+struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry)
+{
+    struct region *r = &j->region[j->filling];
+    uint32_t n = j->filling * REGION_BLOCKS + ++r->blocks;
+    uint64_t bit;
+
+    if (*ghost_of(j, p, off, &bit) & bit)
+        r->again++;
+    j->blocks[n] = (struct block){.page = p, .entry = entry, .off = (uint16_t)off, .kind = (uint8_t)kind, .next_in_page = p->blocks};
+    p->blocks = n;
+    index_add(j, key_of(p, off, kind), n);
+    j->stat_blocks++;
+    return &j->blocks[n];
+}
+
+void jit_code_used(struct jit *j, uint32_t end) { j->region[j->filling].used = end - CODE_HEAD - j->filling * REGION_BYTES; }
+
+/* ---- links ----------------------------------------------------------------------------------------------- */
+
+void jit_link(struct jit *j, uint32_t patch, const struct block *b)
+{
+    unsigned r = (patch - CODE_HEAD) / REGION_BYTES;
+    const struct block *first = &j->blocks[r * REGION_BLOCKS];
+    uint32_t low = 0, high = j->region[r].blocks + 1;
+
+    while (high - low > 1) { /* the block that the jump is in */
+        uint32_t mid = low + (high - low) / 2;
+        if (first[mid].entry <= patch)
+            low = mid;
+        else
+            high = mid;
+    }
+    if (low && first[low].page == b->page)
+        set_jump(j->rw + patch, j->rw + b->entry);
+}
