@@ -275,15 +275,15 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
 
 static insn_fn *const bad_insn[] = {[DECODE_MORE] = op_spanning, [DECODE_INVALID] = op_invalid, [DECODE_TOO_LONG] = op_too_long};
 
-/* Decodes from `off` on; false: out of room (everything has been dropped). */
-static bool decode_stretch(struct vcpu *v, struct codepage *p, unsigned off)
+/* Decodes at most so many instructions from `off` on; false: out of room (everything has been dropped). */
+static bool decode_stretch(struct vcpu *v, struct codepage *p, unsigned off, unsigned max)
 {
     struct codecache *c = v->code;
     struct insn row[BLOCK_INSNS + 1];
     unsigned count = 0;
     bool ends = false;
 
-    while (!ends && count < BLOCK_INSNS && off < 4096 && !(count && codepage_at(c, p, off))) {
+    while (!ends && count < max && off < 4096 && !(count && codepage_at(c, p, off))) {
         unsigned have = 4096 - off < 15 ? 4096 - off : 15;
         struct insn *i = &row[count];
         i->off = (uint16_t)off;
@@ -337,7 +337,7 @@ const struct insn *codecache_lookup(struct vcpu *v)
             return i;
         codepage_trim(v);
         if (!p->stale)
-            decode_stretch(v, p, off);
+            decode_stretch(v, p, off, BLOCK_INSNS);
     }
 }
 
@@ -349,7 +349,7 @@ const struct insn *codecache_insn(struct vcpu *v, uint32_t ref)
 
     if (likely(i != NULL))
         return i;
-    return decode_stretch(v, p, ref & 0xfff) ? codepage_at(c, p, ref & 0xfff) : NULL;
+    return decode_stretch(v, p, ref & 0xfff, 1) ? codepage_at(c, p, ref & 0xfff) : NULL;
 }
 
 void codecache_link(struct vcpu *v, const struct insn *i)

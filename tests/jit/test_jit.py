@@ -5,6 +5,7 @@ Instructions alone: tests/isa.
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -65,4 +66,15 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("engine", ["emulate", "translate"])
+def test_more_code_than_room(c_program: Callable[..., Path], engine: str) -> None:
+    """A full cache was dropped whole, and gcc in a guest did little but fill it again."""
+    program = c_program("jit/evict.c")
+    environment = os.environ | {"KVMISH_ENGINE": engine}
+    result = subprocess.run(
+        [program], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
     assert result.returncode == 0, result.stdout + result.stderr
