@@ -20,28 +20,55 @@ static const uint8_t pinned[] = {H_RAX, H_RCX, H_RDX, H_RBX, H_RBP, H_RSI, H_RDI
 
 /* ---- thunks ---------------------------------------------------------------------------------- */
 
-/* A whole vector register to or from vcpu.ymm. SDM vol. 2, MOVDQA */
-static void put_vector_move(struct emit *e, bool avx, bool store, unsigned n)
+/* 66 0F `opcode` of xmm or ymm n and [field]; base r9: VEX.B. POR has n as its first source too. */
+enum { MOVDQA_LOAD = 0x6f, MOVDQA_STORE = 0x7f, POR = 0xeb };
+static void put_vector(struct emit *e, bool vex, unsigned opcode, bool wide, unsigned n, int32_t field)
 {
-    if (avx) { /* base r9: VEX.B */
-        put8(e, 0xc4), put8(e, (n & 8 ? 0 : 0x80) | 0x41), put8(e, 0x7d);
+    if (vex) {
+        put8(e, 0xc4), put8(e, (n & 8 ? 0 : 0x80) | 0x41);
+        put8(e, (opcode == POR ? ~n & 15 : 15) << 3 | wide << 2 | 1);
     } else {
         put8(e, 0x66);
         put_rex(e, false, n, 0, H_BASE, false);
         put8(e, 0x0f);
     }
-    put8(e, store ? 0x7f : 0x6f);
-    put_mem(e, n, H_BASE, NO_INDEX, 0, FIELD(ymm) + 32 * (int32_t)n);
+    put8(e, opcode);
+    put_mem(e, n, H_BASE, NO_INDEX, 0, field);
 }
 
-static void put_vectors(struct emit *e, bool store)
+static int32_t vector_field(unsigned n) { return FIELD(ymm) + 32 * (int32_t)n; }
+
+static void put_vzeroupper(struct emit *e) { put8(e, 0xc5), put8(e, 0xf8), put8(e, 0x77); }
+
+static void put_vectors_out(struct emit *e)
 {
     bool avx = HOST_HAS("avx");
 
     for (unsigned n = 0; n < 16; n++)
-        put_vector_move(e, avx, store, n);
-    if (store && avx)
-        put8(e, 0xc5), put8(e, 0xf8), put8(e, 0x77); /* vzeroupper: C's SSE code would pay */
+        put_vector(e, avx, MOVDQA_STORE, avx, n, vector_field(n));
+    if (avx) /* C's SSE code would pay */
+        put_vzeroupper(e);
+}
+
+/* When all upper halves are zero the host is told so. Else each SSE instruction would wait for the register that it writes, to
+ * keep the half that it does not. */
+static void put_vectors_in(struct emit *e)
+{
+    bool avx = HOST_HAS("avx");
+
+    if (avx) {
+        for (unsigned n = 0; n < 16; n++) /* by two, which do not wait for each other */
+            put_vector(e, true, n < 2 ? MOVDQA_LOAD : POR, false, n & 1, vector_field(n) + 16);
+        put8(e, 0xc5), put8(e, 0xf9), put8(e, 0xeb), put8(e, 0xc1);               /* vpor xmm0, xmm0, xmm1 */
+        put8(e, 0xc4), put8(e, 0xe2), put8(e, 0x79), put8(e, 0x17), put8(e, 0xc0); /* vptest xmm0, xmm0 */
+    }
+    for (unsigned n = 0; n < 16; n++)
+        put_vector(e, avx, MOVDQA_LOAD, avx, n, vector_field(n));
+    if (avx) {
+        uint8_t *over = put_jump(e, CC_JNE);
+        put_vzeroupper(e);
+        set_jump(over, e->p);
+    }
 }
 
 static void put_spill(struct emit *e)
@@ -55,7 +82,7 @@ static void put_spill(struct emit *e)
     put_mem(e, 7, H_BASE, NO_INDEX, 0, FIELD(run.lack));
     put8(e, 0xff);
     uint8_t *none = put_jump(e, CC_JE);
-    put_vectors(e, true);
+    put_vectors_out(e);
     set_jump(none, e->p);
 }
 
@@ -113,7 +140,7 @@ static void put_c_call(struct emit *e, uint64_t target)
     move(e, H_BASE, H_RBX);
     op_imm(e, false, 7, H_RAX, RESULT_LEAVE);
     uint8_t *leave = put_jump(e, CC_JE), *fill = put_jump(e, CC_JB);
-    put_vectors(e, false);
+    put_vectors_in(e);
     set_jump(fill, e->p);
     put_fill(e);
     put8(e, 0xc3);

@@ -327,6 +327,8 @@ static void random_state(uint64_t rip)
     start.rflags = random32() & ARITH_FLAGS;
     for (unsigned n = 0; n < sizeof(start.ymm); n++)
         ((uint8_t *)start.ymm)[n] = (uint8_t)random32();
+    for (unsigned n = 0, upper = below(3); n < 16 && upper < 2; n++) /* all upper halves zero; all but one */
+        memset(start.ymm[n] + 16, 0, n == 5 && upper ? 0 : 16);
     memcpy(start.fx, (uint8_t[]){0x7f, 3}, 2);
     memcpy(start.fx + 24, (uint8_t[]){0x80, 0x1f, 0, 0, 0xff, 0xff}, 6);
     start.in_use = 6;
