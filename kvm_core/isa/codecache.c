@@ -103,34 +103,30 @@ bool codecache_is_row_end(const struct insn *i)
 
 /* ---- instructions that span two pages --------------------------------------------------------- */
 
-static void fetch_page(struct vcpu *v, uint64_t linear, struct page_ref *ref)
-{
-    struct walk w;
+static struct codepage *page_at(struct vcpu *v, uint64_t linear);
 
-    if (!cpu_lma(v))
-        linear = (uint32_t)linear;
-    mmu_walk_fetch(v, linear, &w);
-    if (!phys_lookup(v->phys, w.gpa, ref)) {
-        memset(&v->exit.internal, 0, sizeof(v->exit.internal));
-        v->exit.internal.rip = v->rip;
-        cpu_leave(v, EXIT_INTERNAL);
-    }
+static struct codepage *page_of(struct vcpu *v, uint64_t linear)
+{
+    const struct itlb_entry *e = &v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)];
+
+    return likely(e->tag == ((linear & ~0xfffull) | itlb_key(v))) ? e->page : page_at(v, linear);
 }
+
+static struct cross *cross_of(struct vcpu *v, uint64_t linear) { return &v->code->cross[linear >> 12 & (CROSS_ENTRIES - 1)]; }
 
 /* As many bytes at rip as the two pages hold; the second page is only touched when the first does not suffice. */
 static enum decode_result decode_spanning(struct vcpu *v, uint64_t linear, const uint8_t *first, unsigned have,
                                           struct insn out[2])
 {
     uint8_t bytes[15];
-    struct page_ref ref;
     bool ends;
     uint16_t off = linear & 0xfff;
-    struct cross *c = &v->code->cross[linear >> 12 & (CROSS_ENTRIES - 1)];
+    struct cross *c = cross_of(v, linear);
     enum decode_result result;
 
     memcpy(bytes, first, have);
-    fetch_page(v, linear + have, &ref);
-    memcpy(bytes + have, ref.host, 15 - have);
+    linear += have;
+    memcpy(bytes + have, page_of(v, cpu_lma(v) ? linear : (uint32_t)linear)->host, 15 - have);
     if (c->len && c->off == off && c->code_bits == v->code_bits && !memcmp(c->bytes, bytes, c->len)) {
         memcpy(out, c->insn, sizeof(c->insn));
         return DECODE_OK;
@@ -174,6 +170,18 @@ static const struct insn *op_spanning(struct vcpu *v, const struct insn *i)
     }
     v->blk_start = v->cur = c->scratch;
     return c->scratch[0].fn(v, c->scratch);
+}
+
+bool codecache_spanning(struct vcpu *v, const struct insn *i, struct insn *insn, uint8_t bytes[15])
+{
+    struct codecache *c = v->code;
+
+    if (i->fn != op_spanning ||
+        decode_spanning(v, v->rip, c->current->host + i->off, 4096u - i->off, c->scratch) != DECODE_OK || c->current->stale)
+        return false;
+    *insn = c->scratch[0];
+    memcpy(bytes, cross_of(v, v->rip)->bytes, 15);
+    return true;
 }
 
 /* ---- pages -------------------------------------------------------------------------------------- */
@@ -392,6 +400,8 @@ const struct insn *codecache_single(struct vcpu *v)
 }
 
 bool codecache_is_stale(const struct insn *i) { return i->fn == codecache_stale; }
+
+bool codecache_is_spanning(const struct insn *i) { return i->fn == op_spanning; }
 
 bool codecache_is_pseudo(const struct insn *i)
 {

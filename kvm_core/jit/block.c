@@ -131,15 +131,16 @@ enum { HOT_BYTES_MAX = BLOCK_BYTES_MAX / 4 };
 /* Fills op[]; -> offset in the page of what follows; *linkable: it may be a block. */
 static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linkable)
 {
-    const struct insn *i = codecache_at(b->v, b->page, off);
+    const struct insn *i = b->span ? &b->span->insn : codecache_at(b->v, b->page, off);
 
     *linkable = true;
     while (i && b->count < max) {
-        i = codecache_follow(b->v, b->page, i);
+        if (!b->span)
+            i = codecache_follow(b->v, b->page, i);
         if (!i)
             break;
         if (codecache_is_pseudo(i)) {
-            *linkable = false;
+            *linkable = codecache_is_spanning(i);
             break;
         }
         const struct lowering_row *row = lowering_of(i);
@@ -188,6 +189,8 @@ static void render(struct build *b, unsigned off, unsigned max)
         return;
     find_live(b, behind);
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
+    if (b->span)
+        put_span_check(b);
     for (unsigned n = 0; n < b->count; n++) {
         b->held.used = false;
         done = put_op(b, n);
@@ -223,11 +226,13 @@ static void prologue(struct build *b, unsigned off)
     store_field(e, H_T0, GPR_FIELD(REG_PAGE));
 }
 
-static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned kind, uint32_t at, unsigned off)
+static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned kind, uint32_t at, unsigned off,
+                  const struct span *span)
 {
     b->v = v;
     b->j = jit_of(v);
     b->page = p;
+    b->span = span;
     b->kind = kind;
     b->word = p->code_bits / 8;
     b->precise = v->lockstep || b->j->exact;
@@ -249,12 +254,13 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
     uint32_t at;
 
     const struct insn *first = codecache_follow(v, p, codecache_at(v, p, off));
-    if (!first || codecache_is_pseudo(first))
+    struct span span, *spans = first ? span_of(v, first, &span) : NULL;
+    if (!first || (codecache_is_pseudo(first) && !spans))
         return NULL;
     at = ((jit_code_room(v) + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
-    begin(&b, v, p, kind, at, off);
+    begin(&b, v, p, kind, at, off, spans);
     b.block = jit_block_add(j, p, off, kind, at + JIT_PROLOGUE);
-    render(&b, off, BLOCK_OPS);
+    render(&b, off, spans ? 1 : BLOCK_OPS);
     b.block->count = (uint8_t)b.count;
     jit_code_used(j, here(&b.e));
     return b.block;
@@ -264,8 +270,9 @@ const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, 
 {
     struct jit *j = jit_of(v);
     struct build b;
+    struct span span;
 
-    begin(&b, v, p, kind, j->scratch, off);
+    begin(&b, v, p, kind, j->scratch, off, span_of(v, codecache_at(v, p, off), &span));
     render(&b, off, 1);
     return b.count ? j->rx + j->scratch : NULL;
 }

@@ -45,6 +45,11 @@ struct held { /* r10 is the host address of [low, high), distances from the base
     struct insn at;
 };
 
+struct span { /* an instruction that ends in the next page */
+    struct insn insn;
+    uint8_t bytes[15];
+};
+
 struct build {
     struct emit e;
     struct vcpu *v;
@@ -56,6 +61,7 @@ struct build {
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
     uint8_t vectors;     /* VECTOR_* that are known to hold */
+    const struct span *span; /* the block is that alone; NULL: it lies in its page */
     bool sharing;        /* operands may share a probe */
     struct held held;
     struct values values;
@@ -65,7 +71,11 @@ struct build {
     struct cold cold[9 * BLOCK_OPS];
 };
 
-static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i) { return codecache_bytes_of(b->page, i); }
+static inline bool is_span(const struct build *b, const struct insn *i) { return b->span && i == &b->span->insn; }
+static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i)
+{
+    return is_span(b, i) ? b->span->bytes : codecache_bytes_of(b->page, i);
+}
 static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return codecache_ref(b->page, i); }
 
 /* encoding.c */
@@ -87,6 +97,10 @@ void cold_join(struct build *b, struct cold *c); /* comes back here, c may be NU
 void flags_want(struct build *b);                       /* into the host; r11 is lost */
 void flags_keep(struct build *b, const struct op *op);  /* what follows clobbers them; r11 is lost */
 void put_interpreted(struct build *b, unsigned n);      /* the whole instruction */
+
+/* span.c: what `i` stands for, NULL: not to be translated; and that the next page still has its end, or the interpreter. */
+struct span *span_of(struct vcpu *v, const struct insn *i, struct span *s);
+void put_span_check(struct build *b);
 
 /* lower.c. -> false: to be interpreted, nothing was written */
 bool lower(struct build *b, unsigned n);

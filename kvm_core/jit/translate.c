@@ -25,9 +25,16 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
     }
     v->budget = j->hidden + v->run.left - (int32_t)executed;
     v->cur = v->blk_start = i;
-    do
-        next = i->fn(v, i);
-    while (next == i); /* a string instruction goes on */
+    if (unlikely(codecache_is_spanning(i))) {
+        v->rip = cpu_this_rip(v, i);
+        v->cur = NULL;
+        engine_row(v, codecache_lookup(v)); /* which takes its bytes from the page of the last lookup */
+        next = NULL;
+    } else {
+        do
+            next = i->fn(v, i);
+        while (next == i); /* a string instruction goes on */
+    }
     /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
     bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */
