@@ -1,0 +1,14 @@
+"""Where an ioctl's argument may lie."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_on_the_stack(c_program: Callable[..., Path]) -> None:
+    """It is copied without a system call there, and must still not be read behind the end."""
+    program = c_program("abi/stack.c")
+    result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
