@@ -20,29 +20,38 @@ static pid_t client_pid(const struct client *c)
     return c->pid ? c->pid : getpid();
 }
 
-/* Where this thread's stack ends; 0 when the C library cannot tell. */
-static uintptr_t stack_end(void)
+struct stack {
+    uintptr_t low, end; /* both 0 when the C library cannot tell */
+    bool asked;
+};
+
+static const struct stack *stack_of_thread(void)
 {
-    static __thread uintptr_t end = 1; /* not asked yet */
+    static __thread struct stack stack; /* a thread's, as nothing of a vCPU's may be */
     pthread_attr_t attr;
     void *low;
     size_t bytes;
 
-    if (end != 1)
-        return end;
-    end = 0;
+    if (stack.asked)
+        return &stack;
+    stack.asked = true;
     if (!pthread_getattr_np(pthread_self(), &attr)) {
         if (!pthread_attr_getstack(&attr, &low, &bytes))
-            end = (uintptr_t)low + bytes;
+            stack.low = (uintptr_t)low, stack.end = (uintptr_t)low + bytes;
         pthread_attr_destroy(&attr);
     }
-    return end;
+    return &stack;
 }
 
-/* In the part of this thread's stack that is in use, which is mapped. */
+/* In the part of the stack that is in use, which is mapped. */
 static bool on_stack(const struct client *c, uintptr_t at, size_t n)
 {
-    return !c->pid && at > (uintptr_t)__builtin_frame_address(0) && at < stack_end() && n <= stack_end() - at;
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+
+    if (c->pid || at < here)
+        return false;
+    const struct stack *s = stack_of_thread();
+    return here >= s->low && at < s->end && n <= s->end - at;
 }
 
 int client_read(const struct client *c, void *to, uintptr_t from, size_t n)

@@ -167,12 +167,13 @@ def test_devfs_knows_the_abi_only() -> None:
 
 
 def test_no_thread_local_storage() -> None:
-    """A vCPU is state, not a thread: any thread may enter it."""
+    """A vCPU is state, not a thread: any thread may enter it. But a stack is a thread's."""
     pattern = re.compile(r"\b(__thread|_Thread_local|thread_local|pthread_setspecific)\b")
     assert [
         str(path.relative_to(ROOT))
         for path in _tracked(".c", ".h")
         if {ROOT / "kvm_core", ROOT / "devfs"} & set(path.parents)
+        and path != ROOT / "kvm_core/kvm/client.c"  # where this thread's stack ends
         and pattern.search(re.sub(r"/\*.*?\*/|//[^\n]*", "", path.read_text(), flags=re.S))
     ] == []
 
