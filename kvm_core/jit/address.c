@@ -70,8 +70,7 @@ static uint8_t *put_segment(struct build *b, const struct insn *i, unsigned size
     return beyond;
 }
 
-/* r10: linear -> host address, for `size` bytes. Clobbers flags and r11. */
-static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
+int32_t put_tlb_offset(struct build *b, bool write)
 {
     struct emit *e = &b->e;
     int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
@@ -87,6 +86,15 @@ static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned 
     }
     op_imm(e, false, 4, H_T1, TLB_ENTRIES - 1);
     op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
+    return table;
+}
+
+/* r10: linear -> host address, for `size` bytes. Clobbers flags and r11. */
+static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
+{
+    struct emit *e = &b->e;
+    int32_t table = put_tlb_offset(b, write);
+
     op_imm(e, true, 7, H_T0, (int32_t)(4096 - size));
     struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
     c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
@@ -96,14 +104,19 @@ static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned 
     return c;
 }
 
-struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size)
+struct cold *put_host(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size)
 {
     uint8_t *beyond = NULL;
 
-    put_offset(b, i, H_T0, true);
     if (has_segment(i))
         beyond = put_segment(b, i, size);
     struct cold *c = put_probe(b, n, write, size);
     c->also_from = beyond;
     return c;
+}
+
+struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size)
+{
+    put_offset(b, i, H_T0, true);
+    return put_host(b, n, i, write, size);
 }

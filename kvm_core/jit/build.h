@@ -115,16 +115,27 @@ void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide); 
 /* The host address of `size` bytes at the memory operand into r10. What does not hit interprets instruction n. Clobbers
  * flags and r11. */
 struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size);
+struct cold *put_host(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size); /* of the one in r10 */
+/* r10: linear address -> offset in the page that entry r11 of the TLB is for, 4096 and more when it is in another; -> where
+ * the TLB is. Clobbers flags. */
+int32_t put_tlb_offset(struct build *b, bool write);
 
 /* operand.c. The host address of the operand of instruction n is r10 + *disp. -> what happens when it does not hit, to be
  * told where to go on; NULL: an earlier probe answers for it. */
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
+/* #GP, by the interpreter, if the operand's address has one of these bits. */
+void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask);
 bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp); /* a slot at RSP + disp; true */
 void values_after(const struct build *b, unsigned n, struct values *s);
 
 /* system.c */
 bool lower_system(struct build *b, unsigned n);
 bool lower_divide(struct build *b, unsigned n);
+
+/* string.c */
+bool lower_string(struct build *b, unsigned n);
+bool is_bit_string(const struct encoding *x);
+bool lower_bit_string(struct build *b, unsigned n, const struct encoding *x);
 
 /* vector.c */
 bool lower_vector(struct build *b, unsigned n);

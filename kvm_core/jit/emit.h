@@ -63,6 +63,12 @@ static inline void op_reg(struct emit *e, bool w, unsigned opcode, unsigned reg,
 }
 static inline void load_field(struct emit *e, unsigned reg, int32_t field) { op_mem(e, true, 0x8b, reg, H_BASE, NO_INDEX, 0, field); }
 static inline void store_field(struct emit *e, unsigned reg, int32_t field) { op_mem(e, true, 0x89, reg, H_BASE, NO_INDEX, 0, field); }
+/* test byte [field], mask */
+static inline void test_field(struct emit *e, int32_t field, unsigned mask)
+{
+    op_mem(e, false, 0xf6, 0, H_BASE, NO_INDEX, 0, field);
+    put8(e, mask);
+}
 static inline void move(struct emit *e, unsigned to, unsigned from) { op_reg(e, true, 0x8b, to, from); }
 static inline void lea(struct emit *e, unsigned to, unsigned base, int32_t disp) { op_mem(e, true, 0x8d, to, base, NO_INDEX, 0, disp); }
 static inline void load_imm32(struct emit *e, unsigned reg, uint32_t value)

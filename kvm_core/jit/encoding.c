@@ -154,6 +154,8 @@ void find_roles(const struct encoding *x, struct roles *r)
     } else if ((o & 0xf6) == 0xa4 || o == 0xb0 || o == 0xb1) { /* SHLD, SHRD, CMPXCHG */
         r->reg_write = false;
         r->reg8 = r->rm8 = o == 0xb0;
+    } else if (o == 0xc7) { /* CMPXCHG8B, CMPXCHG16B */
+        r->reg_is_digit = true;
     } else if (o == 0xba) {
         r->reg_is_digit = true;
         r->rm_write = (x->modrm >> 3 & 7) != 4;

@@ -44,12 +44,17 @@ int host_of(unsigned guest)
 
 /* ---- the instruction ------------------------------------------------------------------------------------ */
 
+/* CMPXCHG8B, CMPXCHG16B */
+static bool is_cmpxchg_pair(const struct encoding *x) { return x->map == 1 && x->opcode == 0xc7; }
+
 uint8_t operand_size(const struct encoding *x, const struct insn *i)
 {
     if (x->map == 1 && (x->opcode & 0xf6) == 0xb6)
         return x->opcode & 1 ? 2 : 1;
     if (x->map == 0 && x->opcode == 0x63)
         return 4;
+    if (is_cmpxchg_pair(x))
+        return x->rex & 8 ? 16 : 8;
     return i->size;
 }
 
@@ -58,7 +63,7 @@ bool operand_is_written(const struct op *op, const struct encoding *x)
     uint8_t form = op->row->form;
 
     return op->row->how != LOWER_LOAD && (form == FORM_M || form == FORM_MR || form == FORM_MI || form == FORM_MRI ||
-                                          form == FORM_MRR || (x->opcode & ~1u) == 0x86);
+                                          form == FORM_MRR || (x->opcode & ~1u) == 0x86 || is_cmpxchg_pair(x));
 }
 
 static void put_head(struct emit *e, const struct encoding *x, unsigned reg, unsigned index, unsigned base, bool byte)
@@ -103,11 +108,13 @@ static bool lower_memory(struct build *b, unsigned n)
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     if (!can_address(i) || x.map == 3 || (!r.reg_is_digit && is_high(&x, r.reg8, reg)))
         return false;
-    if (x.map == 1 && (x.opcode == 0xa3 || x.opcode == 0xab || x.opcode == 0xb3 || x.opcode == 0xbb))
-        return false; /* a bit string */
+    if (is_bit_string(&x))
+        return lower_bit_string(b, n, &x);
     struct operand a = {.at = *i, .write = operand_is_written(op, &x), .size = operand_size(&x, i)};
     flags_keep(b, op);
     struct cold *c = put_operand(b, n, &a, &disp);
+    if (a.size == 16)
+        put_aligned(b, n, disp, 15);
     if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
         flags_want(b);
     if (r.reg_is_digit) {
@@ -136,8 +143,8 @@ static bool directly(const struct encoding *x, const struct roles *r, unsigned s
 {
     if (x->map == 0 && (x->opcode & ~1u) == 0x86)
         return false; /* XCHG would lock */
-    if (x->map == 1 && (x->opcode == 0xa3 || x->opcode == 0xab || x->opcode == 0xb3 || x->opcode == 0xbb))
-        return false; /* a bit string */
+    if (is_bit_string(x))
+        return false;
     if (x->map == 2 || (x->map == 1 && (x->opcode & ~1u) == 0xc0))
         return false; /* XADD stores both */
     return !r->rm_write || size != 4;
@@ -277,6 +284,7 @@ bool lower(struct build *b, unsigned n)
         return x.modrm >= 0xc0 ? lower_registers(b, n) : lower_memory(b, n);
     case LOWER_DIVIDE: return lower_divide(b, n);
     case LOWER_SYSTEM: return lower_system(b, n);
+    case LOWER_STRING: return lower_string(b, n);
     default: return lower_flow(b, n);
     }
 }

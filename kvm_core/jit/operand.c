@@ -37,8 +37,8 @@ static unsigned written_by_encoding(const struct build *b, const struct op *op)
         mask |= REG_BIT(reg) | (r.reg8 ? REG_BIT(reg & 3) : 0); /* AH is RAX */
     if (x.modrm >= 0xc0)
         mask |= REG_BIT(rm) | (r.rm8 ? REG_BIT(rm & 3) : 0);
-    if ((x.map == 0 && (x.opcode & ~1u) == 0xf6) || (x.map == 1 && (x.opcode & ~1u) == 0xb0))
-        mask |= REG_BIT(RAX) | REG_BIT(RDX); /* MUL, CMPXCHG */
+    if ((x.map == 0 && (x.opcode & ~1u) == 0xf6) || (x.map == 1 && ((x.opcode & ~1u) == 0xb0 || x.opcode == 0xc7)))
+        mask |= REG_BIT(RAX) | REG_BIT(RDX); /* MUL, CMPXCHG, CMPXCHG16B */
     if (x.map == 0 && (x.opcode == 0x88 || x.opcode == 0x89 || (x.opcode < 0x40 && !(x.opcode & 2)) || x.opcode >> 1 == 0x42) &&
         x.modrm < 0xc0)
         mask = 0; /* the register is only stored */
@@ -253,4 +253,13 @@ struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, i
     h.cold = (uint16_t)(c - b->cold);
     b->held = h;
     return c;
+}
+
+/* A host address is aligned as the guest's. */
+void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask)
+{
+    lea(&b->e, H_T1, H_T0, disp);
+    put8(&b->e, 0x41), put8(&b->e, 0xf6), put8(&b->e, 0xc3), put8(&b->e, mask); /* test r11b, mask */
+    cold_add(b, COLD_INTERPRET, put_jump(&b->e, CC_JNE), n);
+    b->flags &= (uint8_t)~FLAGS_IN_HOST;
 }

@@ -1,7 +1,9 @@
 /* Renders the privileged instructions that kernels use all the time, and divisions: C only where something is unusual. */
 #include "jit/build.h"
 
+#include "cpu/cpuid.h"
 #include "cpu/sem/common.h"
+#include "cpu/tsc.h"
 #include "gen/handlers.h"
 
 /* op dword [field], imm32: AND 4, OR 1 */
@@ -56,10 +58,7 @@ static bool lower_smap(struct build *b, unsigned n, bool set)
     if (!(b->v->cr4 & CR4_SMAP) || !b->block)
         return false;
     clobber_flags(b, n);
-    put_rex(e, false, 0, 0, H_BASE, false); /* test byte [cr4 + 2], SMAP */
-    put8(e, 0xf6);
-    put_mem(e, 0, H_BASE, NO_INDEX, 0, FIELD(cr4) + 2);
-    put8(e, CR4_SMAP >> 16);
+    test_field(e, FIELD(cr4) + 2, CR4_SMAP >> 16);
     cold_add(b, COLD_INTERPRET, put_jump(e, CC_JE), n);
     put_field_imm(e, set ? 1 : 4, FIELD(eflags), set ? FL_AC : ~(uint32_t)FL_AC);
     put_kind(b, set ? TLB_SUPER : TLB_SUPER_SMAP);
@@ -106,6 +105,38 @@ static bool lower_pushf(struct build *b, unsigned n)
     return true;
 }
 
+/* While lockstep holds the guest's clock, C says what it shows. */
+static bool lower_rdtsc(struct build *b, unsigned n)
+{
+    const struct insn *i = b->op[n].i;
+    struct emit *e = &b->e;
+    unsigned first = b->colds;
+
+    if (!host_tsc_invariant() || (i->fn == op_rdtscp && !cpu_has(b->v, FEAT_RDTSCP)))
+        return false;
+    clobber_flags(b, n);
+    if (b->kind == TLB_USER) {
+        test_field(e, FIELD(cr4), CR4_TSD);
+        cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
+    }
+    op_mem(e, true, 0x83, 7, H_BASE, NO_INDEX, 0, FIELD(frozen_tsc)); /* cmp qword [frozen_tsc], 0 */
+    put8(e, 0);
+    cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
+    if (i->fn == op_rdtscp)
+        put8(e, 0x0f), put8(e, 0xae), put8(e, 0xe8);          /* lfence */
+    put8(e, 0x0f), put8(e, 0x31);                             /* rdtsc */
+    put8(e, 0x48), put8(e, 0xc1), put8(e, 0xe2), put8(e, 32); /* shl rdx, 32 */
+    op_reg(e, true, 0x03, H_RDX, H_RAX);
+    op_mem(e, true, 0x03, H_RDX, H_BASE, NO_INDEX, 0, FIELD(tsc_offset));
+    op_reg(e, false, 0x8b, H_RAX, H_RDX);
+    put8(e, 0x48), put8(e, 0xc1), put8(e, 0xea), put8(e, 32); /* shr rdx, 32 */
+    if (i->fn == op_rdtscp)
+        op_mem(e, false, 0x8b, H_RCX, H_BASE, NO_INDEX, 0, FIELD(tsc_aux));
+    for (; first < b->colds; first++)
+        cold_join(b, &b->cold[first]);
+    return true;
+}
+
 /* -> false: by the interpreter. What is none of these is not touched. */
 bool lower_system(struct build *b, unsigned n)
 {
@@ -113,6 +144,8 @@ bool lower_system(struct build *b, unsigned n)
 
     if (i->fn == op_pushfq || i->fn == op_pushfd)
         return lower_pushf(b, n);
+    if (i->fn == op_rdtsc || i->fn == op_rdtscp)
+        return lower_rdtsc(b, n);
     if (b->kind == TLB_USER)
         return false;
     if (i->fn == op_sti)

@@ -237,10 +237,7 @@ static void want_vectors(struct build *b, unsigned n, unsigned need)
         return;
     flags_keep(b, &b->op[n]);
     uint8_t *retry = e->p;
-    put_rex(e, false, 0, 0, H_BASE, false); /* test byte [run.lack], need */
-    put8(e, 0xf6);
-    put_mem(e, 0, H_BASE, NO_INDEX, 0, FIELD(run.lack));
-    put8(e, need);
+    test_field(e, FIELD(run.lack), need);
     struct cold *c = cold_add(b, COLD_VECTORS, put_jump(e, CC_JNE), n);
     c->join = retry;
     c->executed |= need << 16;
@@ -271,12 +268,8 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
         struct operand a = {.at = *o->i, .write = op->mem_action & OPND_WRITE, .size = op->mem_bytes};
         flags_keep(b, o);
         c = put_operand(b, n, &a, &disp);
-        if (op->align_mask) { /* a host address is aligned as the guest's. It raises #GP, and does not come back */
-            lea(e, H_T1, H_T0, disp);
-            put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc3), put8(e, op->align_mask); /* test r11b, mask */
-            cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
-            b->flags &= (uint8_t)~FLAGS_IN_HOST;
-        }
+        if (op->align_mask)
+            put_aligned(b, n, disp, op->align_mask);
     }
     if (o->effect == FLAGS_PART || o->effect == FLAGS_READ)
         flags_want(b);

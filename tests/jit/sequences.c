@@ -127,11 +127,12 @@ static void put_atomic(void)
     unsigned size = any_size(), wide = size > 1;
     bool lock = chance(40);
 
-    switch (below(4)) {
+    switch (below(6)) {
     case 0: put_modrm(1, 0xc0 | wide, any_scratch(), size, false, lock); break;
     case 1: put_modrm(1, 0xb0 | wide, any_scratch(), size, false, lock); break;
     case 2: put_modrm(0, 0x86 | wide, any_scratch(), size, false, false); break;
-    default: put_modrm(1, bit[below(4)], any_scratch(), wide ? size : 4, true, false);
+    case 3: put_modrm(1, 0xc7, 1, bits == 64 && chance(70) ? 8 : 4, false, true); break; /* CMPXCHG8B, CMPXCHG16B */
+    default: put_modrm(1, bit[below(4)], any_scratch(), wide ? size : 4, chance(40), lock && chance(50));
     }
 }
 
@@ -210,6 +211,42 @@ static void put_stack(void)
     case 6: put(chance(20) ? 0xc9 : 0x90); break; /* LEAVE */
     default: put(0x9c); /* PUSHF */
     }
+}
+
+/* MOV: copies a pointer. */
+static void put_pointer(unsigned to)
+{
+    unsigned from = any_pointer();
+
+    if (bits == 64)
+        put(0x48 | (from & 8) >> 1);
+    put(0x89), put(0xc0 | (from & 7) << 3 | to);
+}
+
+static void put_string(void)
+{
+    static const uint8_t ops[] = {0xa4, 0xa4, 0xaa, 0xaa, 0xac, 0xa6, 0xae};
+    unsigned size = any_size();
+    bool down = chance(8);
+
+    put_pointer(RDI);
+    if (chance(70)) { /* mov ecx, imm32 */
+        put(0xb9);
+        put_bytes(chance(95) ? below(chance(90) ? 40 : 1500) : random32(), 4);
+    }
+    if (down)
+        put(0xfd); /* STD */
+    if (chance(10))
+        put(chance(50) ? 0x64 : 0x65);
+    if (size == 2)
+        put(0x66);
+    if (chance(75))
+        put(chance(85) ? 0xf3 : 0xf2);
+    if (size == 8)
+        put(0x48);
+    put(ops[below(sizeof(ops))] | (size > 1));
+    if (down)
+        put(0xfc);
 }
 
 static void put_vector(void)
@@ -296,8 +333,10 @@ static void put_random(void)
         put_atomic();
     else if (what < 68)
         put_move();
-    else if (what < 78)
+    else if (what < 76)
         put_stack();
+    else if (what < 80)
+        put_string();
     else if (what < 90)
         put_vector();
     else
