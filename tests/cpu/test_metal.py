@@ -6,6 +6,7 @@ each case ('.' done, else the exception) and a checksum of the frames.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -298,6 +299,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: build(out, name, *how) for name, how in IMAGES.items()}
 
 
+@functools.cache
 def tcg(image: Path, model: str, *, ends: bool = True) -> list[str]:
     """Return the dump under QEMU TCG. ends: by the debug exit, and not by a triple fault."""
     log = image.with_suffix(f".{model}.txt")
@@ -334,20 +336,26 @@ def unexplained(theirs: list[str], ours: list[str], rules: list[Explained]) -> l
     return bad
 
 
+# The interpreter; the translator, which interprets what is cold; the translator alone.
+ENGINES = ["emulate", "translate", "at-once"]
+
+
 def on_kvm(
-    runner: Path, image: Path, *args: str, lockstep: bool = False
+    runner: Path, image: Path, *args: str, engine: str = "translate", lockstep: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Return the dump by a KVM: runner.c says which one `args` mean."""
+    env = {**os.environ, "KVMISH_ENGINE": "emulate" if engine == "emulate" else "translate"}
     return subprocess.run(
-        [runner, image, *args],
+        [runner, image, *args, *(["at-once"] if engine == "at-once" else [])],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
-        env={**os.environ, "KVMISH_LOCKSTEP": "1"} if lockstep else None,
+        env=env | ({"KVMISH_LOCKSTEP": "1"} if lockstep else {}),
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("name", "vendor", "model"),
     [
@@ -371,9 +379,14 @@ def on_kvm(
     ],
 )
 def test_same_state_as_tcg(
-    images: dict[str, Path], c_program: Callable[..., Path], name: str, vendor: str, model: str
+    images: dict[str, Path],
+    c_program: Callable[..., Path],
+    name: str,
+    vendor: str,
+    model: str,
+    engine: str,
 ) -> None:
-    done = on_kvm(c_program("cpu/metal/runner.c"), images[name], vendor)
+    done = on_kvm(c_program("cpu/metal/runner.c"), images[name], vendor, engine=engine)
     assert done.returncode == 0, done.stderr
     theirs, ours = tcg(images[name], model), done.stdout.splitlines()
     assert len(theirs) == len(ours) > 50
@@ -386,15 +399,18 @@ def test_same_state_as_tcg(
     assert not missing, "\n".join(missing)
 
 
+@pytest.mark.parametrize("engine", ["emulate", "at-once"])
 @pytest.mark.parametrize(
     ("bits", "how"), [(bits, how) for bits, kinds in SHUTDOWNS.items() for how in kinds]
 )
-def test_shutdown(tmp_path: Path, c_program: Callable[..., Path], bits: str, how: str) -> None:
+def test_shutdown(
+    tmp_path: Path, c_program: Callable[..., Path], bits: str, how: str, engine: str
+) -> None:
     """A triple fault is KVM_EXIT_SHUTDOWN, and what is less is not; under TCG likewise."""
     flags, sources = _SHUTDOWN[bits]
     image = build(tmp_path, how, f"{flags} -DHOW={how}", sources)
     goes_on = SHUTDOWNS[bits][how]
-    done = on_kvm(c_program("cpu/metal/runner.c"), image, "intel")
+    done = on_kvm(c_program("cpu/metal/runner.c"), image, "intel", engine=engine)
     ours = done.stdout.splitlines()
     assert done.returncode == (0 if goes_on else 3), done.stderr
     assert ours[0] == "before"
@@ -449,16 +465,18 @@ def _contexts() -> list[str]:
     return [*told, "contexts off . 0000"]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("vendor", ["intel", "amd"])
 def test_process_contexts(
-    images: dict[str, Path], c_program: Callable[..., Path], vendor: str
+    images: dict[str, Path], c_program: Callable[..., Path], vendor: str, engine: str
 ) -> None:
-    done = on_kvm(c_program("cpu/metal/runner.c"), images["contexts64"], vendor)
+    done = on_kvm(c_program("cpu/metal/runner.c"), images["contexts64"], vendor, engine=engine)
     assert done.returncode == 0, done.stderr
     told = [re.sub(r" [0-9a-f]{8}$", "", line) for line in done.stdout.splitlines()]
     assert told == [*_contexts(), "end"]
 
 
+@pytest.mark.parametrize("engine", ["emulate", "translate"])
 @pytest.mark.parametrize(
     "name",
     [
@@ -473,11 +491,11 @@ def test_process_contexts(
     ],
 )
 def test_fast_path_in_lockstep_with_the_careful_path(
-    images: dict[str, Path], c_program: Callable[..., Path], name: str
+    images: dict[str, Path], c_program: Callable[..., Path], name: str, engine: str
 ) -> None:
     runner = c_program("cpu/metal/runner.c")
-    alone = on_kvm(runner, images[name], "intel")
-    both = on_kvm(runner, images[name], "intel", lockstep=True)
+    alone = on_kvm(runner, images[name], "intel", engine=engine)
+    both = on_kvm(runner, images[name], "intel", engine=engine, lockstep=True)
     assert both.returncode == 0, both.stderr
     assert both.stderr == ""
     assert both.stdout == alone.stdout

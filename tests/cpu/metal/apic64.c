@@ -32,13 +32,19 @@ SNIPPET(just_iret, "iretq");
 
 static const char *base;
 static unsigned nmis; /* still to be sent from the handler */
+static uint64_t nmi_rip; /* where the first came, soon after it was sent; the others come there too */
 
 static void log_trap(struct frame *f)
 {
     put_char(' ');
     put_hex(f->vector, 2);
     put_char('@');
-    put_hex(f->rip - (uint64_t)base, 2);
+    if (f->vector != 2) {
+        put_hex(f->rip - (uint64_t)base, 2);
+    } else {
+        put(!nmi_rip || f->rip == nmi_rip ? "same" : "other");
+        nmi_rip = f->rip;
+    }
     sum(f->rflags & 0x3e7700);
     if (f->vector >= 0x20) {
         put_char('/');
@@ -113,6 +119,7 @@ static void nmi(void)
     put("nmi\n");
     for (unsigned more = 0; more < 3; more++) {
         nmis = more;
+        nmi_rip = 0;
         *reg(ICR_HIGH) = *reg(ID);
         send(NMI);
         go("from the handler", s_nops, 0, 0);

@@ -1,6 +1,7 @@
 /* Runs a ROM image on a KVM: RAM, the ROM, the debug port 0xe9 on stdout, exit by port 0xf4.
  *
- * runner IMAGE [amd|intel] [/dev/kvm]: without a path the KVM is ours, in this process. The vendor is the guest's CPUID's.
+ * runner IMAGE [amd|intel] [/dev/kvm | at-once]: without a path the KVM is ours, in this process. The vendor is the guest's
+ * CPUID's. at-once: all code is translated the first time, with exact flags.
  * Exit status 0 after the image's own exit, 3 after a shutdown (triple fault), 1 after anything unexpected.
  */
 #include <errno.h>
@@ -13,10 +14,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "jit/translate.h"
 #include "kvm/door.h"
+#include "kvm/files.h"
 
-enum { ROM_BYTES = 65536, RAM_BYTES = 16 << 20, CPUID_MAX = 256,
-       MAXPHYADDR = 40 /* as QEMU TCG has it */ };
+enum { ROM_BYTES = 65536, RAM_BYTES = 16 << 20, MAXPHYADDR = 40 /* as QEMU TCG has it */ };
 #define ROM_GPA (0x100000000ull - ROM_BYTES)
 
 static bool real; /* the host's */
@@ -76,6 +78,14 @@ static void *pages(size_t bytes)
     return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 }
 
+static void translate_all(int vcpu)
+{
+    struct file *file = file_get(vcpu);
+
+    translate_at_once(&((struct kvm_vcpu *)file->object)->cpu, true);
+    file_put(file);
+}
+
 static int serve(int vcpu, struct kvm_run *run)
 {
     for (;;) {
@@ -121,7 +131,8 @@ int main(int argc, char **argv)
     if (image < 0 || read(image, rom, ROM_BYTES) != ROM_BYTES)
         return 2;
     memcpy(ram + (1 << 20) - ROM_BYTES, rom, ROM_BYTES); /* the top of the first MiB, as on a PC */
-    real = argc > 3;
+    bool at_once = argc > 3 && !strcmp(argv[3], "at-once");
+    real = argc > 3 && !at_once;
     sys = real ? open(argv[3], O_RDWR | O_CLOEXEC) : kvmish_open();
     if (sys < 0)
         return 2;
@@ -136,5 +147,7 @@ int main(int argc, char **argv)
     if (run == MAP_FAILED)
         return 2;
     set_cpuid(sys, vcpu, argc > 2 ? argv[2] : NULL);
+    if (at_once)
+        translate_all(vcpu);
     return serve(vcpu, run);
 }
