@@ -36,5 +36,9 @@ const char *engine_chosen_name(void)
 
 int engine_prepare(const struct engine *engine, struct vcpu *v)
 {
-    return engine == &engine_translate ? translate_create(v) : 0;
+    int err = engine == &engine_translate ? translate_create(v) : 0;
+
+    if (!err && engine == &engine_translate && getenv("KVMISH_TRANSLATE_AT_ONCE"))
+        translate_at_once(v, false);
+    return err;
 }

@@ -1,14 +1,15 @@
 """Several vCPUs on one memory: LOCK in every position, code that one writes and others execute.
 
-Each guest is a real-mode program that all vCPUs start at the same address with their number in BX;
-what it leaves in memory is compared with what an x86 must leave. Operand positions: within a line,
-across a line, across a page (there the host has no instruction to borrow).
+Each guest is a program that all vCPUs start at the same address with their number in EBX, in real,
+32-bit or 64-bit mode; what it leaves in memory is compared with what an x86 must leave. Operand
+positions: within a line, across a line, across a page (there the host has no instruction for it).
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,23 +17,37 @@ from pathlib import Path
 
 import pytest
 
-from kvm_core import exits
+from kvm_core import abi, exits
 from kvm_core.api import Kvm, Vcpu
 from kvm_core.door import DirectDoor
+from tests import engines
 
-CODE, RAM_BYTES = 0x1000, 0x10000
+CODE, TABLES, RAM_BYTES = 0x1000, 0xB000, 0x10000
 POSITIONS = {"line": 0x7100, "two lines": 0x703E, "two pages": 0x6FFE}
 DEADLINE_S = 60
 
 
-def assemble(source: str, directory: Path) -> bytes:
-    """Return 16-bit code for CODE."""
+def assemble(source: str, bits: int, directory: Path) -> bytes:
+    """Return code for CODE. {ax}: a register of an address's size; {imm}: where MOV's number is."""
+    names = {"{ax}": {16: "ax", 32: "eax", 64: "rax"}[bits], "{imm}": "2" if bits == 16 else "1"}
+    for name, value in names.items():
+        source = source.replace(name, value)
     (directory / "g.s").write_text(
-        f".intel_syntax noprefix\n.code16\n.globl _start\n_start:\n{source}\n"
+        f".intel_syntax noprefix\n.code{bits}\n.globl _start\n_start:\n{source}\n"
     )
+    wide = bits == 64
     for command in (
-        ["as", "--32", "-o", "g.o", "g.s"],
-        ["ld", "-m", "elf_i386", "-Ttext", hex(CODE), "-e", "_start", "-o", "g.elf", "g.o"],
+        ["as", "--64" if wide else "--32", "-o", "g.o", "g.s"],
+        [
+            "ld",
+            "-m",
+            "elf_x86_64" if wide else "elf_i386",
+            "-Ttext",
+            hex(CODE),
+            "-o",
+            "g.elf",
+            "g.o",
+        ],
         ["objcopy", "-O", "binary", "-j", ".text", "g.elf", "g.bin"],
     ):
         subprocess.run(command, cwd=directory, check=True)
@@ -40,24 +55,41 @@ def assemble(source: str, directory: Path) -> bytes:
 
 
 class Machine:
-    """A VM without devices, 64 KiB of RAM and some vCPUs in real mode."""
+    """A VM without devices, 64 KiB of RAM and some vCPUs, which run code of so many bits."""
 
-    def __init__(self, vcpus: int) -> None:
+    def __init__(self, vcpus: int, bits: int) -> None:
+        self.bits = bits
         self.kvm = Kvm(DirectDoor())
         self.vm = self.kvm.create_vm()
         self.ram = mmap.mmap(-1, RAM_BYTES)
         self._pin = (ctypes.c_char * RAM_BYTES).from_buffer(self.ram)
         self.vm.set_user_memory_region(0, 0, RAM_BYTES, ctypes.addressof(self._pin))
+        for level, entry in enumerate((TABLES + 0x1003, TABLES + 0x2003, 0x83)):
+            struct.pack_into("<Q", self.ram, TABLES + 0x1000 * level, entry)
         self.vcpus = [self.vm.create_vcpu(n) for n in range(vcpus)]
 
     def start(self, vcpu: Vcpu) -> None:
         """Put a vCPU at the program's start."""
+        vcpu.set_cpuid2(self.kvm.get_supported_cpuid())
         sregs = vcpu.get_sregs()
-        sregs.cs.selector = sregs.cs.base = 0
+        if self.bits == 16:
+            sregs.cs.selector = sregs.cs.base = 0
+        else:
+            flat = {"base": 0, "limit": 0xFFFFFFFF, "present": 1, "s": 1, "g": 1}
+            wide = self.bits == 64
+            sregs.cs = abi.KvmSegment(selector=8, type=11, l=wide, db=not wide, **flat)
+            for name in ("ds", "es", "fs", "gs", "ss"):
+                setattr(sregs, name, abi.KvmSegment(selector=16, type=3, db=1, **flat))
+            sregs.cr0, sregs.cr3, sregs.cr4 = 0x80000011 if wide else 0x11, TABLES, 0x20
+            sregs.efer = 0x500 if wide else 0
         vcpu.set_sregs(sregs)
         regs = vcpu.get_regs()
-        regs.rip, regs.rflags, regs.rbx, regs.rsp = CODE, 2, vcpu.id, 0x9000 + 0x400 * vcpu.id
+        regs.rip, regs.rflags, regs.rbx, regs.rsp = CODE, 2, vcpu.id, 0x9400 + 0x400 * vcpu.id
         vcpu.set_regs(regs)
+
+    def assemble(self, source: str, directory: Path) -> bytes:
+        """Return the program for this machine's mode."""
+        return assemble(source, self.bits, directory)
 
     def run(self, code: bytes) -> list[exits.VcpuExit]:
         """Run the program on all vCPUs at once; -> how each ended."""
@@ -93,10 +125,22 @@ class Machine:
         self.kvm.close()
 
 
-@pytest.fixture(params=[2, 4], ids=["2 vCPUs", "4 vCPUs"])
-def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+@pytest.fixture(
+    params=[
+        ("emulate", 16, 2),
+        ("emulate", 16, 4),
+        ("emulate", 64, 2),
+        ("translate at once", 32, 2),
+        ("translate at once", 64, 2),
+        ("translate at once", 64, 4),
+    ],
+    ids=lambda param: "{}, {} bits, {} vCPUs".format(*param),
+)
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """A fresh machine."""
-    one = Machine(request.param)
+    way, bits, vcpus = request.param
+    engines.choose(way, monkeypatch)
+    one = Machine(vcpus, bits)
     yield one
     one.close()
 
@@ -122,7 +166,7 @@ def test_counter(machine: Machine, work: str, position: str, tmp_path: Path) -> 
     at = POSITIONS[position]
     body = WORK[work].format(at=hex(at))
     ends = machine.run(
-        assemble(f"mov ecx, {rounds}\n1:\n{body}\n dec ecx\n jnz 1b\n hlt", tmp_path)
+        machine.assemble(f"mov ecx, {rounds}\n1:\n{body}\n dec ecx\n jnz 1b\n hlt", tmp_path)
     )
     assert all(isinstance(end, exits.Hlt) for end in ends)
     assert machine.word(at) == rounds * len(machine.vcpus)
@@ -147,7 +191,7 @@ def test_cmpxchg8b_across_pages(machine: Machine, tmp_path: Path) -> None:
         jnz 1b
         hlt
     """
-    ends = machine.run(assemble(program, tmp_path))
+    ends = machine.run(machine.assemble(program, tmp_path))
     assert all(isinstance(end, exits.Hlt) for end in ends)
     assert machine.word(at, 8) == 0xFFFF_FFFF - 500 + rounds * len(machine.vcpus)
 
@@ -161,7 +205,7 @@ def test_cross_modifying_code(machine: Machine, tmp_path: Path) -> None:
         test bx, bx
         jnz reader
         mov ecx, 1
-    1:  mov [patch + 2], ecx            # the immediate
+    1:  mov [patch + {{imm}}], ecx           # the immediate
         mov [0x7000], ecx               # may be executed
         mov esi, 1
     2:  pause
@@ -196,7 +240,7 @@ def test_cross_modifying_code(machine: Machine, tmp_path: Path) -> None:
         mov eax, 0x12345678
         ret
     """
-    ends = machine.run(assemble(program, tmp_path))
+    ends = machine.run(machine.assemble(program, tmp_path))
     assert [type(end).__name__ for end in ends] == ["Hlt"] * len(ends)
 
 
@@ -212,7 +256,7 @@ def test_data_beside_code(machine: Machine, tmp_path: Path) -> None:
         .align 4
     counter: .long 0
     """
-    code = assemble(program, tmp_path)
+    code = machine.assemble(program, tmp_path)
     ends = machine.run(code)
     assert all(isinstance(end, exits.Hlt) for end in ends)
     assert machine.word(CODE + len(code) - 4) == rounds * len(machine.vcpus)
@@ -225,10 +269,9 @@ def test_each_patches_the_other(machine: Machine, tmp_path: Path) -> None:
         movzx edi, bx
         shl edi, 4
         mov ecx, 1
-    1:  mov [edi + own + 2], ecx
-        mov ax, di
-        add ax, offset own
-        call ax
+    1:  mov [edi + own + {{imm}}], ecx
+        lea eax, [edi + own]
+        call {{ax}}
         cmp eax, ecx
         jne 2f
         inc ecx
@@ -244,7 +287,7 @@ def test_each_patches_the_other(machine: Machine, tmp_path: Path) -> None:
         .balign 16, 0x90
         .endr
     """
-    ends = machine.run(assemble(program, tmp_path))
+    ends = machine.run(machine.assemble(program, tmp_path))
     assert [type(end).__name__ for end in ends] == ["Hlt"] * len(ends)
 
 
@@ -272,5 +315,5 @@ def test_total_store_order(machine: Machine, tmp_path: Path) -> None:
         hlt
     2:  ud2
     """
-    ends = machine.run(assemble(program, tmp_path))
+    ends = machine.run(machine.assemble(program, tmp_path))
     assert [type(end).__name__ for end in ends] == ["Hlt"] * len(ends)
