@@ -18,8 +18,8 @@ CORE_SRC  := $(sort $(shell find $(wildcard $(CORE_DIRS:%=kvm_core/%)) -name '*.
 SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
 CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 # The device file: the process of one VM, and what the broker's FUSE mount calls.
-WORKER_SRC := $(addprefix devfs/,worker.c session.c objects.c opener.c call.c memory.c link.c packet.c confine.c watch.c \
-              hand.c hold.c adopt.c trace.c)
+WORKER_SRC := $(addprefix devfs/,worker.c session.c readers.c objects.c opener.c call.c memory.c mapping.c link.c packet.c \
+              confine.c watch.c signals.c hand.c hold.c adopt.c mapped.c trace.c)
 BROKER_SRC := $(addprefix devfs/,slots.c pool.c packet.c)
 WORKER_OBJ := $(WORKER_SRC:%.c=$(BUILD)/obj/%.o)
 BROKER_OBJ := $(BROKER_SRC:%.c=$(BUILD)/obj/%.o)

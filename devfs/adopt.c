@@ -1,29 +1,32 @@
 /* Guest memory of a client elsewhere: which files its pages are in, and private memory turned into a file's.
  *
- * A shared mapping is opened through /proc/PID/map_files. Private memory is in no file: it is copied into a memfd, which
- * then takes its place in the client, while no thread of the client's runs.
+ * A shared mapping has a file, which is opened (mapped.c). Private memory is in no file: it is copied into a memfd, which then takes its
+ * place in the client, while no thread of the client's runs. So is shared memory whose file nobody can open.
  */
+#include "devfs/adopt.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-#include "devfs/hand.h"
 
 enum { PAGE = 4096, RUN_PAGES = 2048, MAPS_FIELDS = 7 };
 
 struct vma {
-    uintptr_t start, end; /* of the whole mapping */
+    struct mapped m; /* the whole mapping */
     int prot;
-    bool shared, file, special;
+    bool shared, special;
     uint64_t offset;
 };
 
-static bool parse(const char *line, struct vma *v)
+/* v->m.name is inside line. */
+static bool parse(char *line, struct vma *v)
 {
     unsigned long start, end, inode;
     unsigned long long offset;
@@ -34,7 +37,8 @@ static bool parse(const char *line, struct vma *v)
     if (sscanf(line, "%lx-%lx %4s %llx %x:%x %lu %n", &start, &end, perms, &offset, &major, &minor, &inode, &name) !=
         MAPS_FIELDS)
         return false;
-    *v = (struct vma){.start = start, .end = end, .offset = offset, .shared = perms[3] == 's', .file = inode != 0};
+    *v = (struct vma){.m = {start, end, makedev(major, minor), inode, perms[1] == 'w', line + name}, .offset = offset,
+                      .shared = perms[3] == 's'};
     v->prot = (perms[0] == 'r' ? PROT_READ : 0) | (perms[1] == 'w' ? PROT_WRITE : 0) | (perms[2] == 'x' ? PROT_EXEC : 0);
     v->special = !strncmp(line + name, "[v", 2); /* vdso, vvar, vsyscall */
     return true;
@@ -54,9 +58,10 @@ static int each_vma(pid_t tgid, uintptr_t addr, size_t bytes, int (*each)(void *
         return -errno;
     while (!err && getline(&line, &room, f) > 0) {
         struct vma v;
-        if (!parse(line, &v) || v.end <= addr)
+        line[strcspn(line, "\n")] = 0;
+        if (!parse(line, &v) || v.m.end <= addr)
             continue;
-        if (v.start >= addr + bytes)
+        if (v.m.start >= addr + bytes)
             break;
         err = each(owner, &v);
     }
@@ -65,18 +70,54 @@ static int each_vma(pid_t tgid, uintptr_t addr, size_t bytes, int (*each)(void *
     return err;
 }
 
-/* ---- private memory ------------------------------------------------------------------------------------------------ */
+struct work {
+    pid_t tgid;
+    uintptr_t addr;
+    size_t bytes;
+    int file;
+    const struct adopt_ops *ops;
+    struct vma *moves; /* collected first: the list changes while we work on it */
+    unsigned count;
+};
 
-static bool is_private(const struct vma *v)
+/* The part of a mapping that lies in what is adopted; where it is in `file` when it is moved there. */
+static struct area part_of(const struct work *w, const struct vma *v)
 {
-    return !v->shared && !v->special && v->prot;
+    uintptr_t from = v->m.start > w->addr ? v->m.start : w->addr;
+    uintptr_t to = v->m.end < w->addr + w->bytes ? v->m.end : w->addr + w->bytes;
+
+    return (struct area){.at = from - w->addr, .bytes = to - from, .offset = from - w->addr, .prot = v->prot};
 }
 
-static int find_private(void *owner, const struct vma *v)
+/* The file of a shared mapping; -ENXIO: there is no way to it. */
+static int open_file(const struct work *w, const struct vma *v)
 {
-    *(bool *)owner |= is_private(v);
-    return 0;
+    struct stat st;
+    int fd = -ENOENT;
+
+    if (w->file >= 0 && !fstat(w->file, &st) && st.st_dev == v->m.dev && st.st_ino == v->m.ino)
+        fd = fcntl(w->file, F_DUPFD_CLOEXEC, 0);
+    else if (w->ops->known)
+        fd = w->ops->known(w->ops->owner, v->m.dev, v->m.ino);
+    return fd == -ENOENT ? mapped_open(w->tgid, &v->m) : fd;
 }
+
+/* Is it in no file that we can share? */
+static bool must_move(const struct work *w, const struct vma *v)
+{
+    int fd;
+
+    if (v->special || !v->prot)
+        return false;
+    if (!v->shared)
+        return true;
+    fd = open_file(w, v);
+    if (fd >= 0)
+        close(fd);
+    return fd == -ENXIO;
+}
+
+/* ---- memory that is moved ------------------------------------------------------------------------------------------- */
 
 static void read_run(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes)
 {
@@ -112,7 +153,7 @@ static int copy_pages(pid_t tgid, const struct vma *v, uintptr_t addr, size_t by
         }
         for (size_t i = 0; i < pages;) {
             size_t run = 0;
-            while (i + run < pages && (v->file || entry[i + run] >> 62))
+            while (i + run < pages && (v->m.ino || entry[i + run] >> 62))
                 run++;
             if (run)
                 read_run(tgid, addr + at + i * PAGE, to + at + i * PAGE, run * PAGE);
@@ -124,106 +165,73 @@ static int copy_pages(pid_t tgid, const struct vma *v, uintptr_t addr, size_t by
     return 0;
 }
 
-static int convert(pid_t tgid, const struct vma *v, uintptr_t addr, size_t bytes, const struct adopt_ops *ops)
+static int move(const struct work *w, const struct vma *v)
 {
-    int fd = memfd_create("kvmish-ram", MFD_CLOEXEC), err = 0;
-    uint8_t *to;
+    struct area a = part_of(w, v);
+    uint8_t *to = mmap(NULL, a.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, w->file, (off_t)a.offset);
+    int err;
 
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)bytes)) {
-        err = -errno;
-        close(fd);
-        return err;
-    }
-    to = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (to == MAP_FAILED) {
-        err = -ENOMEM;
-    } else {
-        err = copy_pages(tgid, v, addr, bytes, to);
-        munmap(to, bytes);
-    }
-    if (!err)
-        err = ops->replace(ops->owner, addr, bytes, v->prot, fd);
-    close(fd);
-    return err;
+    if (to == MAP_FAILED)
+        return -ENOMEM;
+    err = copy_pages(w->tgid, v, w->addr + a.at, a.bytes, to);
+    munmap(to, a.bytes);
+    return err ? err : w->ops->replace(w->ops->owner, w->addr + a.at, &a);
 }
-
-struct work {
-    pid_t tgid;
-    uintptr_t addr;
-    size_t bytes;
-    const struct adopt_ops *ops;
-    struct vma *private; /* collected first: the list changes while we work on it */
-    unsigned count;
-};
 
 static int collect(void *owner, const struct vma *v)
 {
     struct work *w = owner;
     struct vma *more;
 
-    if (!is_private(v))
+    if (!must_move(w, v))
         return 0;
-    more = realloc(w->private, (w->count + 1) * sizeof(*more));
+    if (w->file < 0)
+        return -EAGAIN;
+    more = realloc(w->moves, (w->count + 1) * sizeof(*more));
     if (!more)
         return -ENOMEM;
-    w->private = more;
-    more[w->count++] = *v;
+    w->moves = more;
+    more[w->count] = *v;
+    more[w->count++].m.name = NULL;
     return 0;
 }
 
-/* The part of a mapping that lies in what is adopted. */
-static void clip(const struct work *w, const struct vma *v, uintptr_t *from, uintptr_t *to)
-{
-    *from = v->start > w->addr ? v->start : w->addr;
-    *to = v->end < w->addr + w->bytes ? v->end : w->addr + w->bytes;
-}
-
-static int convert_all(struct work *w)
+static int move_all(struct work *w)
 {
     int err = w->ops->hold(w->ops->owner);
 
     if (!err)
         err = each_vma(w->tgid, w->addr, w->bytes, collect, w);
-    for (unsigned i = 0; i < w->count && !err; i++) {
-        uintptr_t from, to;
-        clip(w, &w->private[i], &from, &to);
-        err = convert(w->tgid, &w->private[i], from, to - from, w->ops);
-    }
+    for (unsigned i = 0; i < w->count && !err; i++)
+        err = move(w, &w->moves[i]);
     w->ops->let_go(w->ops->owner);
-    free(w->private);
+    free(w->moves);
     return err;
 }
 
-/* ---- shared memory ------------------------------------------------------------------------------------------------- */
+/* ---- memory that is shared ----------------------------------------------------------------------------------------- */
 
-static int open_shared(void *owner, const struct vma *v)
+static int share(void *owner, const struct vma *v)
 {
     struct work *w = owner;
-    uintptr_t from, to;
-    char path[96];
+    struct area a = part_of(w, v);
     int fd, err;
 
     if (!v->shared || !v->prot)
         return 0;
-    clip(w, v, &from, &to);
-    snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", w->tgid, v->start, v->end);
-    fd = open(path, (v->prot & PROT_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    fd = open_file(w, v);
     if (fd < 0)
-        return errno == ENOENT ? -EFAULT : -errno;
-    err = w->ops->area(w->ops->owner, from - w->addr, to - from, fd, v->offset + (from - v->start), v->prot);
+        return fd;
+    a.offset = v->offset + (w->addr + a.at - v->m.start);
+    err = w->ops->area(w->ops->owner, &a, fd);
     close(fd);
     return err;
 }
 
-int adopt(pid_t tgid, uintptr_t addr, size_t bytes, bool may_convert, const struct adopt_ops *ops)
+int adopt(pid_t tgid, uintptr_t addr, size_t bytes, int file, const struct adopt_ops *ops)
 {
-    struct work w = {.tgid = tgid, .addr = addr, .bytes = bytes, .ops = ops};
-    bool private = false;
-    int err = each_vma(tgid, addr, bytes, find_private, &private);
+    struct work w = {.tgid = tgid, .addr = addr, .bytes = bytes, .file = file, .ops = ops};
+    int err = file < 0 ? each_vma(tgid, addr, bytes, collect, &w) : move_all(&w);
 
-    if (!err && private)
-        err = may_convert ? convert_all(&w) : -EAGAIN;
-    return err ? err : each_vma(tgid, addr, bytes, open_shared, &w);
+    return err ? err : each_vma(tgid, addr, bytes, share, &w);
 }

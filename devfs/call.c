@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "devfs/mapping.h"
 #include "devfs/worker.h"
 
 static struct call *call_of(const struct client *c)
@@ -165,4 +166,4 @@ static int map(const struct client *client, uintptr_t addr, size_t bytes, uint8_
     return memory_map(call_of(client), addr, bytes, host);
 }
 
-const struct client_ops foreign_ops = {install, give, take_eventfd, map, memory_unmap};
+const struct client_ops foreign_ops = {install, give, take_eventfd, map, mapping_free};

@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devfs/adopt.h"
 #include "devfs/confine.h"
 #include "devfs/fuse_abi.h"
 #include "devfs/trace.h"
@@ -31,6 +32,7 @@ struct hand {
     int pidfd;
     struct tracee t;
     struct hold hold;
+    long theirs; /* the client's descriptor of the file that its memory is moved to */
     pid_t mourn[MOURN_MAX]; /* died while we had them; they wait for other threads of theirs, then for us */
     unsigned mourned;
     struct hand_request *q; /* the request under way; its list is renewed by ASK */
@@ -125,10 +127,10 @@ static long give(struct hand *h, int fd)
 
 /* ---- HAND_ADOPT ------------------------------------------------------------------------------------------------------ */
 
-static int send_area(void *owner, uint64_t at, uint64_t bytes, int fd, uint64_t offset, int prot)
+static int send_area(void *owner, const struct area *a, int fd)
 {
     struct hand *h = owner;
-    struct hand_reply r = {.kind = HAND_AREA, .at = at, .bytes = bytes, .offset = offset, .prot = prot};
+    struct hand_reply r = {.kind = HAND_AREA, .area = *a};
 
     return packet_send(h->socket, &r, sizeof(r), fd);
 }
@@ -170,29 +172,45 @@ static void let_go(void *owner)
     hold_end(&((struct hand *)owner)->hold);
 }
 
-static int replace(void *owner, uintptr_t addr, size_t bytes, int prot, int fd)
+static int replace(void *owner, uintptr_t addr, const struct area *a)
 {
     struct hand *h = owner;
-    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, 0, 0};
-    uintptr_t with[6];
-    long theirs = give(h, fd), r;
+    long r = trace_map(&h->t, addr, a->bytes, a->prot, (int)h->theirs, a->offset);
 
-    if (theirs < 0)
-        return (int)theirs;
-    memcpy(with, arg, sizeof(with));
-    with[4] = (uintptr_t)theirs;
-    r = trace_call(&h->t, SYS_mmap, with);
-    call(h, SYS_close, (uintptr_t)theirs, 0, 0, 0, 0);
     return r < 0 ? (int)r : 0;
+}
+
+/* The client gets a descriptor of what its memory is moved to, for as long as that takes. */
+static int move_to(struct hand *h, int file, const struct adopt_ops *ops)
+{
+    size_t bytes = (size_t)h->q->b;
+    int err;
+
+    if (ftruncate(file, (off_t)bytes))
+        return -errno;
+    h->theirs = give(h, file);
+    if (h->theirs < 0)
+        return (int)h->theirs;
+    err = adopt(h->tgid, (uintptr_t)h->q->a, bytes, file, ops);
+    trace_close(&h->t, (int)h->theirs);
+    return err;
 }
 
 static int do_adopt(struct hand *h)
 {
-    const struct adopt_ops ops = {h, send_area, hold, let_go, replace};
+    const struct adopt_ops ops = {h, send_area, NULL, hold, let_go, replace};
+    int file, err;
 
-    if (h->q->convert && !h->t.stopped)
+    if (!h->q->convert)
+        return adopt(h->tgid, (uintptr_t)h->q->a, (size_t)h->q->b, -1, &ops);
+    if (!h->t.stopped)
         return -EINVAL;
-    return adopt(h->tgid, (uintptr_t)h->q->a, (size_t)h->q->b, h->q->convert, &ops);
+    file = memfd_create("kvmish-ram", MFD_CLOEXEC);
+    if (file < 0)
+        return -errno;
+    err = move_to(h, file, &ops);
+    close(file);
+    return err;
 }
 
 /* ---- the other requests ------------------------------------------------------------------------------------------------ */

@@ -8,11 +8,12 @@
 #define KVMISH_DEVFS_HAND_H
 
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#include "devfs/mapping.h"
 
 enum hand_op {
     HAND_CLIENT = 1, /* tid: whose VM this is from now on */
@@ -44,8 +45,7 @@ struct hand_reply {
     int32_t kind; /* HAND_* above */
     int32_t ret;  /* -errno */
     uint64_t id;
-    uint64_t at, bytes, offset; /* an area: from the start of what is adopted, in the file of fd */
-    int32_t prot;
+    struct area area; /* in the file that comes along */
     /* HAND_CLIENT */
     int32_t tgid;
     uint32_t uid, gid;
@@ -57,36 +57,6 @@ struct hand_reply {
 struct hand;
 /* Serves the worker, its child, until that is gone. */
 void hand_main(int socket, int dev, pid_t worker) __attribute__((noreturn));
-
-/* adopt.c: private memory of the client becomes shared, shared memory is found. */
-struct adopt_ops {
-    void *owner;
-    /* One area at `at` from the start, bytes long: in the file fd from offset, with the client's rights. */
-    int (*area)(void *owner, uint64_t at, uint64_t bytes, int fd, uint64_t offset, int prot);
-    /* Every thread of the client but the stopped one stands still after it, -EBUSY; let_go ends that. */
-    int (*hold)(void *owner);
-    void (*let_go)(void *owner);
-    /* Maps fd into the client instead of what is there. */
-    int (*replace)(void *owner, uintptr_t addr, size_t bytes, int prot, int fd);
-};
-/* -EAGAIN: some of it is private and `convert` is false. */
-int adopt(pid_t tgid, uintptr_t addr, size_t bytes, bool convert, const struct adopt_ops *ops);
-
-/* hold.c */
-struct hold {
-    pid_t tgid, except;
-    bool (*parked)(void *owner, pid_t tid); /* in an ioctl of our worker's, whose answer waits for us: needs no holding */
-    int (*ask)(void *owner);                /* renews what parked() knows */
-    void *owner;
-    /* hold.c's own */
-    pthread_t thread;
-    sem_t done, release;
-    bool started;
-    int result;
-};
-/* No thread of tgid but `except` runs after it. -EBUSY, -EPERM; hold_end() in any case. */
-int hold_start(struct hold *h);
-void hold_end(struct hold *h);
 
 /* ---- in the worker ------------------------------------------------------------------------------------------------ */
 

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "devfs/hand.h"
+#include "devfs/adopt.h"
 #include "devfs/trace.h"
 
 enum { TURN_NS = 1000000, PATIENCE_S = 4, ASK_EVERY = 4 };
@@ -24,7 +24,6 @@ struct held { /* the threads */
     bool *stopped;
     unsigned count, room;
 };
-
 
 static int add(struct held *h, pid_t tid)
 {
@@ -153,7 +152,7 @@ static int wait_all(struct held *h, const struct hold *what)
         if (now.tv_sec - start.tv_sec > PATIENCE_S)
             return -EBUSY;
         turn();
-        if (n % ASK_EVERY == ASK_EVERY - 1 && what->ask(what->owner)) /* it may be in an ioctl of ours by now */
+        if (what->ask && n % ASK_EVERY == ASK_EVERY - 1 && what->ask(what->owner)) /* it may be in an ioctl of ours by now */
             return -EIO;
     }
 }

@@ -166,7 +166,7 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
         return;
     }
     c.running = n->kind == OBJECT_VCPU && in->cmd == KVM_RUN ? object : NULL;
-    session_busy(&w->session);
+    readers_busy(&w->session.readers);
     call_begin(&c, w, h->unique, (pid_t)h->pid);
     watch_call(&c);
     ret = object_ioctl(n->kind, object, &c.client, in->cmd, in->arg);
@@ -174,7 +174,7 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
     object_put(n->kind, object);
     if (c.stopped)
         exit_if_last(w);
-    session_idle(&w->session);
+    readers_idle(&w->session.readers);
 }
 
 static void interrupt(struct worker *w, const struct fuse_in_header *h, const struct fuse_interrupt_in *in)

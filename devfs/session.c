@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +15,7 @@
 
 #include "devfs/fuse_abi.h"
 
-enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096, STACK = 1 << 20, SPARE_READERS = 2, READERS_MAX = 4096 };
+enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096, SPARE_READERS = 2 };
 
 int session_mount(struct session *s)
 {
@@ -86,72 +85,19 @@ int session_init(struct session *s)
     return err;
 }
 
-/* Is this reader one too many? Then it no longer counts: of several that ask at once, only so many may go. */
-static bool dismissed(struct session *s)
+static bool read_one(void *owner, struct reader *r)
 {
-    int idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
+    struct session *s = owner;
+    char *buffer = r->buffer;
+    ssize_t n = receive(s, buffer);
 
-    while (idle > SPARE_READERS)
-        if (atomic_compare_exchange_weak(&s->idle, &idle, idle - 1))
-            return true;
-    return false;
-}
-
-static void *read_loop(void *arg)
-{
-    struct reader r = {.s = arg, .tid = gettid(), .cpu = -1};
-    struct session *s = arg;
-    char *buffer = malloc(BUFFER);
-
-    while (buffer && !dismissed(s)) {
-        ssize_t n = receive(s, buffer);
-        if (n < 0)
-            break; /* the session has ended */
-        if (n)
-            s->serve(s, &r, (const void *)buffer, buffer + sizeof(struct fuse_in_header));
-    }
-    free(buffer);
-    atomic_fetch_sub(&s->readers, 1);
-    return NULL;
-}
-
-static int start_reader(struct session *s)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    int err;
-
-    if (atomic_fetch_add(&s->readers, 1) >= READERS_MAX) {
-        atomic_fetch_sub(&s->readers, 1);
-        return -EAGAIN;
-    }
-    atomic_fetch_add(&s->idle, 1);
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, STACK);
-    err = -pthread_create(&thread, &attr, read_loop, s);
-    pthread_attr_destroy(&attr);
-    if (err) {
-        atomic_fetch_sub(&s->idle, 1);
-        atomic_fetch_sub(&s->readers, 1);
-    }
-    return err;
+    if (n > 0)
+        s->serve(s, r, (const void *)buffer, buffer + sizeof(struct fuse_in_header));
+    return n >= 0; /* or the session has ended */
 }
 
 int session_start(struct session *s)
 {
-    int err = start_reader(s);
-
-    return err ? err : start_reader(s);
-}
-
-void session_busy(struct session *s)
-{
-    if (atomic_fetch_sub(&s->idle, 1) == 1)
-        start_reader(s);
-}
-
-void session_idle(struct session *s)
-{
-    atomic_fetch_add(&s->idle, 1);
+    s->readers = (struct readers){.spare = SPARE_READERS, .buffer_bytes = BUFFER, .read = read_one, .owner = s};
+    return readers_start(&s->readers, SPARE_READERS);
 }

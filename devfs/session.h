@@ -3,25 +3,15 @@
 #define KVMISH_DEVFS_SESSION_H
 
 #include <linux/fuse.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
-struct session;
-
-/* One thread that reads requests. */
-struct reader {
-    struct session *s;
-    pid_t tid;
-    int cpu;        /* it is pinned there, -1: nowhere */
-    unsigned calls; /* since the client's processor was looked at */
-};
+#include "devfs/readers.h"
 
 struct session {
     int dev, mount;
-    _Atomic int idle, readers;
+    struct readers readers;
     /* Answers a request that is not INIT; body: what follows the header. */
     void (*serve)(struct session *s, struct reader *r, const struct fuse_in_header *h, const void *body);
     void *owner;
@@ -33,9 +23,6 @@ int session_mount(struct session *s);
 int session_init(struct session *s);
 /* Starts the first readers. */
 int session_start(struct session *s);
-/* Before work that may take long: leaves a reader for what comes meanwhile. */
-void session_busy(struct session *s);
-void session_idle(struct session *s);
 /* err: 0 or -errno, then nothing follows. */
 void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes);
 

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -24,7 +25,22 @@
 #define PTRACE_EVENT_STOP 128
 #endif
 
-enum { USER_CODE64 = 0x33, SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000 };
+enum { SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000 };
+
+/* How a thread got into the kernel: by `syscall`, or in 32-bit code by int 0x80 (where sysenter comes back, too, that is what stands
+ * before the instruction pointer). */
+struct entry {
+    uint64_t cs;
+    uint8_t insn[2];
+    long ioctl, mmap, close;
+    unsigned page_shift; /* of mmap's offset */
+};
+
+static const struct entry entries[] = {
+    {.cs = 0x33, .insn = {0x0f, 0x05}, .ioctl = SYS_ioctl, .mmap = SYS_mmap, .close = SYS_close},
+    {.cs = 0x23, .insn = {0xcd, 0x80}, .ioctl = 54, .mmap = 192, .close = 6, .page_shift = 12},
+};
+enum { ENTRIES = sizeof(entries) / sizeof(*entries) };
 
 /* The name of the process that traces tid, empty if none. */
 static void tracer_name(pid_t tid, char *name, size_t size)
@@ -72,8 +88,16 @@ static int seize(pid_t tid)
     }
 }
 
-/* It waits in an ioctl that it got into by the 64-bit `syscall` instruction: /proc/TID/syscall has number and rip. Only then
- * may it be answered first and changed afterwards. */
+static bool is_at(pid_t tid, uint64_t rip, const struct entry *e)
+{
+    uint8_t insn[2] = {0, 0};
+    struct iovec local = {insn, 2}, remote = {(void *)(uintptr_t)(rip - 2), 2};
+
+    return process_vm_readv(tid, &local, 1, &remote, 1, 0) == 2 && insn[0] == e->insn[0] && insn[1] == e->insn[1];
+}
+
+/* It waits in an ioctl that it got into in a known way: /proc/TID/syscall has number and rip. Only then may it be answered first
+ * and changed afterwards. */
 static bool in_ioctl(pid_t tid)
 {
     char path[64], line[256];
@@ -90,10 +114,10 @@ static bool in_ioctl(pid_t tid)
         if (!read)
             return false;
         if (sscanf(line, "%ld %*x %*x %*x %*x %*x %*x %*x %lx", &number, &rip) == 2) {
-            uint8_t insn[2] = {0, 0};
-            struct iovec local = {insn, 2}, remote = {(void *)(rip - 2), 2};
-            return number == SYS_ioctl && process_vm_readv(tid, &local, 1, &remote, 1, 0) == 2 && insn[0] == 0x0f &&
-                   insn[1] == 0x05;
+            for (unsigned i = 0; i < ENTRIES; i++)
+                if (number == entries[i].ioctl && is_at(tid, rip, &entries[i]))
+                    return true;
+            return false;
         }
         nanosleep(&turn, NULL);
     }
@@ -154,13 +178,15 @@ static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
     }
 }
 
-static bool at_syscall(const struct tracee *t)
+/* How it got into the ioctl that it is leaving, or NULL: it is somewhere else. */
+static const struct entry *left_ioctl(const struct tracee *t)
 {
-    uint8_t insn[2] = {0, 0};
-    struct iovec local = {insn, 2}, remote = {(void *)(uintptr_t)(t->regs.rip - 2), 2};
-
-    return t->regs.cs == USER_CODE64 && process_vm_readv(t->tid, &local, 1, &remote, 1, 0) == 2 && insn[0] == 0x0f &&
-           insn[1] == 0x05;
+    for (unsigned i = 0; i < ENTRIES; i++) {
+        const struct entry *e = &entries[i];
+        if (t->regs.cs == e->cs && (long)t->regs.orig_rax == e->ioctl && is_at(t->tid, t->regs.rip, e))
+            return e;
+    }
+    return NULL;
 }
 
 /* A stop that is a signal's, on its way in; it has undone our request, as any stop does. */
@@ -189,7 +215,8 @@ int trace_wait(struct tracee *t, bool (*abandoned)(void))
     if (ptrace(PTRACE_GETREGS, t->tid, 0, &t->regs) ||
         ptrace(PTRACE_GETSIGMASK, t->tid, sizeof(t->sigmask), &t->sigmask))
         goto gone;
-    if (t->regs.orig_rax != SYS_ioctl || !at_syscall(t)) {
+    t->entry = left_ioctl(t);
+    if (!t->entry) {
         ptrace(PTRACE_DETACH, t->tid, 0, 0);
         err = -ENOEXEC;
         goto gone;
@@ -220,21 +247,12 @@ static int to_syscall_stop(struct tracee *t)
     }
 }
 
-long trace_call(struct tracee *t, long number, const uintptr_t arg[6])
+/* r: the registers that a system call of ours is made with. */
+static long make_call(struct tracee *t, struct user_regs_struct r, long number)
 {
-    struct user_regs_struct r = t->regs;
-
-    if (!t->stopped)
-        return -ESRCH;
     r.rip -= 2;
     r.rax = (unsigned long long)number;
     r.orig_rax = (unsigned long long)-1;
-    r.rdi = arg[0];
-    r.rsi = arg[1];
-    r.rdx = arg[2];
-    r.r10 = arg[3];
-    r.r8 = arg[4];
-    r.r9 = arg[5];
     if (ptrace(PTRACE_SETREGS, t->tid, 0, &r) || to_syscall_stop(t) || to_syscall_stop(t) ||
         ptrace(PTRACE_GETREGS, t->tid, 0, &r)) {
         t->died = t->tid;
@@ -242,7 +260,51 @@ long trace_call(struct tracee *t, long number, const uintptr_t arg[6])
         t->stopped = false;
         return -ESRCH;
     }
-    return (long)r.rax;
+    return t->entry == entries ? (long)r.rax : (int32_t)r.rax;
+}
+
+static struct user_regs_struct with_arguments(const struct tracee *t, const uintptr_t arg[6])
+{
+    struct user_regs_struct r = t->regs;
+
+    if (t->entry == entries) {
+        r.rdi = arg[0];
+        r.rsi = arg[1];
+        r.rdx = arg[2];
+        r.r10 = arg[3];
+        r.r8 = arg[4];
+        r.r9 = arg[5];
+    } else {
+        r.rbx = arg[0];
+        r.rcx = arg[1];
+        r.rdx = arg[2];
+        r.rsi = arg[3];
+        r.rdi = arg[4];
+        r.rbp = arg[5];
+    }
+    return r;
+}
+
+long trace_call(struct tracee *t, long number, const uintptr_t arg[6])
+{
+    return !t->stopped ? -ESRCH : t->entry != entries ? -ENOSYS : make_call(t, with_arguments(t, arg), number);
+}
+
+long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd, uint64_t offset)
+{
+    const struct entry *e = t->entry;
+
+    if (!t->stopped)
+        return -ESRCH;
+    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, (uintptr_t)fd, offset >> e->page_shift};
+    return make_call(t, with_arguments(t, arg), e->mmap);
+}
+
+long trace_close(struct tracee *t, int fd)
+{
+    const uintptr_t arg[6] = {(uintptr_t)fd};
+
+    return t->stopped ? make_call(t, with_arguments(t, arg), t->entry->close) : -ESRCH;
 }
 
 void trace_resume(struct tracee *t, long ret)

@@ -7,23 +7,29 @@
 #include <sys/types.h>
 #include <sys/user.h>
 
+struct entry;
+
 struct tracee {
     pid_t tid; /* 0: none */
     pid_t died; /* it was this, and is to be waited for */
     bool stopped;
+    const struct entry *entry; /* how it got into its ioctl */
     bool sigstop; /* a SIGSTOP came meanwhile: it is sent again at the end */
     struct user_regs_struct regs;
     uint64_t sigmask;
 };
 
 /* Attaches to a thread that is inside an ioctl and asks it to stop. -EPERM when another debugger has it, or we may not;
- * -ENOEXEC when it is not in an ioctl by the 64-bit `syscall` instruction; -ESRCH. Nothing of it has changed yet. */
+ * -ENOEXEC when it is not in an ioctl by `syscall` or int 0x80; -ESRCH. Nothing of it has changed yet. */
 int trace_seize(struct tracee *t, pid_t tid);
 /* Waits until it has left the ioctl. abandoned(), looked at whenever a child changes, ends the wait: -EINTR.
  * -ESRCH when it dies; -ENOEXEC when it is somewhere else: it has been let go then. */
 int trace_wait(struct tracee *t, bool (*abandoned)(void));
-/* Runs one system call in the stopped thread: what it returns, or -ESRCH. */
+/* Runs one system call in the stopped thread: what it returns, or -ESRCH. -ENOSYS in a 32-bit one: numbers are ours. */
 long trace_call(struct tracee *t, long number, const uintptr_t arg[6]);
+/* Two that 32-bit threads run too: mmap of a file, shared and at this address; close. */
+long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd, uint64_t offset);
+long trace_close(struct tracee *t, int fd);
 /* Restores everything; its ioctl returns `ret`. */
 void trace_resume(struct tracee *t, long ret);
 

@@ -11,51 +11,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devfs/signals.h"
 #include "devfs/worker.h"
 
 enum { TICK_NS = 1000000, LINGER_TICKS = 100, LONG_TICKS = 2, TRACED_TICKS = 30, FOLLOW_EVERY = 64, FAMILIAR = 8 };
-
-/* ---- /proc/PID/task/TID/status ----------------------------------------------------------------------------------------- */
-
-struct signals {
-    uint64_t pending, blocked, ignored;
-    bool traced;
-};
-
-static uint64_t field(const char *text, const char *name, int base)
-{
-    const char *at = strstr(text, name);
-
-    return at ? strtoull(at + strlen(name), NULL, base) : 0;
-}
-
-static bool read_signals(int fd, struct signals *s)
-{
-    char text[4096];
-    ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
-
-    if (n <= 0)
-        return false;
-    text[n] = 0;
-    s->traced = field(text, "\nTracerPid:", 10) != 0;
-    s->pending = field(text, "\nSigPnd:", 16) | field(text, "\nShdPnd:", 16);
-    s->blocked = field(text, "\nSigBlk:", 16);
-    s->ignored = field(text, "\nSigIgn:", 16);
-    return true;
-}
 
 /* Must KVM_RUN end? *traced: somebody is attached to the thread. */
 static bool signal_waits(const struct call *c, bool *traced)
 {
     struct signals s = {0};
-    uint64_t mask;
 
     *traced = false;
-    if (!read_signals(c->node->status, &s))
+    if (!signals_read(c->node->status, &s))
         return true; /* the thread has gone */
     *traced = s.traced;
-    memcpy(&mask, &c->running->sigmask, sizeof(mask));
-    return s.pending & ~s.ignored & ~(c->running->has_sigmask ? mask : s.blocked);
+    return signals_end_run(&s, c->running);
 }
 
 /* ---- the watching thread --------------------------------------------------------------------------------------------------- */

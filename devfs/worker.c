@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "devfs/confine.h"
+#include "devfs/mapping.h"
 #include "devfs/worker.h"
 
 enum { BROKER = 3 };
@@ -96,7 +97,7 @@ static int worker_main(struct session session, int hand)
     sigprocmask(SIG_SETMASK, &all, NULL);
     mallopt(M_ARENA_MAX, 2); /* threads come and go */
     host_tsc_khz();          /* measures it, once */
-    err = memory_guard();
+    err = mapping_guard();
     if (!err)
         err = opener_init(&w);
     if (!err)

@@ -93,9 +93,6 @@ void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->l
 
 /* memory.c: guest memory of the client, mapped here */
 int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host);
-void memory_unmap(uint8_t *host, size_t bytes);
-/* Pages that vanish (a file cut short) read as zero from then on, instead of ending the VM. */
-int memory_guard(void);
 int call_stop(struct call *c);
 unsigned call_list(void *worker, int32_t *tids, unsigned room);
 

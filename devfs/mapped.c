@@ -1,0 +1,77 @@
+/* The file of a shared mapping of another process: as the kernel shows it to those who may ask, or by a descriptor or a name that
+ * the process has of it.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "devfs/adopt.h"
+
+static int mode(const struct mapped *m)
+{
+    return (m->write ? O_RDWR : O_RDONLY) | O_CLOEXEC;
+}
+
+static bool is_it(const struct mapped *m, const struct stat *st)
+{
+    return st->st_dev == m->dev && st->st_ino == m->ino;
+}
+
+/* /proc/PID/map_files needs CAP_CHECKPOINT_RESTORE. */
+static int by_range(pid_t tgid, const struct mapped *m)
+{
+    char path[96];
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", tgid, m->start, m->end);
+    fd = open(path, mode(m));
+    return fd < 0 ? -errno : fd;
+}
+
+static int by_descriptor(pid_t tgid, const struct mapped *m)
+{
+    char path[64];
+    struct dirent *e;
+    struct stat st;
+    int fd = -ENXIO;
+    DIR *d;
+
+    snprintf(path, sizeof(path), "/proc/%d/fd", tgid);
+    d = opendir(path);
+    if (!d)
+        return -errno;
+    while (fd < 0 && (e = readdir(d)))
+        if (*e->d_name != '.' && !fstatat(dirfd(d), e->d_name, &st, 0) && is_it(m, &st))
+            fd = openat(dirfd(d), e->d_name, mode(m));
+    closedir(d);
+    return fd;
+}
+
+static int by_name(pid_t tgid, const struct mapped *m)
+{
+    char path[4200];
+    struct stat st;
+    int fd;
+
+    if (*m->name != '/' || (size_t)snprintf(path, sizeof(path), "/proc/%d/root%s", tgid, m->name) >= sizeof(path))
+        return -ENXIO;
+    if (stat(path, &st) || !is_it(m, &st))
+        return -ENXIO; /* deleted, or there is another file of that name by now */
+    fd = open(path, mode(m));
+    return fd < 0 ? -errno : fd;
+}
+
+int mapped_open(pid_t tgid, const struct mapped *m)
+{
+    int fd = by_range(tgid, m);
+
+    if (fd == -EPERM || fd == -EACCES)
+        fd = by_descriptor(tgid, m);
+    if (fd == -ENXIO)
+        fd = by_name(tgid, m);
+    return fd == -ENOENT ? -EFAULT : fd;
+}

@@ -1,0 +1,78 @@
+/* Threads that read requests: started when one is taken up and nobody would be left to wait, ended when too many wait. */
+#include "devfs/readers.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { STACK = 1 << 20, READERS_MAX = 4096 };
+
+/* Is this reader one too many? Then it no longer counts: of several that ask at once, only so many may go. */
+static bool dismissed(struct readers *s)
+{
+    int idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
+
+    while (idle > s->spare)
+        if (atomic_compare_exchange_weak(&s->idle, &idle, idle - 1))
+            return true;
+    return false;
+}
+
+static void *read_loop(void *arg)
+{
+    struct readers *s = arg;
+    struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = -1};
+
+    while (r.buffer && !dismissed(s))
+        if (!s->read(s->owner, &r)) {
+            atomic_fetch_sub(&s->idle, 1);
+            break;
+        }
+    free(r.buffer);
+    atomic_fetch_sub(&s->count, 1);
+    return NULL;
+}
+
+static int start_reader(struct readers *s)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    int err;
+
+    if (atomic_fetch_add(&s->count, 1) >= READERS_MAX) {
+        atomic_fetch_sub(&s->count, 1);
+        return -EAGAIN;
+    }
+    atomic_fetch_add(&s->idle, 1);
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, STACK);
+    err = -pthread_create(&thread, &attr, read_loop, s);
+    pthread_attr_destroy(&attr);
+    if (err) {
+        atomic_fetch_sub(&s->idle, 1);
+        atomic_fetch_sub(&s->count, 1);
+    }
+    return err;
+}
+
+int readers_start(struct readers *s, int first)
+{
+    int err = 0;
+
+    while (first-- > 0 && !err)
+        err = start_reader(s);
+    return err;
+}
+
+void readers_busy(struct readers *s)
+{
+    if (atomic_fetch_sub(&s->idle, 1) == 1)
+        start_reader(s);
+}
+
+void readers_idle(struct readers *s)
+{
+    atomic_fetch_add(&s->idle, 1);
+}
