@@ -20,8 +20,12 @@ CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 # The device file: the process of one VM, and what the broker's FUSE mount calls.
 WORKER_SRC := $(addprefix devfs/,worker.c session.c readers.c objects.c opener.c call.c memory.c mapping.c link.c packet.c \
               confine.c watch.c signals.c hand.c hold.c adopt.c mapped.c trace.c)
+# The launcher: its own files, and what it shares with the worker.
+LAUNCH_SRC := $(sort $(wildcard devfs/launch/*.c)) \
+              $(addprefix devfs/,readers.c mapping.c packet.c signals.c hold.c adopt.c mapped.c trace.c)
 BROKER_SRC := $(addprefix devfs/,slots.c pool.c packet.c)
 WORKER_OBJ := $(WORKER_SRC:%.c=$(BUILD)/obj/%.o)
+LAUNCH_OBJ := $(LAUNCH_SRC:%.c=$(BUILD)/obj/%.o)
 BROKER_OBJ := $(BROKER_SRC:%.c=$(BUILD)/obj/%.o)
 SHIM_OBJ  := $(SHIM_SRC:%.c=$(BUILD)/obj/%.o)
 ASAN_OBJ  := $(CORE_SRC:%.c=$(BUILD)/asan/obj/%.o)
@@ -29,7 +33,7 @@ ASAN_SHIM := $(SHIM_SRC:%.c=$(BUILD)/asan/obj/%.o)
 
 LIB     := $(BUILD)/libkvmcore.a
 PRELOAD := $(BUILD)/libkvmish-preload.so
-DEVFS   := $(BUILD)/kvmish-worker $(BUILD)/libkvmish-devfs.so
+DEVFS   := $(BUILD)/kvmish-worker $(BUILD)/libkvmish-devfs.so $(BUILD)/kvmish-launch
 EXT     := $(BUILD)/ext.stamp
 
 .DEFAULT_GOAL := build
@@ -44,7 +48,7 @@ help:
 build: packages
 	@$(MAKE) --no-print-directory ext $(if $(SHIM_SRC),core)
 
-## core       the C core and its doors: libkvmcore.a, libkvmish-preload.so, kvmish-worker, libkvmish-devfs.so in build/
+## core       the C core and its doors: libkvmcore.a, libkvmish-preload.so, kvmish-worker, kvmish-launch, ... in build/
 core: $(LIB) $(if $(SHIM_SRC),$(PRELOAD)) $(DEVFS)
 
 ## ext        the cffi module, in place: kvm_core/_kvm*.so
@@ -134,6 +138,10 @@ $(BUILD)/kvmish-worker: $(WORKER_OBJ) $(LIB)
 	@echo "  LINK  $@"
 	@$(CC) -o $@.$$$$ $^ $(LDLIBS) && mv $@.$$$$ $@
 
+$(BUILD)/kvmish-launch: $(LAUNCH_OBJ) $(LIB)
+	@echo "  LINK  $@"
+	@$(CC) -o $@.$$$$ $^ $(LDLIBS) && mv $@.$$$$ $@
+
 $(BUILD)/libkvmish-devfs.so: $(BROKER_OBJ) $(LIB)
 	@echo "  LINK  $@"
 	@$(CC) -shared -Wl,-z,defs -o $@.$$$$ $^ $(LDLIBS) && mv $@.$$$$ $@
@@ -196,5 +204,5 @@ $(BUILD)/bench/guest/bench32: $(GUEST_INT) $(GUEST)/start.c $(wildcard $(GUEST)/
 
 bench-guest: $(GUEST_BIN)
 
--include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(BROKER_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
+-include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(LAUNCH_OBJ:.o=.d) $(BROKER_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
          $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/asan/tests/*/*.d)

@@ -27,7 +27,7 @@ static void answer(struct call *c, int ret)
 
 void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
 {
-    c->client = (struct client){w->client, &foreign_ops};
+    c->client = (struct client){.pid = w->client, .ops = &foreign_ops};
     c->w = w;
     c->unique = unique;
     c->tid = tid;

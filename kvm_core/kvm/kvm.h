@@ -60,6 +60,7 @@ struct client_ops {
 struct client {
     pid_t pid; /* 0: this process */
     const struct client_ops *ops;
+    bool compat; /* a 32-bit caller: the upper halves of pointers in its structs are undefined */
 };
 
 /* 0 or -EFAULT. */
@@ -72,6 +73,12 @@ int client_eventfd(const struct client *c, int fd, uint64_t *id);
 int client_dup_eventfd(const struct client *c, int fd, uint64_t *id); /* by client_dup() */
 /* An array of count elements behind a pointer of the client's: malloced, or NULL and *error. */
 void *client_read_array(const struct client *c, uintptr_t from, size_t count, size_t size, int *error);
+
+/* What a pointer in a struct of the client's points to. */
+static inline void *client_pointer(const struct client *c, void *p)
+{
+    return c->compat ? (void *)(uintptr_t)(uint32_t)(uintptr_t)p : p;
+}
 
 extern const struct client client_self;
 

@@ -164,9 +164,14 @@ static int dirty_log(struct kvm_vm *vm, const struct client *c, unsigned long re
     struct kvm_dirty_log get;
     struct kvm_clear_dirty_log clear;
 
-    if (req == KVM_GET_DIRTY_LOG)
-        return GET(c, get, arg) ? -EFAULT : memslot_get_dirty(vm, c, &get);
-    return GET(c, clear, arg) ? -EFAULT : memslot_clear_dirty(vm, c, &clear);
+    if (req == KVM_GET_DIRTY_LOG ? GET(c, get, arg) : GET(c, clear, arg))
+        return -EFAULT;
+    if (req == KVM_GET_DIRTY_LOG) {
+        get.dirty_bitmap = client_pointer(c, get.dirty_bitmap);
+        return memslot_get_dirty(vm, c, &get);
+    }
+    clear.dirty_bitmap = client_pointer(c, clear.dirty_bitmap);
+    return memslot_clear_dirty(vm, c, &clear);
 }
 
 static int create_irqchip(struct kvm_vm *vm)

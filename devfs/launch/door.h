@@ -1,0 +1,143 @@
+/* The launcher door: a process that answers, for a program and its children, what they ask of /dev/kvm.
+ *
+ * The program runs under a filter (filter.c) by which the kernel lets us answer its system calls (seccomp_unotify(2)). Most are looked
+ * at and go on as if nothing had been; those on /dev/kvm are ours.
+ */
+#ifndef KVMISH_DEVFS_LAUNCH_DOOR_H
+#define KVMISH_DEVFS_LAUNCH_DOOR_H
+
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "devfs/readers.h"
+#include "devfs/trace.h"
+#include "kvm/kvm.h"
+
+struct door;
+
+/* ---- filter.c: which system calls come to us -------------------------------------------------------------------------- */
+
+enum watched_kind { WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_SIGNAL };
+
+/* One of them; arguments by their place, -1: none. */
+struct watched {
+    int16_t number, number32; /* on x86-64, on i386 */
+    uint8_t kind;
+    int8_t path, flags, out; /* flags: open's, or access's mode; out: a struct that is read or written */
+    struct {
+        uint8_t arg;
+        uint32_t mask, value;
+    } when; /* only calls with (argument & mask) == value; mask 0: all */
+};
+
+/* The call of this architecture (AUDIT_ARCH_*), or NULL. */
+const struct watched *watched_find(uint32_t arch, int number);
+/* In the program's process, before it is started: -> the listener, -errno. -EBUSY: somebody listens already. */
+int filter_install(void);
+
+/* ---- serve.c: calls, from their arrival to their answer ------------------------------------------------------------- */
+
+struct call {
+    struct client client; /* first: what the core passes back to us */
+    struct door *d;
+    const struct watched *what;
+    uint64_t id; /* of the notification */
+    pid_t tid;
+    uint64_t arg[6];
+
+    struct kvm_vcpu *running; /* KVM_RUN */
+    int status;               /* watch.c: its thread's file in /proc, or -1 */
+    unsigned ticks;
+    bool stopped; /* memory.c: answered before its end, its thread is stopped */
+    struct tracee t;
+    struct call *next, **link;
+};
+
+/* What we know of a thread that calls. */
+struct caller {
+    pthread_mutex_t lock;
+    pid_t tid, tgid;
+    int fds; /* its /proc/TID/fd */
+};
+
+/* A file that memory of a client was moved to. */
+struct ram {
+    uint64_t dev, ino;
+    int fd;
+    pid_t tgid;
+};
+
+struct lent;
+enum { CALLERS = 1024, LENT_BUCKETS = 256, RAMS_MAX = 4096 };
+
+struct door {
+    int listener;
+    struct readers readers;
+
+    pthread_mutex_t lock; /* calls, lent, watching */
+    struct call *calls;
+    bool watching;
+    unsigned haste; /* short ticks to come */
+    pthread_cond_t watch_wake;
+
+    /* objects.c */
+    struct lent *lent[LENT_BUCKETS];
+    uint64_t dev; /* of memfds */
+    int system;   /* the file that /dev/kvm is */
+    struct caller caller[CALLERS];
+
+    /* memory.c */
+    pthread_mutex_t moving; /* one client at a time is stopped and changed */
+    pthread_mutex_t ram_lock;
+    struct ram ram[RAMS_MAX];
+    unsigned rams;
+    /* An answer lets a thread of the client's run. Who exchanges its memory holds this for writing. */
+    pthread_rwlock_t answers;
+};
+
+/* Serves the listener, by threads. */
+int door_start(struct door *d);
+/* >= 0 or -errno */
+void call_answer(struct call *c, int64_t ret);
+/* The system call is carried out as if we were not there. */
+void call_continue(struct call *c);
+/* Answered, with 0, but not at its end: that is call_end(). */
+void call_answer_early(struct call *c);
+void call_end(struct call *c);
+/* Puts a descriptor into the client: its number there, -errno. fd stays ours. flags: O_CLOEXEC */
+int call_give(const struct call *c, int fd, uint32_t flags);
+/* Is its thread still there, waiting? */
+bool call_alive(const struct call *c);
+
+/* ---- objects.c: the client's descriptors ------------------------------------------------------------------------------ */
+
+extern const struct client_ops lent_ops;
+int objects_init(struct door *d);
+/* What the descriptor in the call's first argument is: OBJECT_NONE, or with a reference of ours on *object. Fills in the client's
+ * process; *foreign: it is not the one that made the machine. */
+enum object_kind object_take(struct call *c, void **object, bool *foreign);
+/* A new descriptor of /dev/kvm in the client, by open()'s flags. */
+int object_open(struct call *c, uint64_t flags);
+
+/* ---- memory.c: guest memory ---------------------------------------------------------------------------------------------- */
+
+int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_t **host);
+/* The stopped thread goes on, with the real result of its ioctl. */
+void memory_end(struct call *c, int ret);
+/* Lets go of memory that no client maps any more. */
+void memory_sweep(struct door *d);
+
+/* ---- paths.c: calls with a path -------------------------------------------------------------------------------------------- */
+
+void path_serve(struct call *c);
+
+/* ---- watch.c: signals end KVM_RUN ------------------------------------------------------------------------------------------- */
+
+int watch_start(struct door *d);
+void watch_call(struct call *c, struct kvm_vcpu *kv); /* at the start of KVM_RUN, and at its end */
+void watch_end(struct call *c);
+void watch_expect(struct door *d); /* a client is about to send a signal */
+
+#endif

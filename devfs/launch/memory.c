@@ -1,0 +1,217 @@
+/* Guest memory of a client comes into this process: shared memory by its file, other memory by moving it into a file first.
+ *
+ * To move it, the client's threads are stopped, and the one that asks runs an mmap of ours: ptrace(2), which a parent may do. The
+ * descriptor that it maps comes to it while it still waits for its answer. Files that memory was moved to are kept while the client has
+ * them mapped: it cannot open them itself, and the next slot there will ask for them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "devfs/adopt.h"
+#include "devfs/launch/door.h"
+#include "devfs/mapping.h"
+
+/* ---- files that memory was moved to ------------------------------------------------------------------------------------ */
+
+static int ram_known(struct door *d, uint64_t dev, uint64_t ino)
+{
+    int fd = -ENOENT;
+
+    pthread_mutex_lock(&d->ram_lock);
+    for (unsigned i = 0; i < d->rams && fd < 0; i++)
+        if (d->ram[i].dev == dev && d->ram[i].ino == ino)
+            fd = fcntl(d->ram[i].fd, F_DUPFD_CLOEXEC, 0);
+    pthread_mutex_unlock(&d->ram_lock);
+    return fd;
+}
+
+/* Takes over fd. When there is no room it is not kept, and its memory may be moved once more. */
+static void ram_keep(struct door *d, int fd, pid_t tgid)
+{
+    struct stat st;
+
+    pthread_mutex_lock(&d->ram_lock);
+    if (d->rams < RAMS_MAX && !fstat(fd, &st))
+        d->ram[d->rams++] = (struct ram){st.st_dev, st.st_ino, fd, tgid};
+    else
+        close(fd);
+    pthread_mutex_unlock(&d->ram_lock);
+}
+
+static bool is_mapped(const struct ram *r)
+{
+    char path[64], line[512];
+    bool found = false;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", r->tgid);
+    f = fopen(path, "re");
+    if (!f)
+        return false;
+    while (!found && fgets(line, sizeof(line), f)) {
+        unsigned major, minor;
+        unsigned long ino;
+        found = sscanf(line, "%*x-%*x %*s %*x %x:%x %lu", &major, &minor, &ino) == 3 && ino == r->ino &&
+                makedev(major, minor) == r->dev;
+    }
+    fclose(f);
+    return found;
+}
+
+void memory_sweep(struct door *d)
+{
+    pthread_mutex_lock(&d->ram_lock);
+    for (unsigned i = 0; i < d->rams; i++) {
+        if (is_mapped(&d->ram[i]))
+            continue;
+        close(d->ram[i].fd);
+        d->ram[i--] = d->ram[--d->rams];
+    }
+    pthread_mutex_unlock(&d->ram_lock);
+}
+
+/* ---- adopt_ops ------------------------------------------------------------------------------------------------------------- */
+
+struct adoption {
+    struct call *c;
+    uint8_t *host;
+    int theirs; /* the client's descriptor of the file that its memory is moved to */
+    struct hold hold;
+};
+
+static int area(void *owner, const struct area *a, int fd)
+{
+    return mapping_fill(((struct adoption *)owner)->host, a, fd);
+}
+
+static int known(void *owner, uint64_t dev, uint64_t ino)
+{
+    return ram_known(((struct adoption *)owner)->c->d, dev, ino);
+}
+
+/* A thread whose call we have taken up runs nothing before its answer. */
+static bool is_parked(void *owner, pid_t tid)
+{
+    struct door *d = ((struct adoption *)owner)->c->d;
+    const struct call *c;
+
+    pthread_mutex_lock(&d->lock);
+    for (c = d->calls; c && c->tid != tid; c = c->next)
+        ;
+    pthread_mutex_unlock(&d->lock);
+    return c;
+}
+
+static int hold(void *owner)
+{
+    struct adoption *a = owner;
+
+    a->hold = (struct hold){.tgid = a->c->client.pid, .except = a->c->tid, .parked = is_parked, .owner = a};
+    return hold_start(&a->hold);
+}
+
+static void let_go(void *owner)
+{
+    hold_end(&((struct adoption *)owner)->hold);
+}
+
+static int replace(void *owner, uintptr_t addr, const struct area *part)
+{
+    struct adoption *a = owner;
+    long r = trace_map(&a->c->t, addr, part->bytes, part->prot, a->theirs, part->offset);
+
+    return r < 0 ? (int)r : 0;
+}
+
+/* ---- moving ------------------------------------------------------------------------------------------------------------------ */
+
+/* Once for each process that it happens to. */
+static void complain(const struct call *c, int err)
+{
+    static _Atomic pid_t told;
+
+    if (atomic_exchange(&told, c->client.pid) != c->client.pid)
+        dprintf(STDERR_FILENO,
+                "kvmish: the memory of process %d cannot be shared with its machine (%s): a debugger has the process, or ptrace is "
+                "forbidden here. Memory of a memfd needs none of this, nor does kvmish exec --door preload\n",
+                c->client.pid, strerror(-err));
+}
+
+/* Stops the client's thread on its way out of the ioctl, which must have been answered then. */
+static int stop(struct call *c, int file, int *theirs)
+{
+    int err;
+
+    pthread_mutex_lock(&c->d->moving);
+    err = trace_seize(&c->t, c->tid);
+    if (err) {
+        pthread_mutex_unlock(&c->d->moving);
+        complain(c, err);
+        return err;
+    }
+    *theirs = call_give(c, file, O_CLOEXEC);
+    c->stopped = true;
+    call_answer_early(c);
+    err = trace_wait(&c->t, NULL);
+    return err ? err : *theirs < 0 ? *theirs : 0;
+}
+
+static int move_and_map(struct adoption *a, uintptr_t addr, size_t bytes, int file)
+{
+    const struct adopt_ops ops = {a, area, known, hold, let_go, replace};
+    struct call *c = a->c;
+    int err;
+
+    if (c->stopped)
+        return -EBUSY; /* one slot for each ioctl */
+    err = ftruncate(file, (off_t)bytes) ? -errno : stop(c, file, &a->theirs);
+    if (err)
+        return err;
+    pthread_rwlock_wrlock(&c->d->answers);
+    err = adopt(c->client.pid, addr, bytes, file, &ops);
+    pthread_rwlock_unlock(&c->d->answers);
+    trace_close(&c->t, a->theirs);
+    return err;
+}
+
+static int map_into(struct adoption *a, uintptr_t addr, size_t bytes)
+{
+    const struct adopt_ops ops = {a, area, known, NULL, NULL, NULL};
+    int err = adopt(a->c->client.pid, addr, bytes, -1, &ops), file;
+
+    if (err != -EAGAIN)
+        return err;
+    file = memfd_create("kvmish-ram", MFD_CLOEXEC);
+    if (file < 0)
+        return -errno;
+    err = move_and_map(a, addr, bytes, file);
+    ram_keep(a->c->d, file, a->c->client.pid);
+    return err;
+}
+
+int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_t **host)
+{
+    struct adoption a = {.c = (struct call *)client};
+    int err = mapping_reserve(addr, bytes, &a.host);
+
+    if (!err) {
+        err = map_into(&a, addr, bytes);
+        if (err)
+            mapping_free(a.host, bytes);
+    }
+    *host = a.host;
+    return err;
+}
+
+void memory_end(struct call *c, int ret)
+{
+    trace_resume(&c->t, ret);
+    pthread_mutex_unlock(&c->d->moving);
+    call_end(c);
+}

@@ -1,0 +1,35 @@
+/* The processes of one `kvmish exec`: front -> door -> keeper -> the program.
+ *
+ * The front is the one that was called: it passes signals on and ends as the program ends. The door serves (door.h). The keeper is the
+ * program's parent, since the door, which traces the program now and then, cannot tell a child's stop from a tracee's; being the door's
+ * child it makes every process of the program a descendant of the door, and only those may be traced by it where Yama is strict.
+ */
+#ifndef KVMISH_DEVFS_LAUNCH_PROCESSES_H
+#define KVMISH_DEVFS_LAUNCH_PROCESSES_H
+
+#include <signal.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* What the front is told, in packets. */
+enum news_kind {
+    NEWS_PROGRAM,   /* value: its process */
+    NEWS_CHANGE,    /* value: as from waitpid() */
+    NEWS_NO_FILTER, /* value: errno */
+    NEWS_NO_EXEC,
+};
+
+struct news {
+    int32_t kind, value;
+};
+
+/* Tells the program's story until its end: an exit status, or dies as it died. door: our child; news: a socket. */
+int front_main(pid_t door, int news);
+/* Starts the file `path`, under the filter whose listener goes to `listener` and with these signals blocked, and waits for all that
+ * comes of it. */
+int keeper_main(int news, int listener, char *const argv[], const char *path, const sigset_t *mask);
+
+/* Standard input and output (and error, from 2) are /dev/null from now on. */
+void leave_files(int up_to);
+
+#endif
