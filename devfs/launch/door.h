@@ -19,11 +19,11 @@ struct door;
 
 /* ---- filter.c: which system calls come to us -------------------------------------------------------------------------- */
 
-enum watched_kind { WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_SIGNAL };
+enum watched_kind { WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_SIGNAL, WATCH_SIGRETURN };
 
 /* One of them; arguments by their place, -1: none. */
 struct watched {
-    int16_t number, number32; /* on x86-64, on i386 */
+    int16_t number, number32; /* on x86-64, on i386; -1: not there */
     uint8_t kind;
     int8_t path, flags, out; /* flags: open's, or access's mode; out: a struct that is read or written */
     struct {
@@ -132,6 +132,10 @@ void memory_sweep(struct door *d);
 /* ---- paths.c: calls with a path -------------------------------------------------------------------------------------------- */
 
 void path_serve(struct call *c);
+
+/* ---- restart.c: a return from a signal handler ------------------------------------------------------------------------------ */
+
+void restart_serve(struct call *c);
 
 /* ---- watch.c: signals end KVM_RUN ------------------------------------------------------------------------------------------- */
 

@@ -14,6 +14,8 @@
 
 #include "devfs/launch/door.h"
 
+enum { NONE = -1 };
+
 /* Numbers of i386: <asm/unistd_32.h>. Of what libraries use now; not, for instance, oldstat. */
 static const struct watched table[] = {
     {SYS_ioctl, 54, WATCH_IOCTL, -1, -1, -1, {1, 0xff00, KVMIO << 8}},
@@ -33,15 +35,22 @@ static const struct watched table[] = {
     {SYS_tgkill, 270, WATCH_SIGNAL, -1, -1, -1, {0}},
     {SYS_rt_sigqueueinfo, 178, WATCH_SIGNAL, -1, -1, -1, {0}},
     {SYS_rt_tgsigqueueinfo, 335, WATCH_SIGNAL, -1, -1, -1, {0}},
+    {SYS_rt_sigreturn, 173, WATCH_SIGRETURN, -1, -1, -1, {0}},
+    {NONE, 119, WATCH_SIGRETURN, -1, -1, -1, {0}}, /* sigreturn */
 };
 enum { ROWS = sizeof(table) / sizeof(*table), ROW_INSNS = 6, FILTER_INSNS = 2 * ROWS * ROW_INSNS + 16 };
 
 #define X32_BIT 0x40000000u
 
+static int number_of(const struct watched *w, uint32_t arch)
+{
+    return arch == AUDIT_ARCH_I386 ? w->number32 : w->number;
+}
+
 const struct watched *watched_find(uint32_t arch, int number)
 {
     for (unsigned i = 0; i < ROWS; i++)
-        if ((arch == AUDIT_ARCH_I386 ? table[i].number32 : table[i].number) == number)
+        if (number_of(&table[i], arch) == number)
             return &table[i];
     return NULL;
 }
@@ -86,7 +95,8 @@ static unsigned short add_rows(struct program *p, uint32_t arch)
         add(p, RETURN(SECCOMP_RET_ERRNO | ENOSYS));
     }
     for (unsigned i = 0; i < ROWS; i++)
-        add_row(p, arch == AUDIT_ARCH_I386 ? table[i].number32 : table[i].number, &table[i]);
+        if (number_of(&table[i], arch) != NONE)
+            add_row(p, number_of(&table[i], arch), &table[i]);
     add(p, RETURN(SECCOMP_RET_ALLOW));
     return (unsigned short)(p->length - before);
 }

@@ -15,7 +15,7 @@
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1ul
 #endif
 
-enum { SPARE_READERS = 1 };
+enum { SPARE_READERS = 2 };
 
 /* ---- calls ----------------------------------------------------------------------------------------------------------- */
 
@@ -144,6 +144,7 @@ static void serve(struct door *d, struct reader *r, const struct seccomp_notif *
         call_continue(&c);
         watch_expect(d);
         break;
+    case WATCH_SIGRETURN: restart_serve(&c); break;
     default: path_serve(&c); break;
     }
 }
