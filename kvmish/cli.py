@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import click
 from kvm_core import engines
 from kvm_core.errors import BackendError, ConfigError
 from kvmish import doctor as doctor_report
+from kvmish import doors
 from vmmuser import __version__
 from vmmuser.assets import FLAVOURS, ROOT
 
@@ -64,22 +63,23 @@ def vm(arguments: tuple[str, ...]) -> int:
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @_ENGINE
-def exec_command(command: tuple[str, ...], engine: str | None) -> int:
+@click.option("--door", type=click.Choice(doors.DOORS), help="How /dev/kvm comes to the program.")
+@click.option("--quiet", is_flag=True, help="Do not say which door it is.")
+def exec_command(
+    command: tuple[str, ...], engine: str | None, door: str | None, quiet: bool
+) -> int:
     """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
     if engine:
         engines.choose(engine)
-    preload = doctor_report.PRELOAD
-    program = shutil.which(command[0])
-    if program is None:
-        return _refuse(f"{command[0]}: no such program on PATH")
-    if _is_static(program):
-        return _refuse(f"{program} is static: LD_PRELOAD does not reach it")
-    if not preload.is_file():
-        return _refuse(f"{preload} is missing: run make core")
-    before = os.environ.get("LD_PRELOAD")
-    environment = dict(os.environ)
-    environment["LD_PRELOAD"] = f"{preload}:{before}" if before else str(preload)
-    os.execve(program, command, environment)  # noqa: S606 - replacing ourselves is the command
+    try:
+        program = doors.find(command[0])
+        choice = doors.Choice(door, "as you say") if door else doors.choose(program)
+        if not quiet:
+            click.echo(f"kvmish: door {choice.door}: {choice.why}", err=True)
+        doors.enter(choice.door, program, command)
+    except (BackendError, ConfigError) as error:
+        return _refuse(str(error))
+    return CANNOT
 
 
 @cli.group()
@@ -191,13 +191,6 @@ def bench(runs: int, rows: str, engines: tuple[str, ...], mitigations: str, expr
         return status
     render = [*python, "tools.performance", *files] + ([] if page else ["--print"])
     return subprocess.run(render, cwd=ROOT, check=False).returncode or status
-
-
-def _is_static(program: str) -> bool:
-    """Whether an ELF program has no interpreter, so that nothing can be preloaded."""
-    with Path(program).open("rb") as file:
-        head = file.read(4096)
-    return head[:4] == b"\x7fELF" and b"ld-linux" not in head and b"/ld" not in head
 
 
 def main() -> int:

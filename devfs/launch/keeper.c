@@ -38,19 +38,27 @@ static void be_program(int news, int listener, char *const argv[], const char *p
     _exit(127);
 }
 
-/* False: there is nobody left. */
+/* What is told of the program's end waits until it is known whether it was the last. False: there is nobody left. */
 static bool reap(int news, pid_t program, bool *ended)
 {
-    int status;
+    int status, end = 0;
+    bool ends = false, left;
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
         if (pid != program)
             continue;
-        tell(news, NEWS_CHANGE, status);
-        *ended |= WIFEXITED(status) || WIFSIGNALED(status);
+        ends = WIFEXITED(status) || WIFSIGNALED(status);
+        if (ends)
+            end = status;
+        else
+            tell(news, NEWS_CHANGE, status);
     }
-    return !pid || errno != ECHILD;
+    left = !pid || errno != ECHILD;
+    if (ends)
+        tell(news, left ? NEWS_CHANGE : NEWS_LAST, end);
+    *ended |= ends;
+    return left;
 }
 
 void leave_files(int up_to)

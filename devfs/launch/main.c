@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "devfs/hand.h"
@@ -38,7 +39,7 @@ static void wait_for_the_last(const struct door *d, pid_t front)
     }
 }
 
-static int door_main(int socket, pid_t front)
+static int door_main(int socket, pid_t front, pid_t keeper)
 {
     static struct door d;
     struct rlimit files;
@@ -66,6 +67,7 @@ static int door_main(int socket, pid_t front)
         return 1;
     }
     wait_for_the_last(&d, front);
+    waitpid(keeper, NULL, 0);
     return 0;
 }
 
@@ -94,7 +96,7 @@ static int become_door(const int s[SOCKETS], char *const argv[], const sigset_t 
     }
     close(s[NEWS_KEEPER]);
     close(s[LISTENER_PROGRAM]);
-    return door_main(s[LISTENER_DOOR], front);
+    return door_main(s[LISTENER_DOOR], front, keeper);
 }
 
 int main(int argc, char **argv)
@@ -103,6 +105,8 @@ int main(int argc, char **argv)
     sigset_t before;
     pid_t door, front = getpid();
 
+    if (argc == 1 && !strcmp(argv[0], "kvmish-probe"))
+        return probe_main();
     if (argc < 3) {
         fprintf(stderr, "usage: kvmish-launch FILE ARGV0 [ARGUMENT...]\n");
         return 2;

@@ -15,6 +15,7 @@
 enum news_kind {
     NEWS_PROGRAM,   /* value: its process */
     NEWS_CHANGE,    /* value: as from waitpid() */
+    NEWS_LAST,      /* the same, of the end; no process of the program's is left */
     NEWS_NO_FILTER, /* value: errno */
     NEWS_NO_EXEC,
 };
@@ -28,6 +29,9 @@ int front_main(pid_t door, int news);
 /* Starts the file `path`, under the filter whose listener goes to `listener` and with these signals blocked, and waits for all that
  * comes of it. */
 int keeper_main(int news, int listener, char *const argv[], const char *path, const sigset_t *mask);
+
+/* probe.c: a client of our own. */
+int probe_main(void);
 
 /* Standard input and output (and error, from 2) are /dev/null from now on. */
 void leave_files(int up_to);
