@@ -260,7 +260,7 @@ static long make_call(struct tracee *t, struct user_regs_struct r, long number)
         t->stopped = false;
         return -ESRCH;
     }
-    return t->entry == entries ? (long)r.rax : (int32_t)r.rax;
+    return t->entry != entries && (uint32_t)r.rax > (uint32_t)-4096 ? (int32_t)r.rax : (long)r.rax; /* above: -errno */
 }
 
 static struct user_regs_struct with_arguments(const struct tracee *t, const uintptr_t arg[6])

@@ -50,8 +50,11 @@ struct call {
     struct kvm_vcpu *running; /* KVM_RUN */
     int status;               /* watch.c: its thread's file in /proc, or -1 */
     unsigned ticks;
-    bool stopped; /* memory.c: answered before its end, its thread is stopped */
+    /* stop.c */
+    bool stopped; /* answered before its end; its thread is stopped */
     struct tracee t;
+    int gift[2]; /* descriptors that its process has from us for as long */
+    unsigned gifts;
     struct call *next, **link;
 };
 
@@ -124,10 +127,20 @@ int object_open(struct call *c, uint64_t flags);
 /* ---- memory.c: guest memory ---------------------------------------------------------------------------------------------- */
 
 int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_t **host);
-/* The stopped thread goes on, with the real result of its ioctl. */
-void memory_end(struct call *c, int ret);
 /* Lets go of memory that no client maps any more. */
 void memory_sweep(struct door *d);
+
+/* ---- stop.c: a client's thread runs system calls of ours -------------------------------------------------------------------- */
+
+/* Stops the call's thread, with these descriptors given to its process (c->gift). -EPERM: it is traced, or that is forbidden. Once in a
+ * call; nobody else's thread is stopped until client_resume(). */
+int client_stop(struct call *c, const int *gift, unsigned gifts);
+/* It goes on, with the real result of its ioctl and without the descriptors. */
+void client_resume(struct call *c, int ret);
+
+/* ---- eventfd.c ---------------------------------------------------------------------------------------------------------------- */
+
+int eventfd_take(const struct client *client, int fd, uint64_t *id);
 
 /* ---- paths.c: calls with a path -------------------------------------------------------------------------------------------- */
 

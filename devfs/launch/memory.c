@@ -1,7 +1,6 @@
 /* Guest memory of a client comes into this process: shared memory by its file, other memory by moving it into a file first.
  *
- * To move it, the client's threads are stopped, and the one that asks runs an mmap of ours: ptrace(2), which a parent may do. The
- * descriptor that it maps comes to it while it still waits for its answer. Files that memory was moved to are kept while the client has
+ * To move it, the client's threads are stopped, and the one that asks runs an mmap of ours: stop.c. Files that memory was moved to are kept while the client has
  * them mapped: it cannot open them itself, and the next slot there will ask for them.
  */
 #include <errno.h>
@@ -81,7 +80,6 @@ void memory_sweep(struct door *d)
 struct adoption {
     struct call *c;
     uint8_t *host;
-    int theirs; /* the client's descriptor of the file that its memory is moved to */
     struct hold hold;
 };
 
@@ -124,43 +122,12 @@ static void let_go(void *owner)
 static int replace(void *owner, uintptr_t addr, const struct area *part)
 {
     struct adoption *a = owner;
-    long r = trace_map(&a->c->t, addr, part->bytes, part->prot, a->theirs, part->offset);
+    long r = trace_map(&a->c->t, addr, part->bytes, part->prot, a->c->gift[0], part->offset);
 
     return r < 0 ? (int)r : 0;
 }
 
 /* ---- moving ------------------------------------------------------------------------------------------------------------------ */
-
-/* Once for each process that it happens to. */
-static void complain(const struct call *c, int err)
-{
-    static _Atomic pid_t told;
-
-    if (atomic_exchange(&told, c->client.pid) != c->client.pid)
-        dprintf(STDERR_FILENO,
-                "kvmish: the memory of process %d cannot be shared with its machine (%s): a debugger has the process, or ptrace is "
-                "forbidden here. Memory of a memfd needs none of this, nor does kvmish exec --door preload\n",
-                c->client.pid, strerror(-err));
-}
-
-/* Stops the client's thread on its way out of the ioctl, which must have been answered then. */
-static int stop(struct call *c, int file, int *theirs)
-{
-    int err;
-
-    pthread_mutex_lock(&c->d->moving);
-    err = trace_seize(&c->t, c->tid);
-    if (err) {
-        pthread_mutex_unlock(&c->d->moving);
-        complain(c, err);
-        return err;
-    }
-    *theirs = call_give(c, file, O_CLOEXEC);
-    c->stopped = true;
-    call_answer_early(c);
-    err = trace_wait(&c->t, NULL);
-    return err ? err : *theirs < 0 ? *theirs : 0;
-}
 
 static int move_and_map(struct adoption *a, uintptr_t addr, size_t bytes, int file)
 {
@@ -168,15 +135,12 @@ static int move_and_map(struct adoption *a, uintptr_t addr, size_t bytes, int fi
     struct call *c = a->c;
     int err;
 
-    if (c->stopped)
-        return -EBUSY; /* one slot for each ioctl */
-    err = ftruncate(file, (off_t)bytes) ? -errno : stop(c, file, &a->theirs);
+    err = ftruncate(file, (off_t)bytes) ? -errno : client_stop(c, &file, 1);
     if (err)
         return err;
     pthread_rwlock_wrlock(&c->d->answers);
     err = adopt(c->client.pid, addr, bytes, file, &ops);
     pthread_rwlock_unlock(&c->d->answers);
-    trace_close(&c->t, a->theirs);
     return err;
 }
 
@@ -207,11 +171,4 @@ int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_
     }
     *host = a.host;
     return err;
-}
-
-void memory_end(struct call *c, int ret)
-{
-    trace_resume(&c->t, ret);
-    pthread_mutex_unlock(&c->d->moving);
-    call_end(c);
 }

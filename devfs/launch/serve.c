@@ -121,7 +121,7 @@ static void serve_ioctl(struct call *c, struct reader *r)
     readers_busy(r->all);
     ret = foreign ? -EIO : do_ioctl(c, kind, object); /* EIO: the memory of another process */
     if (c->stopped)
-        memory_end(c, ret);
+        client_resume(c, ret);
     else
         call_answer(c, ret);
     object_put(kind, object);

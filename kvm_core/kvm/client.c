@@ -145,14 +145,11 @@ int client_eventfd(const struct client *c, int fd, uint64_t *id)
     return c->ops->take_eventfd(c, fd, id);
 }
 
-int client_dup_eventfd(const struct client *c, int fd, uint64_t *id)
+int client_eventfd_of(int copy, int fd, uint64_t *id)
 {
     char path[64], target[64];
-    int copy = client_dup(c, fd);
     ssize_t n;
 
-    if (copy < 0)
-        return copy;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", copy);
     n = readlink(path, target, sizeof(target) - 1);
     target[n < 0 ? 0 : n] = 0;
@@ -164,4 +161,11 @@ int client_dup_eventfd(const struct client *c, int fd, uint64_t *id)
     if (!*id)
         *id = ~(uint64_t)fd;
     return copy;
+}
+
+int client_dup_eventfd(const struct client *c, int fd, uint64_t *id)
+{
+    int copy = client_dup(c, fd);
+
+    return copy < 0 ? copy : client_eventfd_of(copy, fd, id);
 }

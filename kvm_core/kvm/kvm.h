@@ -71,6 +71,8 @@ int client_dup(const struct client *c, int fd);
 /* The same, and it must be an eventfd: -EBADF, -EINVAL. *id: equal for two descriptors of one eventfd. */
 int client_eventfd(const struct client *c, int fd, uint64_t *id);
 int client_dup_eventfd(const struct client *c, int fd, uint64_t *id); /* by client_dup() */
+/* The same of a copy that we have already; takes it over. */
+int client_eventfd_of(int copy, int fd, uint64_t *id);
 /* An array of count elements behind a pointer of the client's: malloced, or NULL and *error. */
 void *client_read_array(const struct client *c, uintptr_t from, size_t count, size_t size, int *error);
 
