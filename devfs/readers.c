@@ -24,11 +24,8 @@ static void *read_loop(void *arg)
     struct readers *s = arg;
     struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = -1};
 
-    while (r.buffer && !dismissed(s))
-        if (!s->read(s->owner, &r)) {
-            atomic_fetch_sub(&s->idle, 1);
-            break;
-        }
+    while (r.buffer && !dismissed(s) && s->read(s->owner, &r))
+        ;
     free(r.buffer);
     atomic_fetch_sub(&s->count, 1);
     return NULL;

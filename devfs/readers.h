@@ -20,7 +20,7 @@ struct readers {
     _Atomic int idle, count;
     int spare; /* how many may wait at once */
     size_t buffer_bytes;
-    /* Takes one request and answers it. False: this thread shall end. */
+    /* Takes one request and answers it. False: this thread shall end; it has said that it is busy, or there are no requests. */
     bool (*read)(void *owner, struct reader *r);
     void *owner;
 };

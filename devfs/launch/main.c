@@ -13,7 +13,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "devfs/hand.h"
@@ -39,7 +38,7 @@ static void wait_for_the_last(const struct door *d, pid_t front)
     }
 }
 
-static int door_main(int socket, pid_t front, pid_t keeper)
+static int door_main(int socket, pid_t front)
 {
     static struct door d;
     struct rlimit files;
@@ -67,7 +66,6 @@ static int door_main(int socket, pid_t front, pid_t keeper)
         return 1;
     }
     wait_for_the_last(&d, front);
-    waitpid(keeper, NULL, 0);
     return 0;
 }
 
@@ -96,7 +94,7 @@ static int become_door(const int s[SOCKETS], char *const argv[], const sigset_t 
     }
     close(s[NEWS_KEEPER]);
     close(s[LISTENER_PROGRAM]);
-    return door_main(s[LISTENER_DOOR], front, keeper);
+    return door_main(s[LISTENER_DOOR], front);
 }
 
 int main(int argc, char **argv)

@@ -107,7 +107,8 @@ static int do_ioctl(struct call *c, enum object_kind kind, void *object)
     return ret;
 }
 
-static void serve_ioctl(struct call *c, struct reader *r)
+/* False: the thread must end, for a thread of the client's died while it traced it: that is how the kernel lets go of the dead. */
+static bool serve_ioctl(struct call *c, struct reader *r)
 {
     bool foreign;
     void *object;
@@ -116,7 +117,7 @@ static void serve_ioctl(struct call *c, struct reader *r)
 
     if (kind == OBJECT_NONE) { /* the file is another's, or there is none */
         call_continue(c);
-        return;
+        return true;
     }
     readers_busy(r->all);
     ret = foreign ? -EIO : do_ioctl(c, kind, object); /* EIO: the memory of another process */
@@ -125,12 +126,15 @@ static void serve_ioctl(struct call *c, struct reader *r)
     else
         call_answer(c, ret);
     object_put(kind, object);
+    if (c->t.died)
+        return false;
     readers_idle(r->all);
+    return true;
 }
 
 /* ---- the listener ---------------------------------------------------------------------------------------------------------- */
 
-static void serve(struct door *d, struct reader *r, const struct seccomp_notif *n)
+static bool serve(struct door *d, struct reader *r, const struct seccomp_notif *n)
 {
     struct call c = {.client = {.ops = &lent_ops, .compat = n->data.arch == AUDIT_ARCH_I386}, .d = d, .id = n->id,
                      .what = watched_find(n->data.arch, n->data.nr), .tid = (pid_t)n->pid, .status = -1};
@@ -139,7 +143,7 @@ static void serve(struct door *d, struct reader *r, const struct seccomp_notif *
         c.arg[i] = n->data.args[i];
     begin(&c);
     switch (c.what ? c.what->kind : WATCH_SIGNAL) {
-    case WATCH_IOCTL: serve_ioctl(&c, r); break;
+    case WATCH_IOCTL: return serve_ioctl(&c, r);
     case WATCH_SIGNAL:
         call_continue(&c);
         watch_expect(d);
@@ -147,6 +151,7 @@ static void serve(struct door *d, struct reader *r, const struct seccomp_notif *
     case WATCH_SIGRETURN: restart_serve(&c); break;
     default: path_serve(&c); break;
     }
+    return true;
 }
 
 static bool receive(void *owner, struct reader *r)
@@ -156,8 +161,7 @@ static bool receive(void *owner, struct reader *r)
     memset(r->buffer, 0, r->all->buffer_bytes); /* the kernel insists */
     if (ioctl(d->listener, SECCOMP_IOCTL_NOTIF_RECV, r->buffer))
         return errno == EINTR || errno == ENOENT; /* ENOENT: the thread is no longer waiting */
-    serve(d, r, r->buffer);
-    return true;
+    return serve(d, r, r->buffer);
 }
 
 int door_start(struct door *d)

@@ -18,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -499,6 +500,108 @@ static void full_table(void)
     finish(&m);
 }
 
+/* ---- the end of a machine: whoever looks from outside is told when to ------------------------------------------------------ */
+
+static void tell_and_wait(const char *what)
+{
+    char line[16];
+
+    printf("%s\n", what);
+    fflush(stdout);
+    CHECK(fgets(line, sizeof(line), stdin));
+}
+
+static void close_part(struct machine *m, unsigned which)
+{
+    switch (which) {
+    case 0: CHECK(!close(m->kvm)); break;
+    case 1: CHECK(!close(m->vm)); break;
+    case 2: CHECK(!close(m->vcpu[0])); break;
+    default: CHECK(!munmap(m->run[0], 3 * PAGE)); break;
+    }
+}
+
+static void start_with_memory(struct machine *m, uint8_t **memory)
+{
+    *memory = guest_memory(count_and_tell, sizeof(count_and_tell));
+    start(m, 1);
+    CHECK(!add_slot(m->vm, 0, 0, *memory, 16 * PAGE));
+    set_registers(m->vcpu[0], CODE, DATA);
+    expect_io_then_hlt(m, 0, 1);
+}
+
+static void send_descriptor(int socket, int fd)
+{
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec iov = {"f", 1};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control.room)};
+
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+    CHECK(sendmsg(socket, &m, 0) == 1);
+}
+
+/* Every order of closing; descriptors kept by dup, in a child, in a socket. Nothing is left after each. */
+static void orders(void)
+{
+    int pair[2], copy, status;
+    struct kvm_regs r;
+    struct machine m;
+    uint8_t *memory;
+
+    tell_and_wait("before");
+    for (unsigned code = 0; code < 256; code++) {
+        unsigned order[4] = {code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6}, seen = 0;
+        for (unsigned i = 0; i < 4; i++)
+            seen |= 1u << order[i];
+        if (seen != 15)
+            continue;
+        start_with_memory(&m, &memory);
+        for (unsigned i = 0; i < 4; i++)
+            close_part(&m, order[i]);
+        munmap(memory, 16 * PAGE);
+    }
+    start_with_memory(&m, &memory); /* by dup */
+    CHECK((copy = dup(m.vcpu[0])) >= 0 && !close(m.vcpu[0]) && !close(m.vm) && !ioctl(copy, KVM_GET_REGS, &r) && !close(copy));
+    m.vcpu[0] = m.vm = -1;
+    finish(&m);
+    munmap(memory, 16 * PAGE);
+    start_with_memory(&m, &memory); /* in a child */
+    CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+    if (!fork()) {
+        close(pair[1]);
+        CHECK(!read(pair[0], &status, 1)); /* until the parent has closed all */
+        REFUSED(ioctl(m.vm, KVM_CREATE_VCPU, 1), EIO);
+        _exit(0);
+    }
+    close(pair[0]);
+    finish(&m);
+    munmap(memory, 16 * PAGE);
+    close(pair[1]);
+    CHECK(wait(&status) > 0 && !status);
+    start_with_memory(&m, &memory); /* in a socket, from which nobody takes it */
+    CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+    send_descriptor(pair[0], m.vcpu[0]);
+    finish(&m);
+    munmap(memory, 16 * PAGE);
+    close(pair[0]);
+    close(pair[1]);
+    tell_and_wait("after");
+}
+
+/* What needs nobody to change this process: it may be traced. */
+static void unchanged(void)
+{
+    int memfd = memfd_create("guest", MFD_CLOEXEC);
+    uint8_t *p;
+
+    CHECK(memfd >= 0 && !ftruncate(memfd, PAGE));
+    p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    run_in(p, "a memfd");
+}
+
 /* ---- what strangers send -------------------------------------------------------------------------------------------------------- */
 
 static void hostile(void)
@@ -585,7 +688,8 @@ int main(int argc, char **argv)
         void (*run)(void);
     } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"signals", signals},
                     {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"full-table", full_table},
-                    {"no-files", no_files}, {"hostile", hostile}, {"forever", forever}};
+                    {"no-files", no_files}, {"hostile", hostile}, {"forever", forever}, {"orders", orders},
+                    {"unchanged", unchanged}};
 
     if (argc != 3)
         errx(2, "usage: client PATH SCENARIO");
