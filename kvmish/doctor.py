@@ -21,9 +21,9 @@ from pathlib import Path
 
 from kvm_core import engines
 from kvm_core.errors import BackendError, ConfigError
+from kvmish.doors import LAUNCHER, PRELOAD
 from vmmuser.assets import FLAVOURS, ROOT
 
-PRELOAD = ROOT / "build" / "libkvmish-preload.so"
 PROBE_SECONDS = 10
 
 # x86-64 psABI 1.0, section 3.1.1, in the names of /proc/cpuinfo.
@@ -88,8 +88,8 @@ class Report:
 def examine(kvm_path: str | None = "/dev/kvm") -> Report:
     """Look at everything. kvm_path None: leave the host's /dev/kvm alone."""
     kvm = _kvm(kvm_path)
-    findings = [_processor(), *_levels(), kvm, _fuse(), _zydis()]
-    findings += [_core(), _preload(), *_programs(), *_assets()]
+    findings = [_processor(), *_levels(), kvm, _preload(), _seccomp(), _fuse(), _zydis()]
+    findings += [_core(), *_programs(), *_assets()]
     return Report(tuple(findings), _choices(kvm))
 
 
@@ -164,7 +164,7 @@ def _kvm(path: str | None) -> Finding:
 
 def _fuse() -> Finding:
     """What `kvmish devfs mount` needs; see devfs.mount."""
-    name, what = "devfs", "only needed for a device file made by kvmish"
+    name, what = "door fuse", "only needed for a device file made by kvmish"
     if not os.path.exists("/dev/fuse"):
         return Finding(name, "note", "no: /dev/fuse is absent", what)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK) or os.geteuid() != 0:
@@ -192,8 +192,26 @@ def _core() -> Finding:
 
 def _preload() -> Finding:
     if not PRELOAD.is_file():
-        return Finding("preload", "missing", f"no {PRELOAD}", "make core")
-    return Finding("preload", "ok", str(PRELOAD))
+        return Finding("door preload", "missing", f"no {PRELOAD}", "make core")
+    return Finding("door preload", "ok", "for dynamically linked programs")
+
+
+def _seccomp() -> Finding:
+    """A small client behind that door, in a process of its own."""
+    name, advice = "door seccomp", "only needed for programs that LD_PRELOAD does not reach"
+    if not LAUNCHER.is_file():
+        return Finding(name, "missing", f"no {LAUNCHER}", "make core")
+    command = [str(LAUNCHER), str(LAUNCHER), "kvmish-probe"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(name, "note", "no answer", advice)
+    if done.returncode:
+        said = (done.stdout or done.stderr).strip().splitlines() or ["it ended"]
+        return Finding(name, "note", f"not all of it: {said[0].removeprefix('kvmish: ')}", advice)
+    return Finding(name, "ok", "for programs of any kind: static, Go, 32-bit")
 
 
 def _programs() -> list[Finding]:

@@ -129,8 +129,9 @@ BEHAVIOUR = (
     ),
     (
         "Signals",
-        "In process (`kvmish exec`, the Python API) KVM_RUN returns EINTR for each signal that the "
-        "client handles, as Linux does, by wrapping its handlers.",
+        "In process (`--door preload`, the Python API) KVM_RUN returns EINTR for each signal that "
+        "the client handles, as Linux does, by wrapping its handlers. What is different behind the "
+        "other doors: [exec.md](howto/exec.md), [devfs.md](howto/devfs.md).",
     ),
     (
         "KVM_GET_SUPPORTED_CPUID",

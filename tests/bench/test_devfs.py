@@ -1,4 +1,4 @@
-"""What the device file costs, beside an empty fusepy mount in the same run and a real /dev/kvm."""
+"""What each door costs, beside an empty fusepy mount in the same run and a real /dev/kvm."""
 
 from __future__ import annotations
 
@@ -14,15 +14,32 @@ from tests.bench.conftest import Comparison
 from tests.devfs.broker import SECONDS, broker
 from tests.devfs.conftest import can_mount
 
+ROOT = Path(__file__).resolve().parents[2]
 CALLS = 20_000
 CREATIONS = 30
 YARDSTICK = "fusepy and C, empty"
 LIMIT = 1.3
 
 
+Side = Callable[[Path], list[str]]  # the program's command line, as far as the device's path
+
+
+def _file(path: Path | str) -> Side:
+    return lambda program: [str(program), str(path)]
+
+
+def _preload(program: Path) -> list[str]:
+    library = ROOT / "build" / "libkvmish-preload.so"
+    return ["env", f"LD_PRELOAD={library}", str(program), "/dev/kvm"]
+
+
+def _seccomp(program: Path) -> list[str]:
+    return [str(ROOT / "build" / "kvmish-launch"), str(program), str(program), "/dev/kvm"]
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[dict[str, Path]]:
-    """The device files by column."""
+def sides(tmp_path: Path) -> Iterator[dict[str, Side]]:
+    """The doors by column."""
     if not can_mount():
         pytest.skip("no device file can be made here")
     (tmp_path / "empty").mkdir()
@@ -32,9 +49,10 @@ def files(tmp_path: Path) -> Iterator[dict[str, Path]]:
     assert empty.stdout is not None
     assert empty.stdout.readline() == "ready\n"
     with broker(tmp_path / "dev") as one:
-        found = {YARDSTICK: tmp_path / "empty" / "kvm", "kvmish": one.file}
+        found = {YARDSTICK: _file(tmp_path / "empty" / "kvm"), "fuse": _file(one.file)}
+        found |= {"seccomp": _seccomp, "preload": _preload}
         if os.access("/dev/kvm", os.R_OK | os.W_OK):
-            found["host's /dev/kvm"] = Path("/dev/kvm")
+            found["host's /dev/kvm"] = _file("/dev/kvm")
         yield found
     empty.terminate()
     empty.wait(SECONDS)
@@ -43,28 +61,29 @@ def files(tmp_path: Path) -> Iterator[dict[str, Path]]:
 @pytest.mark.host_kvm
 @pytest.mark.timeout(3600)
 def test_devfs(
-    comparison: Comparison, c_program: Callable[[str], Path], files: dict[str, Path]
+    comparison: Comparison, c_program: Callable[[str], Path], sides: dict[str, Side]
 ) -> None:
     program = c_program("bench/file_cost.c")
 
-    def one(path: Path, what: str, count: int) -> float:
-        command = [str(program), str(path), what, str(count)]
+    def one(side: Side, what: str, count: int) -> float:
+        command = [*side(program), what, str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         return float(done.stdout)
 
     def costs(column: str) -> dict[str, float]:
-        found = {"an ioctl on the file": one(files[column], "empty", CALLS)}
+        side = sides[column]
+        found = {"an ioctl on the file": one(side, "empty", CALLS)}
         if column != YARDSTICK:
-            found["an ioctl on a VM"] = one(files[column], "vm", CALLS)
-            found["an I/O exit"] = one(files[column], "exit", CALLS)
-            found["a VM with a vCPU, and its end"] = one(files[column], "create", CREATIONS)
+            found["an ioctl on a VM"] = one(side, "vm", CALLS)
+            found["an I/O exit"] = one(side, "exit", CALLS)
+            found["a VM with a vCPU, and its end"] = one(side, "create", CREATIONS)
         return found
 
     comparison.run(
-        "The device file (kvmish devfs), in C",
+        "The doors of kvmish exec, in C",
         "us",
-        {column: lambda column=column: costs(column) for column in files},
+        {column: lambda column=column: costs(column) for column in sides},
     )
     yardstick = comparison.median("an ioctl on the file", YARDSTICK)
     for row in ("an ioctl on the file", "an ioctl on a VM", "an I/O exit"):
-        assert comparison.median(row, "kvmish") <= LIMIT * yardstick, row
+        assert comparison.median(row, "fuse") <= LIMIT * yardstick, row

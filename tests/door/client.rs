@@ -1,9 +1,10 @@
 // A client of /dev/kvm in Rust, of the standard library alone: four threads, each with machines of its own.
 
-use std::ffi::{c_int, c_ulong, c_void};
+use std::ffi::c_void;
 use std::fs::OpenOptions;
 use std::io::{Error, Result};
-use std::os::fd::AsRawFd;
+use std::os::raw::{c_int, c_ulong};
+use std::os::unix::io::AsRawFd;
 use std::{ptr, thread};
 
 extern "C" {

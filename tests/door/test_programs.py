@@ -98,7 +98,7 @@ MACHINES = [
     qemu.Machine(smp=2, cpu="host"),
     pytest.param(qemu.Machine(machine="q35", smp=4, cpu="max"), marks=pytest.mark.full),
     pytest.param(qemu.Machine(machine="pc,kernel-irqchip=split", smp=2), marks=pytest.mark.full),
-    pytest.param(qemu.Machine(machine="pc,kernel-irqchip=off", smp=2), marks=pytest.mark.full),
+    pytest.param(qemu.Machine(machine="pc,kernel-irqchip=off"), marks=pytest.mark.full),
     pytest.param(qemu.Machine(machine="microvm,acpi=on"), marks=pytest.mark.full),
 ]
 

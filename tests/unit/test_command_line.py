@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kvmish import doctor
+from kvmish import doctor, doors
 
 KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 
@@ -29,6 +30,7 @@ def _kvmish(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("doctor", "--format", "yaml"),
         ("exec",),
         ("exec", "--", "no-such-program-anywhere"),
+        ("exec", "--door", "window", "--", "true"),
         ("bench", "--frobnicate"),
         ("bench", "--rounds", "0"),
         ("boot", "--frobnicate"),
@@ -50,19 +52,70 @@ def test_no_command_shows_help() -> None:
     assert "doctor" in done.stderr
 
 
-def test_exec_refuses_a_static_program(tmp_path: Path) -> None:
-    program = tmp_path / "static"
-    compiler = ["gcc", "-static", "-x", "c", "-o", str(program), "-"]
-    subprocess.run(compiler, input="int main(void) { return 0; }", text=True, check=True)
-    done = _kvmish("exec", "--", str(program))
-    assert done.returncode == 2
-    assert "static" in done.stderr
-
-
 def test_exec_runs_the_program_with_the_door_preloaded() -> None:
     done = _kvmish("exec", "--", "sh", "-c", "echo $LD_PRELOAD; exit 7")
     assert done.returncode == 7, done
-    assert str(doctor.PRELOAD) in done.stdout
+    assert str(doors.PRELOAD) in done.stdout
+    assert done.stderr == "kvmish: door preload: a dynamically linked program\n"
+
+
+def test_exec_serves_a_static_program(tmp_path: Path) -> None:
+    program = tmp_path / "static"
+    source = """
+        #include <fcntl.h>
+        #include <sys/ioctl.h>
+        int main(void) { return ioctl(open("/dev/kvm", O_RDWR), 0xae00, 0); }
+    """
+    compiler = ["gcc", "-static", "-x", "c", "-o", str(program), "-"]
+    subprocess.run(compiler, input=source, text=True, check=True)
+    done = _kvmish("exec", "--quiet", "--", str(program))
+    assert (done.returncode, done.stderr) == (12, "")
+
+
+def _elf(kind: int, *segments: tuple[int, bytes]) -> bytes:
+    """The start of an ELF file: 1, 32-bit, or 2; segments by type and content."""
+    table, at = b"", 64 + 56 * len(segments)
+    for number, content in segments:
+        table += struct.pack("<IIQQQQQQ", number, 4, at, 0, 0, len(content), len(content), 1)
+        at += len(content)
+    head = struct.pack("<4sB27xQ14xHH6x", b"\x7fELF", kind, 64, 56, len(segments))
+    return head + table + b"".join(content for _, content in segments)
+
+
+GLIBC = (3, b"/lib64/ld-linux-x86-64.so.2\0")
+GO = (4, struct.pack("<III", 4, 4, 4) + b"Go\0\0abcd")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "door", "why"),
+    [
+        (_elf(2, GLIBC), 0o755, "preload", "dynamically linked"),
+        (_elf(2), 0o755, "seccomp", "static"),
+        (_elf(1, GLIBC), 0o755, "seccomp", "32-bit"),
+        (_elf(2, (3, b"/lib/ld-musl-x86_64.so.1\0")), 0o755, "seccomp", "ld-musl"),
+        (_elf(2, GLIBC, GO), 0o755, "seccomp", "Go"),
+        (_elf(2, GLIBC), 0o4755, "seccomp", "set-user-ID"),
+        (b"echo hello\n", 0o755, "preload", "script"),
+        (b"#! /bin/sh -e\n", 0o755, "preload", "dynamically linked"),
+    ],
+)
+def test_the_door_follows_from_the_program(
+    tmp_path: Path, content: bytes, mode: int, door: str, why: str
+) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(content)
+    program.chmod(mode)
+    choice = doors.choose(str(program))
+    assert choice.door == door
+    assert why in choice.why
+
+
+def test_a_script_is_what_its_interpreter_is(tmp_path: Path) -> None:
+    static = tmp_path / "static"
+    static.write_bytes(_elf(2))
+    script = tmp_path / "script"
+    script.write_text(f"#!{static} -x\n")
+    assert doors.choose(str(script)).door == "seccomp"
 
 
 def test_doctor_report_is_json() -> None:
@@ -70,7 +123,8 @@ def test_doctor_report_is_json() -> None:
     report = json.loads(done.stdout)
     assert done.returncode == (0 if report["healthy"] else 1)
     names = {finding["name"] for finding in report["findings"]}
-    assert {"processor", "x86-64-v2", "x86-64-v3", "/dev/kvm", "devfs", "Zydis"} <= names
+    assert {"processor", "x86-64-v2", "x86-64-v3", "/dev/kvm", "Zydis"} <= names
+    assert {"door preload", "door seccomp", "door fuse"} <= names
     assert {choice["what"] for choice in report["choices"]} == {"engine", "door"}
 
 
