@@ -241,8 +241,10 @@ struct vcpu {
     struct {            /* while translated code runs: kvm_core/jit */
         int32_t left;       /* of the budget: what it may use before it comes back */
         uint32_t patch;     /* left by an edge that has no target yet: where its jump is */
+        uint64_t calls_end; /* the host's stack pointer at which no further call is remembered */
         uint64_t target[2]; /* of an indirect call: address, code */
         uint8_t lack;       /* VECTOR_*: what does not hold; 0xff: the vector registers are in `ymm` */
+        uint64_t calls;     /* the host's stack pointer when no call is remembered */
     } run;
 
     struct segment seg[SEG_COUNT];

@@ -120,7 +120,8 @@ static void put_cold(struct build *b, const struct cold *c)
         load_imm32(e, H_T1, (uint32_t)c->linear);
         jump_to(e, b->j->exit_link);
         return;
-    default: put_cold_edge(b, c);
+    case COLD_EDGE: put_cold_edge(b, c); return;
+    default: put_cold_call(b, c);
     }
 }
 

@@ -199,17 +199,18 @@ void jit_code_used(struct jit *j, uint32_t end) { j->region[j->filling].used = e
 
 void jit_link(struct jit *j, uint32_t patch, const struct block *b)
 {
-    unsigned r = (patch - CODE_HEAD) / REGION_BYTES;
+    uint32_t at = patch & ~PATCH_RETURN;
+    unsigned r = (at - CODE_HEAD) / REGION_BYTES;
     const struct block *first = &j->blocks[r * REGION_BLOCKS];
     uint32_t low = 0, high = j->region[r].blocks + 1;
 
     while (high - low > 1) { /* the block that the jump is in */
         uint32_t mid = low + (high - low) / 2;
-        if (first[mid].entry <= patch)
+        if (first[mid].entry <= at)
             low = mid;
         else
             high = mid;
     }
     if (low && first[low].page == b->page)
-        set_jump(j->rw + patch, j->rw + b->entry);
+        set_jump(j->rw + at, j->rw + b->entry - (patch & PATCH_RETURN ? JIT_PROLOGUE : 0));
 }

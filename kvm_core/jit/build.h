@@ -13,14 +13,14 @@ struct op { /* an instruction of the block */
     bool live;                      /* the flags before it are needed, by it or later */
 };
 
-enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE };
+enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_CALLS, COLD_RETURN, COLD_MISMATCH };
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     uint8_t set;         /* enum tlb_set_kind where it was */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     uint8_t *also_from;  /* INTERPRET: another, or NULL */
-    const uint8_t *join; /* INTERPRET: where it goes on; NULL: nowhere */
+    const uint8_t *join; /* INTERPRET, CALLS: where it goes on; NULL: nowhere */
     uint32_t ref, executed;
     uint8_t last, flags_before, flags_after, vectors; /* GROUP: from instruction `executed` to the last that shares */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
@@ -148,5 +148,28 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
 void put_cold_edge(struct build *b, const struct cold *c);
 uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row); /* enum flag_effect */
 bool flags_needed_at(const struct build *b, int64_t distance);
+void flags_leave(struct build *b); /* in memory, for a block that nothing is known of */
+static inline bool in_page(int64_t distance) { return distance >= 0 && distance < 4096; }
+static inline int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; } /* of a direct branch */
+void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp); /* an address of code or stack */
+void put_linear(struct build *b, unsigned to, int64_t distance); /* of what is so far from the start of the page */
+void put_target(struct build *b, unsigned n);                    /* of an indirect branch, into r10 */
+/* r11: where in the jump cache the address in r10 stands; -> the jump for when it does not */
+uint8_t *put_jump_lookup(struct build *b);
+#define JUMP_FIELD(b, f)                                                                                                          \
+    (FIELD(jumps) + (int32_t)(((b)->kind + ((b)->word == 8 ? JUMPS_LONG : JUMPS_FLAT32)) * sizeof(struct jump_cache) +           \
+                              offsetof(struct jump_cache, f)))
+enum { NEAR_CALL = 2, NEAR_JMP = 4 };                     /* digits of opcode FF */
+void put_jump_code(struct build *b, unsigned digit);      /* to what was found */
+void put_count(struct build *b, unsigned executed);
+void put_poll(struct build *b, unsigned executed);        /* counts; may give up the slice, the next instruction being at r10 */
+void put_poll_in_page(struct build *b, int64_t distance); /* the same behind put_count(), at `distance` */
+void put_link(struct build *b, uint8_t *jump, int64_t distance); /* a jump or call to there, now or when it is translated */
+int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c); /* [RSP + disp] is r10 + the result */
+
+/* calls.c */
+bool lower_call(struct build *b, unsigned n);
+bool lower_ret(struct build *b, unsigned n);
+void put_cold_call(struct build *b, const struct cold *c);
 
 #endif

@@ -102,22 +102,37 @@ static void put_push(struct emit *e, unsigned opcode, unsigned reg)
     put8(e, opcode | (reg & 7));
 }
 
+/* Back to C, whatever calls are remembered. */
 static void put_return(struct emit *e)
 {
-    op_imm(e, true, 0, H_HOST_SP, 8);
+    load_field(e, H_HOST_SP, FIELD(run.calls));
+    op_imm(e, true, 0, H_HOST_SP, 8 + CALL_BYTES);
     for (unsigned n = sizeof(saved); n--;)
         put_push(e, 0x58, saved[n]);
     put8(e, 0xc3);
 }
 
+/* Below all calls stands one that nobody made, from address 0: who returns there, in truth, goes to C. */
+static void put_first_call(struct emit *e, uint32_t to)
+{
+    put8(e, 0x6a), put8(e, 0); /* push 0 */
+    put8(e, 0x4c), put8(e, 0x8d), put8(e, 0x15); /* lea r10, [rip + to] */
+    put32(e, to - here(e) - 4);
+    put_push(e, 0x50, H_T0);
+    store_field(e, H_HOST_SP, FIELD(run.calls));
+    lea(e, H_T0, H_HOST_SP, -CALLS_MAX * CALL_BYTES);
+    store_field(e, H_T0, FIELD(run.calls_end));
+}
+
 /* enter(vcpu, code): r10 is the guest's address; code may rely on a 16-byte aligned stack. */
-static void put_enter(struct emit *e)
+static void put_enter(struct emit *e, uint32_t exit_rip)
 {
     for (unsigned n = 0; n < sizeof(saved); n++)
         put_push(e, 0x50, saved[n]);
     op_imm(e, true, 5, H_HOST_SP, 8);
     op_mem(e, true, 0x8d, H_BASE, H_RDI, NO_INDEX, 0, BASE_BIAS);
     move(e, H_T1, H_RSI);
+    put_first_call(e, exit_rip);
     load_field(e, H_T0, FIELD(rip));
     put_fill(e);
     put8(e, 0x41), put8(e, 0xff), put8(e, 0xe3); /* jmp r11 */
@@ -145,7 +160,6 @@ static void put_c_call(struct emit *e, uint64_t target)
     put_fill(e);
     put8(e, 0xc3);
     set_jump(leave, e->p);
-    op_imm(e, true, 0, H_HOST_SP, 8); /* the return address into the block */
     put_return(e);
 }
 
@@ -153,13 +167,15 @@ static void put_thunks(struct jit *j)
 {
     struct emit e = {.p = j->rw, .rw = j->rw};
 
-    j->enter = (void (*)(struct vcpu *, const void *))(uintptr_t)j->rx;
-    put_enter(&e);
-    /* with the address in r10 */
+    /* with the address in r10 and, at exit_return, the jump to patch in r11 */
+    j->exit_return = here(&e);
+    op_mem(&e, false, 0x89, H_T1, H_BASE, NO_INDEX, 0, FIELD(run.patch));
     j->exit_rip = here(&e);
     store_field(&e, H_T0, FIELD(rip));
     put_spill(&e);
     put_return(&e);
+    j->enter = (void (*)(struct vcpu *, const void *))(uintptr_t)(j->rx + here(&e));
+    put_enter(&e, j->exit_rip);
     /* with the offset in the page in r11; at exit_link with r10 the jump to patch */
     j->exit_link = here(&e);
     op_mem(&e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.patch));

@@ -111,12 +111,13 @@ static inline void set_jump(uint8_t *at, const uint8_t *to)
     memcpy(at, &distance, 4);
 }
 static inline void jump_to(struct emit *e, uint32_t target) { set_jump(put_jump(e, JUMP_ALWAYS), e->rw + target); }
-static inline void call_to(struct emit *e, uint32_t target)
+static inline uint8_t *put_call_jump(struct emit *e)
 {
     put8(e, 0xe8);
     put32(e, 0);
-    set_jump(e->p - 4, e->rw + target);
+    return e->p - 4;
 }
+static inline void call_to(struct emit *e, uint32_t target) { set_jump(put_call_jump(e), e->rw + target); }
 
 /* The arithmetic flags to and from vcpu.oszapc, by way of `temp`. They stay in EFLAGS when saved. */
 static inline void flags_save(struct emit *e, unsigned temp)

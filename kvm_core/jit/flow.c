@@ -55,24 +55,16 @@ bool flags_needed_at(const struct build *b, int64_t distance)
 
 /* ---- addresses of code and of the stack: 64 bits, in 32-bit code 32 ------------------------------------- */
 
-static void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp)
+void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp)
 {
     op_mem(&b->e, b->word == 8, 0x8d, to, base, NO_INDEX, 0, disp);
 }
 
-static int32_t jumps_of(const struct build *b)
-{
-    unsigned n = b->kind + (b->word == 8 ? JUMPS_LONG : JUMPS_FLAT32);
-
-    return FIELD(jumps) + (int32_t)(n * sizeof(struct jump_cache));
-}
-
 /* ---- leaving the block ------------------------------------------------------------------------------ */
 
-static void put_count(struct build *b, unsigned executed) { op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed); }
+void put_count(struct build *b, unsigned executed) { op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed); }
 
-/* The code of the linear address in r10 into r11 when the jump cache has it; -> the jump for when it does not. */
-static uint8_t *put_jump_lookup(struct build *b)
+uint8_t *put_jump_lookup(struct build *b)
 {
     struct emit *e = &b->e;
 
@@ -86,25 +78,16 @@ static uint8_t *put_jump_lookup(struct build *b)
     }
     op_reg(e, false, 0x33, H_T1, H_T0);
     op_imm(e, false, 4, H_T1, JUMP_ENTRIES - 1);
-    op_mem(e, true, 0x3b, H_T0, H_BASE, H_T1, 3, jumps_of(b) + (int32_t)offsetof(struct jump_cache, rip));
+    op_mem(e, true, 0x3b, H_T0, H_BASE, H_T1, 3, JUMP_FIELD(b, rip));
     return put_jump(e, CC_JNE);
 }
 
-static void put_jump_code(struct build *b, bool call_slot)
+void put_jump_code(struct build *b, unsigned digit)
 {
-    struct emit *e = &b->e;
-
-    if (call_slot)
-        op_mem(e, false, 0xff, 4, H_BASE, NO_INDEX, 0, FIELD(run.target[1]));
-    else
-        op_mem(e, false, 0xff, 4, H_BASE, H_T1, 3, jumps_of(b) + (int32_t)offsetof(struct jump_cache, code));
+    op_mem(&b->e, false, 0xff, digit, H_BASE, H_T1, 3, JUMP_FIELD(b, code));
 }
 
-static bool in_page(int64_t distance) { return distance >= 0 && distance < 4096; }
-static int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; }
-
-/* The linear address of a place at `distance` from the start of the page. */
-static void put_linear(struct build *b, unsigned to, int64_t distance)
+void put_linear(struct build *b, unsigned to, int64_t distance)
 {
     load_field(&b->e, to, GPR_FIELD(REG_PAGE));
     lea_word(b, to, to, (int32_t)distance);
@@ -125,11 +108,26 @@ static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
     uint8_t *unknown = put_jump_lookup(b);
     op_reg(e, false, 0x85, H_LEFT, H_LEFT);
     set_jump(put_jump(e, CC_JS), e->rw + b->j->exit_rip);
-    put_jump_code(b, false);
+    put_jump_code(b, NEAR_JMP);
     if (is_branch_to(&b->op[executed - 1], distance))
         cold_add(b, COLD_INTERPRET, unknown, executed - 1)->executed = UINT32_MAX; /* it is counted already */
     else
         set_jump(unknown, e->rw + b->j->exit_rip);
+}
+
+void put_link(struct build *b, uint8_t *jump, int64_t distance)
+{
+    const struct block *to = jit_block_find(b->j, b->page, (unsigned)distance, b->kind);
+
+    if (to)
+        set_jump(jump, b->e.rw + to->entry);
+    else
+        cold_add(b, COLD_LINK, jump, 0)->linear = (uint64_t)distance;
+}
+
+void put_poll_in_page(struct build *b, int64_t distance)
+{
+    cold_add(b, COLD_POLL, put_jump(&b->e, CC_JS), 0)->linear = (uint64_t)distance;
 }
 
 void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable)
@@ -149,16 +147,8 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
         jump_to(e, b->j->exit_page);
         return;
     }
-    struct cold *c = cold_add(b, COLD_POLL, put_jump(e, CC_JS), 0);
-    c->linear = (uint64_t)distance;
-    const struct block *to = jit_block_find(b->j, b->page, (unsigned)distance, b->kind);
-    uint8_t *jump = put_jump(e, JUMP_ALWAYS);
-    if (to) {
-        set_jump(jump, e->rw + to->entry);
-    } else {
-        c = cold_add(b, COLD_LINK, jump, 0);
-        c->linear = (uint64_t)distance;
-    }
+    put_poll_in_page(b, distance);
+    put_link(b, put_jump(e, JUMP_ALWAYS), distance);
 }
 
 /* A conditional branch that was taken. */
@@ -195,8 +185,7 @@ static bool lower_jcc(struct build *b, unsigned n)
     return true;
 }
 
-/* The target of an indirect branch into r10. */
-static void put_target(struct build *b, unsigned n)
+void put_target(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
 
@@ -213,15 +202,14 @@ static void put_target(struct build *b, unsigned n)
     op_mem(&b->e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
 }
 
-static void flags_leave(struct build *b)
+void flags_leave(struct build *b)
 {
     if (b->flags == FLAGS_IN_HOST)
         flags_save(&b->e, H_T1);
     b->flags = FLAGS_IN_MEMORY;
 }
 
-/* Counts, and gives up the slice with the address in r10 as the next instruction's. */
-static void put_poll(struct build *b, unsigned executed)
+void put_poll(struct build *b, unsigned executed)
 {
     put_count(b, executed);
     set_jump(put_jump(&b->e, CC_JS), b->e.rw + b->j->exit_rip);
@@ -243,12 +231,11 @@ static bool lower_jmp(struct build *b, unsigned n)
     put_target(b, n);
     cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
     put_poll(b, n + 1);
-    put_jump_code(b, false);
+    put_jump_code(b, NEAR_JMP);
     return true;
 }
 
-/* The host address of [RSP + disp] is r10 + the result. */
-static int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c)
+int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c)
 {
     struct operand a;
     int32_t at;
@@ -256,62 +243,6 @@ static int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, 
     operand_of_stack(b, &a, write, disp);
     *c = put_operand(b, n, &a, &at);
     return at;
-}
-
-static bool lower_call(struct build *b, unsigned n)
-{
-    const struct op *op = &b->op[n];
-    const struct insn *i = op->i;
-    struct emit *e = &b->e;
-    bool indirect = op->row->form != FORM_I;
-    struct cold *c;
-
-    if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)))
-        return false;
-    flags_leave(b);
-    if (indirect) {
-        put_target(b, n);
-        cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
-        store_field(e, H_T0, FIELD(run.target[0]));
-        op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 3, jumps_of(b) + (int32_t)offsetof(struct jump_cache, code));
-        store_field(e, H_T1, FIELD(run.target[1]));
-    }
-    int32_t at = put_stack(b, n, true, -b->word, &c);
-    put_linear(b, H_T1, i->off + i->len);
-    op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
-    if (!indirect && in_page(target_of(i))) {
-        lea_word(b, H_SP, H_SP, -b->word);
-        put_edge(b, target_of(i), n + 1, true);
-        return true;
-    }
-    if (indirect) {
-        load_field(e, H_T0, FIELD(run.target[0]));
-    } else { /* the interpreter calls what the jump cache does not know: nothing may have changed but what is below RSP */
-        put_linear(b, H_T0, target_of(i));
-        cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
-    }
-    lea_word(b, H_SP, H_SP, -b->word);
-    put_poll(b, n + 1);
-    put_jump_code(b, indirect);
-    return true;
-}
-
-static bool lower_ret(struct build *b, unsigned n)
-{
-    const struct op *op = &b->op[n];
-    struct emit *e = &b->e;
-    struct cold *c;
-
-    if (op->i->size != b->word)
-        return false;
-    flags_leave(b);
-    int32_t at = put_stack(b, n, false, 0, &c);
-    op_mem(e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, at);
-    cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
-    lea_word(b, H_SP, H_SP, b->word + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
-    put_poll(b, n + 1);
-    put_jump_code(b, false);
-    return true;
 }
 
 /* ---- the stack ------------------------------------------------------------------------------------------------ */

@@ -46,6 +46,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
 };
+enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */
 enum { JIT_PROLOGUE = 11 }; /* bytes: sets REG_PAGE from r10, the linear address of the block */
 
 struct region { /* of the code cache, and of the blocks with code in it */
@@ -68,7 +69,7 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t exit_rip, exit_page, exit_link, interpret, vectors; /* thunks: offsets in the code cache */
+    uint32_t exit_rip, exit_return, exit_page, exit_link, interpret, vectors; /* thunks: offsets in the code cache */
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;
 };
 static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v->translator; }
@@ -88,7 +89,8 @@ uint32_t jit_code_room(struct vcpu *v);
 struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry);
 void jit_code_used(struct jit *j, uint32_t end); /* the room begins there now */
 void jit_page_retired(struct vcpu *v, struct codepage *p);
-/* Lets the jump at `patch` go to `b` when that is in the same page. */
+/* Lets the jump at `patch` go to `b` when that is in the same page; | PATCH_RETURN: by way of its prologue. */
+enum { PATCH_RETURN = 1 << 30 };
 void jit_link(struct jit *j, uint32_t patch, const struct block *b);
 
 /* block.c: translates the code at `off` of the page, whose first instruction is decoded; NULL: that one is not for

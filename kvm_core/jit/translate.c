@@ -16,6 +16,7 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
     struct jit *j = jit_of(v);
     bool vectors = jit_vectors_left(v);
+    uint64_t mapping = v->directory_generation; /* remembered calls hold as long as it does */
     const struct insn *i = codecache_insn(v, ref), *next;
 
     if (unlikely(!i)) { /* everything has been dropped */
@@ -38,12 +39,13 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
     /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
     bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */
-    if (next == i + 1 && likely(as_made && !kicked) && likely(!vectors || jit_vectors_enter(v))) {
+    if (next == i + 1 && likely(as_made && !kicked && v->directory_generation == mapping) &&
+        likely(!vectors || jit_vectors_enter(v))) {
         v->run.left = v->budget + (int32_t)executed - j->hidden;
         v->blk_start = v->cur = NULL;
         return vectors ? RESULT_VECTORS : RESULT_NEXT;
     }
-    if (next) /* it has dropped its own page, changed a segment, taken the vector registers away, or somebody waits for us */
+    if (next) /* it has changed what the code was made for, taken the vector registers away, or somebody waits for us */
         v->rip = cpu_next_rip(v, i);
     if (v->blk_start)
         v->budget--;
