@@ -301,7 +301,7 @@ static int set_addresses(struct kvm_vm *vm, const struct client *c, unsigned lon
     int err = 0;
 
     if (req == KVM_SET_TSS_ADDR) {
-        if (arg > 0xffffffffu - 3 * KVM_PAGE)
+        if (arg > (uint32_t)(-3 * KVM_PAGE))
             return -EINVAL;
         vm->tss_addr = arg;
         return 0;
