@@ -31,7 +31,24 @@ static uint32_t flags_of(const char *name)
     return KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_BASE_POW10 | (ns ? KVM_STATS_UNIT_SECONDS : KVM_STATS_UNIT_NONE);
 }
 
-/* Lays the file out; -> where the values start. */
+/* NULL: *fd is -errno. */
+static char *map_file(size_t bytes, int *fd)
+{
+    char *map = MAP_FAILED;
+
+    *fd = memfd_create("kvm-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (*fd >= 0 && !ftruncate(*fd, (off_t)bytes) && !fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
+        map = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    if (map != MAP_FAILED)
+        return map;
+    int err = -errno;
+    if (*fd >= 0)
+        close(*fd);
+    *fd = err;
+    return NULL;
+}
+
+/* Lays the file out; -> where the values start, NULL: *fd is -errno. */
 static uint64_t *build(int *fd, const char *id, const char *const *names, unsigned n)
 {
     size_t desc_bytes = sizeof(struct kvm_stats_desc) + NAME_BYTES;
@@ -40,11 +57,8 @@ static uint64_t *build(int *fd, const char *id, const char *const *names, unsign
     char *map;
 
     h.data_offset = h.desc_offset + n * (uint32_t)desc_bytes;
-    *fd = memfd_create("kvm-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (*fd < 0 || ftruncate(*fd, h.data_offset + n * 8) || fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
-        return NULL;
-    map = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    if (map == MAP_FAILED)
+    map = map_file(h.data_offset + n * 8, fd);
+    if (!map)
         return NULL;
     memcpy(map, &h, sizeof(h));
     snprintf(map + h.id_offset, NAME_BYTES, "%s", id);
@@ -74,7 +88,7 @@ static int stats_fd(const struct client *c, int *fd, uint64_t **page, const char
 {
     if (!*page)
         *page = build(fd, id, names, n);
-    return *page ? c->ops->give(c, *fd) : -ENOMEM;
+    return *page ? c->ops->give(c, *fd) : *fd;
 }
 
 void stats_free(int fd, uint64_t *page)

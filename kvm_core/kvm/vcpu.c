@@ -74,13 +74,30 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     }
 }
 
-static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id, const struct engine *engine)
+/* All that can fail of a new vCPU. */
+static int vcpu_parts(struct kvm_vcpu *kv)
+{
+    int err = map_file(kv);
+
+    if (!err)
+        err = cpu_create(&kv->cpu);
+    if (!err)
+        err = engine_prepare(kv->engine, &kv->cpu);
+    if (!err && vm_has_irqchip(kv->vm)) {
+        err = lapic_init(&kv->lapic, &kv->vm->irq, kv, kv->id, kv->id == kv->vm->bsp_id);
+        kv->has_lapic = !err;
+    }
+    return err;
+}
+
+static int vcpu_new(struct kvm_vm *vm, uint32_t id, const struct engine *engine, struct kvm_vcpu **made)
 {
     size_t bytes = (sizeof(struct kvm_vcpu) + KVM_PAGE - 1) / KVM_PAGE * KVM_PAGE;
     struct kvm_vcpu *kv = aligned_alloc(KVM_PAGE, bytes);
+    int err;
 
     if (!kv)
-        return NULL;
+        return -ENOMEM;
     memset(kv, 0, bytes);
     kv->vm = vm;
     kv->id = id;
@@ -95,25 +112,20 @@ static struct kvm_vcpu *vcpu_new(struct kvm_vm *vm, uint32_t id, const struct en
     kv->engine = engine;
     kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
-    if (map_file(kv) || cpu_create(&kv->cpu) || engine_prepare(engine, &kv->cpu)) {
+    err = vcpu_parts(kv);
+    if (err) {
         vcpu_destroy(kv);
-        return NULL;
-    }
-    if (vm_has_irqchip(vm)) {
-        if (lapic_init(&kv->lapic, &vm->irq, kv, id, id == vm->bsp_id)) {
-            vcpu_destroy(kv);
-            return NULL;
-        }
-        kv->has_lapic = true;
+        return err;
     }
     vcpu_reset(kv, false);
     if (getenv("KVMISH_LOCKSTEP") && (kv->index || !lockstep_create(&kv->cpu, kv->engine, LOCKSTEP_STRETCH))) {
         vcpu_destroy(kv); /* lockstep is for one vCPU */
-        return NULL;
+        return -ENOMEM;
     }
     kv->cpu.tsc_khz = vm->tsc_khz; /* all processors of a machine count alike */
     kv->cpu.tsc_offset = vm->tsc_offset;
-    return kv;
+    *made = kv;
+    return 0;
 }
 
 void vcpu_destroy(struct kvm_vcpu *kv)
@@ -142,13 +154,13 @@ int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
     if (id >= VCPU_IDS_MAX || !engine)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
-    if (vm->vcpus >= VCPUS_MAX || id >= vm->max_vcpu_ids) {
+    if (vm->vcpus >= VCPUS_MAX || id >= vm->max_vcpu_ids)
         fd = -EINVAL;
-    } else if (vm_vcpu_by_id(vm, (uint32_t)id)) {
+    else if (vm_vcpu_by_id(vm, (uint32_t)id))
         fd = -EEXIST;
-    } else if (!(kv = vcpu_new(vm, (uint32_t)id, engine))) {
-        fd = -ENOMEM;
-    } else {
+    else
+        fd = vcpu_new(vm, (uint32_t)id, engine, &kv);
+    if (kv) {
         vm_get(vm);
         fd = c->ops->install(c, OBJECT_VCPU, kv, kv->fd);
         if (fd < 0) {

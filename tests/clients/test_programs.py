@@ -1,4 +1,4 @@
-"""Static programs of other languages, from source of our own: no C library that could be preloaded."""
+"""Static programs in other languages: no C library that could be preloaded."""
 
 from __future__ import annotations
 

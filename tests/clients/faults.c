@@ -1,0 +1,472 @@
+/* A client that does what clients do wrong: `faults PATH SCENARIO`; says "ok" and exits 0, or says what is wrong.
+ *
+ * Whatever is behind PATH must answer as Linux's KVM does, lose nothing, and serve the next as before.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "machine.h"
+
+static const uint8_t halts[] = {0xf4, 0xeb, 0xfd}; /* 1: hlt; jmp 1b */
+static const uint8_t loops[] = {0xeb, 0xfe};       /* jmp $ */
+
+/* ---- closed in every order ------------------------------------------------------------------------------------------ */
+
+enum thing { FILE_ITSELF, VM, VCPU0, VCPU1, STATS, MAPPING, THINGS };
+
+struct whole {
+    struct machine m;
+    int stats;
+    unsigned gone; /* a bit for each thing */
+};
+
+static void build(struct whole *w, void *memory)
+{
+    w->gone = 0;
+    start(&w->m, 2);
+    CHECK(!add_slot(w->m.vm, 0, 0, memory, 16 * PAGE));
+    CHECK((w->stats = ioctl(w->m.vcpu[0], KVM_GET_STATS_FD, 0)) >= 0);
+    for (unsigned i = 0; i < 2; i++)
+        set_registers(w->m.vcpu[i], CODE, 0);
+}
+
+static void drop(struct whole *w, enum thing t)
+{
+    int fd[] = {w->m.kvm, w->m.vm, w->m.vcpu[0], w->m.vcpu[1], w->stats};
+
+    if (t == MAPPING)
+        CHECK(!munmap(w->m.run[0], 3 * PAGE));
+    else
+        CHECK(!close(fd[t]));
+    w->gone |= 1u << t;
+}
+
+/* What is left works; an object's calls fail with EIO in a process that did not make it. */
+static void look(const struct whole *w, bool ours)
+{
+    struct kvm_stats_header head;
+    struct kvm_regs r;
+
+    if (!(w->gone & 1 << FILE_ITSELF))
+        CHECK(ioctl(w->m.kvm, KVM_GET_API_VERSION, 0) == 12);
+    if (!(w->gone & 1 << STATS))
+        CHECK(pread(w->stats, &head, sizeof(head), 0) == sizeof(head) && head.num_desc);
+    if (!(w->gone & 1 << VM)) {
+        int has = ioctl(w->m.vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY);
+        CHECK(ours ? has == 1 : has < 0 && errno == EIO);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        if (w->gone & 1u << (VCPU0 + i))
+            continue;
+        if (ours) {
+            CHECK(!ioctl(w->m.vcpu[i], KVM_GET_REGS, &r) && !run(w->m.vcpu[i]));
+        } else {
+            REFUSED(ioctl(w->m.vcpu[i], KVM_GET_REGS, &r), EIO);
+            REFUSED(ioctl(w->m.vcpu[i], KVM_RUN, 0), EIO);
+        }
+        if (i == 1)
+            CHECK(w->m.run[1]->exit_reason == KVM_EXIT_HLT || !ours);
+    }
+}
+
+static void close_all(struct whole *w, const enum thing order[THINGS], bool ours)
+{
+    for (unsigned i = 0; i < THINGS; i++) {
+        drop(w, order[i]);
+        look(w, ours);
+    }
+    munmap(w->m.run[1], 3 * PAGE);
+}
+
+/* In a child first: nothing changes for the parent. */
+static void with_child(struct whole *w, const enum thing order[THINGS])
+{
+    enum thing reverse[THINGS];
+    int status;
+
+    if (!fork()) {
+        look(w, false);
+        close_all(w, order, false);
+        _exit(0);
+    }
+    CHECK(wait(&status) > 0 && !status);
+    for (unsigned i = 0; i < THINGS; i++)
+        reverse[i] = order[THINGS - 1 - i];
+    look(w, true);
+    close_all(w, reverse, true);
+}
+
+static void permute(enum thing order[THINGS], unsigned n, void *memory, unsigned *count)
+{
+    struct whole w;
+
+    if (n == THINGS) {
+        build(&w, memory);
+        if (++*count % 16)
+            close_all(&w, order, true);
+        else
+            with_child(&w, order);
+        return;
+    }
+    for (unsigned i = n; i < THINGS; i++) {
+        enum thing t = order[i];
+        order[i] = order[n];
+        order[n] = t;
+        permute(order, n + 1, memory, count);
+        order[n] = order[i];
+        order[i] = t;
+    }
+}
+
+static int descriptors(void)
+{
+    int n = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static void orders(void)
+{
+    enum thing order[THINGS] = {FILE_ITSELF, VM, VCPU0, VCPU1, STATS, MAPPING};
+    void *memory = guest_memory(halts, sizeof(halts));
+    int before = descriptors();
+    unsigned count = 0;
+
+    permute(order, 0, memory, &count);
+    CHECK(count == 720 && descriptors() == before);
+}
+
+/* A VM whose timer has ticked: whoever counts for it waits for the next time. */
+static int ticking_vm(int kvm)
+{
+    struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_PIC_MASTER};
+    struct kvm_pit_state2 pit = {0};
+    struct kvm_pit_config config = {0};
+    int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+
+    pit.channels[0] = (struct kvm_pit_channel_state){.count = 0x10000, .mode = 2, .gate = 1};
+    CHECK(vm >= 0 && !ioctl(vm, KVM_CREATE_IRQCHIP, 0) && !ioctl(vm, KVM_CREATE_PIT2, &config));
+    CHECK(!ioctl(vm, KVM_SET_PIT2, &pit));
+    while (!(chip.chip.pic.irr & 1))
+        CHECK(!ioctl(vm, KVM_GET_IRQCHIP, &chip));
+    return vm;
+}
+
+/* A child whose last act is a close, and that of a vfork() or a close_range(), which shares our memory. */
+static void children(void)
+{
+    struct whole w;
+    int status;
+    pid_t pid;
+
+    build(&w, guest_memory(halts, sizeof(halts)));
+    ticking_vm(w.m.kvm);
+    for (unsigned n = 0; n < 3; n++) {
+        pid = n ? vfork() : fork();
+        if (!pid) {
+            if (n == 1) {
+                close(w.m.vcpu[0]);
+                close(w.m.vm);
+                dup2(0, w.m.kvm);
+            } else {
+                close_range(3, ~0u, 0);
+            }
+            _exit(0);
+        }
+        CHECK(waitpid(pid, &status, 0) == pid && !status);
+        look(&w, true);
+    }
+}
+
+/* ---- handed to another process ------------------------------------------------------------------------------------------ */
+
+static void send_fds(int socket, const int *fd, size_t n)
+{
+    char control[CMSG_SPACE(2 * sizeof(int))] = {0}, byte = 0;
+    struct iovec iov = {&byte, 1};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(n * sizeof(int))};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+    *c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n * sizeof(int))};
+    memcpy(CMSG_DATA(c), fd, n * sizeof(int));
+    CHECK(sendmsg(socket, &m, 0) == 1);
+}
+
+static void receive_fds(int socket, int *fd, size_t n)
+{
+    char control[CMSG_SPACE(2 * sizeof(int))], byte;
+    struct iovec iov = {&byte, 1};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+
+    CHECK(recvmsg(socket, &m, 0) == 1 && CMSG_FIRSTHDR(&m));
+    memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), n * sizeof(int));
+}
+
+/* The receiver lives on when the owner has closed its own: the machine is still nobody else's. A preloaded library knows nothing
+ * of a descriptor that has come by a socket. */
+static void handed(void)
+{
+    int expected = getenv("LD_PRELOAD") ? ENOTTY : EIO, pair[2], fd[2], status;
+    struct kvm_regs r;
+    struct whole w;
+    char byte;
+
+    CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+    if (!fork()) {
+        close(pair[0]);
+        receive_fds(pair[1], fd, 2);
+        for (unsigned n = 0; n < 2; n++) {
+            REFUSED(ioctl(fd[0], KVM_CREATE_VCPU, 7), expected);
+            REFUSED(ioctl(fd[1], KVM_RUN, 0), expected);
+            REFUSED(ioctl(fd[1], KVM_GET_REGS, &r), expected);
+            CHECK(write(pair[1], "x", 1) == 1);
+            CHECK(n || read(pair[1], &byte, 1) == 1);
+        }
+        _exit(0);
+    }
+    close(pair[1]);
+    build(&w, guest_memory(halts, sizeof(halts)));
+    fd[0] = w.m.vm;
+    fd[1] = w.m.vcpu[0];
+    send_fds(pair[0], fd, 2);
+    CHECK(read(pair[0], &byte, 1) == 1);
+    look(&w, true);
+    for (unsigned t = 0; t < THINGS; t++)
+        drop(&w, t);
+    CHECK(write(pair[0], "x", 1) == 1 && read(pair[0], &byte, 1) == 1);
+    CHECK(wait(&status) > 0 && !status);
+}
+
+/* ---- two calls on one vCPU ------------------------------------------------------------------------------------------------ */
+
+static struct caller {
+    int vcpu;
+    _Atomic pid_t tid;
+    atomic_bool done;
+    struct kvm_regs regs;
+} in_run, in_get;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+}
+
+static void *be_in_run(void *arg)
+{
+    (void)arg;
+    in_run.tid = gettid();
+    REFUSED(ioctl(in_run.vcpu, KVM_RUN, 0), EINTR);
+    in_run.done = true;
+    return NULL;
+}
+
+static void *be_in_get(void *arg)
+{
+    (void)arg;
+    in_get.tid = gettid();
+    CHECK(!ioctl(in_get.vcpu, KVM_GET_REGS, &in_get.regs));
+    in_get.done = true;
+    return NULL;
+}
+
+/* Until the thread sleeps, which it does in its ioctl only. */
+static void await_sleep(const struct caller *c)
+{
+    char name[64], text[512], *state = NULL;
+
+    while (!state || !strchr("SD", state[2])) {
+        FILE *f;
+        sched_yield();
+        snprintf(name, sizeof(name), "/proc/self/task/%d/stat", c->tid);
+        if (!c->tid || !(f = fopen(name, "r")))
+            continue;
+        state = fgets(text, sizeof(text), f) ? strrchr(text, ')') : NULL;
+        fclose(f);
+    }
+}
+
+static void *set_and_get(void *arg)
+{
+    struct kvm_regs r;
+    uint64_t *word = (uint64_t *)&r;
+
+    for (unsigned n = 0; n < 2000; n++) {
+        memset(&r, (int)(n + (uintptr_t)arg) & 0x7f, sizeof(r));
+        CHECK(!ioctl(in_get.vcpu, KVM_SET_REGS, &r) && !ioctl(in_get.vcpu, KVM_GET_REGS, &r));
+        for (unsigned i = 1; i < 16; i++)
+            CHECK(word[i] == word[0]);
+    }
+    return NULL;
+}
+
+static void exclusive(void)
+{
+    struct sigaction sa = {.sa_handler = on_signal};
+    struct machine m;
+    pthread_t t[4];
+
+    sigaction(SIGUSR1, &sa, NULL);
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory(loops, sizeof(loops)), 16 * PAGE));
+    set_registers(m.vcpu[0], CODE, 77);
+    in_run.vcpu = in_get.vcpu = m.vcpu[0];
+    CHECK(!pthread_create(&t[0], NULL, be_in_run, NULL));
+    while (!in_run.tid)
+        sched_yield();
+    CHECK(!pthread_create(&t[1], NULL, be_in_get, NULL));
+    await_sleep(&in_get);
+    CHECK(!in_get.done);
+    while (!in_run.done) {
+        pthread_kill(t[0], SIGUSR1);
+        sched_yield();
+    }
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(t[i], NULL);
+    CHECK(in_get.regs.rbx == 77);
+    for (uintptr_t i = 0; i < 4; i++)
+        CHECK(!pthread_create(&t[i], NULL, set_and_get, (void *)(i * 31)));
+    for (unsigned i = 0; i < 4; i++)
+        pthread_join(t[i], NULL);
+    finish(&m);
+}
+
+/* ---- nothing left --------------------------------------------------------------------------------------------------------- */
+
+static void full_table(void)
+{
+    int fd[1024], n = 0;
+    struct whole w;
+
+    build(&w, guest_memory(halts, sizeof(halts)));
+    while (n < 1024 && (fd[n] = open("/dev/null", O_RDONLY)) >= 0)
+        n++;
+    CHECK(n < 1024);
+    REFUSED(ioctl(w.m.kvm, KVM_CREATE_VM, 0), EMFILE);
+    REFUSED(ioctl(w.m.vm, KVM_CREATE_VCPU, 2), EMFILE);
+    REFUSED(ioctl(w.m.vm, KVM_GET_STATS_FD, 0), EMFILE);
+    REFUSED(ioctl(w.m.vcpu[0], KVM_GET_STATS_FD, 0), EMFILE);
+    REFUSED(open(path, O_RDWR), EMFILE);
+    while (n)
+        close(fd[--n]);
+    look(&w, true);
+    CHECK(ioctl(w.m.vm, KVM_CREATE_VCPU, 2) >= 0 && ioctl(w.m.vm, KVM_GET_STATS_FD, 0) >= 0);
+}
+
+/* The client's own limit: what fails fails with ENOMEM, what is there goes on, and without the limit all is as before. */
+static void no_memory(void)
+{
+    struct rlimit none = {96 << 20, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    int fd[256], n = 0;
+    struct whole w;
+
+    build(&w, guest_memory(halts, sizeof(halts)));
+    look(&w, true);
+    CHECK(!setrlimit(RLIMIT_AS, &none));
+    while (n < 128 && (fd[n] = n % 2 ? ioctl(fd[n - 1], KVM_CREATE_VCPU, 0) : ioctl(w.m.kvm, KVM_CREATE_VM, 0)) >= 0)
+        n++;
+    CHECK(n == 128 || errno == ENOMEM);
+    look(&w, true);
+    while (n)
+        close(fd[--n]);
+    CHECK(!setrlimit(RLIMIT_AS, &all));
+    look(&w, true);
+    build(&w, guest_memory(halts, sizeof(halts)));
+    look(&w, true);
+}
+
+/* ---- leaks ------------------------------------------------------------------------------------------------------------------ */
+
+static long status_field(const char *name)
+{
+    char line[256];
+    long value = -1;
+    FILE *f = fopen("/proc/self/status", "r");
+
+    CHECK(f);
+    while (fgets(line, sizeof(line), f))
+        if (!strncmp(line, name, strlen(name)))
+            value = atol(line + strlen(name));
+    fclose(f);
+    return value;
+}
+
+/* A machine with all that holds something: chips, timers, eventfds, zones, a filter, dirty logs, statistics. */
+static void live_and_die(void *memory)
+{
+    int e = eventfd(0, EFD_CLOEXEC);
+    struct kvm_pit_config pit = {0};
+    struct kvm_irqfd irq = {.fd = (uint32_t)e, .gsi = 4};
+    struct kvm_ioeventfd io = {.addr = 0x20, .len = 1, .fd = e, .flags = KVM_IOEVENTFD_FLAG_PIO};
+    struct kvm_coalesced_mmio_zone zone = {.addr = 0xa0000, .size = PAGE};
+    struct kvm_userspace_memory_region slot = {0, KVM_MEM_LOG_DIRTY_PAGES, 0, 16 * PAGE, (uintptr_t)memory};
+    static uint8_t bits[32];
+    struct kvm_msr_filter filter = {.ranges[0] = {KVM_MSR_FILTER_READ, 256, 0, bits}};
+    struct machine m;
+    int stats;
+
+    CHECK((m.kvm = open(path, O_RDWR | O_CLOEXEC)) >= 0 && (m.vm = ioctl(m.kvm, KVM_CREATE_VM, 0)) >= 0);
+    CHECK(!ioctl(m.vm, KVM_CREATE_IRQCHIP, 0) && !ioctl(m.vm, KVM_CREATE_PIT2, &pit));
+    CHECK(!ioctl(m.vm, KVM_IRQFD, &irq) && !ioctl(m.vm, KVM_IOEVENTFD, &io));
+    CHECK(!ioctl(m.vm, KVM_REGISTER_COALESCED_MMIO, &zone) && !ioctl(m.vm, KVM_X86_SET_MSR_FILTER, &filter));
+    CHECK(!ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &slot));
+    CHECK((m.vcpu[0] = ioctl(m.vm, KVM_CREATE_VCPU, 0)) >= 0 && (stats = ioctl(m.vm, KVM_GET_STATS_FD, 0)) >= 0);
+    m.run[0] = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, m.vcpu[0], 0);
+    CHECK(m.run[0] != MAP_FAILED);
+    set_registers(m.vcpu[0], CODE, 0);
+    CHECK(!run(m.vcpu[0]) && m.run[0]->exit_reason == KVM_EXIT_IO);
+    munmap(m.run[0], 3 * PAGE);
+    close(stats);
+    close(m.vcpu[0]);
+    close(m.vm);
+    close(m.kvm);
+    close(e);
+}
+
+static void leaks(void)
+{
+    static const uint8_t out10[] = {0xe6, 0x10};
+    void *memory = guest_memory(out10, sizeof(out10));
+    long fds, threads, resident;
+
+    for (unsigned n = 0; n < 20; n++)
+        live_and_die(memory);
+    fds = descriptors();
+    threads = status_field("Threads:");
+    resident = status_field("VmRSS:");
+    for (unsigned n = 0; n < 150; n++)
+        live_and_die(memory);
+    CHECK(descriptors() == fds);
+    CHECK(status_field("Threads:") <= threads);
+    CHECK(status_field("VmRSS:") < resident + 2048); /* KiB; one vCPU has more */
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } scenario[] = {{"orders", orders}, {"children", children}, {"handed", handed}, {"exclusive", exclusive},
+                    {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks}};
+
+    if (argc != 3)
+        errx(2, "usage: faults PATH SCENARIO");
+    path = argv[1];
+    for (unsigned i = 0; i < sizeof(scenario) / sizeof(*scenario); i++)
+        if (!strcmp(argv[2], scenario[i].name)) {
+            scenario[i].run();
+            puts("ok");
+            return 0;
+        }
+    errx(2, "no scenario %s", argv[2]);
+}

@@ -1,0 +1,55 @@
+"""Clients that do what clients do wrong, on each door and on the host's KVM, which is right."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.devfs.broker import Broker
+from tests.qemu import KVMISH
+
+SOURCE = Path(__file__).with_name("faults.c")
+SCENARIOS = ["children", "handed", "exclusive", "full-table", "no-memory", "leaks"]
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("faults") / "faults"
+    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
+    subprocess.run(["gcc", *flags, "-o", program, SOURCE, "-lpthread"], check=True)
+    return program
+
+
+def _few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+
+def _runs(command: list[str], scenario: str) -> None:
+    done = subprocess.run(
+        [*command, scenario],
+        capture_output=True, text=True, check=False, timeout=150, preexec_fn=_few_descriptors,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+@pytest.mark.parametrize("scenario", ["orders", *SCENARIOS])
+def test_on_the_preload_door(faults: Path, scenario: str) -> None:
+    _runs([str(KVMISH), "exec", "--", str(faults), "/dev/kvm"], scenario)
+
+
+@pytest.mark.parametrize("scenario", [pytest.param("orders", marks=pytest.mark.full), *SCENARIOS])
+def test_on_the_device_file(device: Broker, faults: Path, scenario: str) -> None:
+    _runs([str(faults), str(device.file)], scenario)
+
+
+@pytest.mark.host_kvm
+@pytest.mark.full
+@pytest.mark.parametrize("scenario", ["orders", *SCENARIOS])
+def test_on_the_hosts_kvm(faults: Path, need: Callable[[object, str], None], scenario: str) -> None:
+    need(os.access("/dev/kvm", os.R_OK | os.W_OK), "a /dev/kvm of the host's")
+    _runs([str(faults), "/dev/kvm"], scenario)
