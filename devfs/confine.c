@@ -72,7 +72,7 @@ static int change_identity(const struct hand_reply *client)
     uid_t uid = client->uid ? client->uid : NOBODY;
     gid_t gid = client->uid ? client->gid : NOBODY;
 
-    if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) || setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
+    if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
         return -errno;
     return keep_only(1ull << CAP_SYS_PTRACE);
 }
@@ -96,6 +96,9 @@ static const int allowed[] = {
     SYS_eventfd2, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_poll, SYS_ppoll, SYS_preadv2,
     SYS_getrandom, SYS_fstat, SYS_newfstatat, SYS_lseek,
 };
+
+/* What change_identity() and the second filter need; that filter ends it. */
+static const int once[] = {SYS_setgroups, SYS_setresgid, SYS_setresuid, SYS_capset, SYS_seccomp};
 
 /* Calls that are allowed with one argument of one value only. */
 struct only {
@@ -131,10 +134,29 @@ static void add_only(struct program *p, const struct only *o)
     add(p, LOAD(offsetof(struct seccomp_data, nr))); /* another row may allow another value */
 }
 
-static int filter_calls(pid_t client, int mount)
+static int install(const struct program *p)
 {
+    struct sock_fprog prog = {.len = p->length, .filter = (struct sock_filter *)p->at};
+
+    if (p->length == FILTER_MAX)
+        return -E2BIG;
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) ? -errno : 0;
+}
+
+static void add_all(struct program *p, const int *number, size_t n, uint32_t what)
+{
+    for (size_t i = 0; i < n; i++) {
+        add(p, SKIP_UNLESS((uint32_t)number[i], 1));
+        add(p, RETURN(what));
+    }
+}
+
+/* Two filters, since the kernel takes its time with a long one: this is installed ahead. Until the second one is there, the process
+ * may change its identity and read any other; it has no client then. */
+static int filter_calls(int mount)
+{
+    const int client_memory[] = {SYS_process_vm_readv, SYS_process_vm_writev};
     const struct only only[] = {
-        {SYS_process_vm_readv, 0, client}, {SYS_process_vm_writev, 0, client},
         {SYS_tgkill, 2, 0}, /* signal 0: is it a thread of ...? */
         {SYS_unshare, 0, CLONE_FILES}, /* opener.c */
         {SYS_openat, 0, mount}, /* an absolute path finds an empty root */
@@ -143,32 +165,51 @@ static int filter_calls(pid_t client, int mount)
         {SYS_prctl, 0, PR_SET_NAME}, {SYS_prctl, 0, PR_SET_TIMERSLACK},
     };
     static struct program p;
-    struct sock_fprog prog = {.filter = p.at};
 
     add(&p, LOAD(offsetof(struct seccomp_data, arch)));
     add(&p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0));
     add(&p, RETURN(SECCOMP_RET_KILL_PROCESS));
     add(&p, LOAD(offsetof(struct seccomp_data, nr)));
-    for (unsigned i = 0; i < sizeof(allowed) / sizeof(*allowed); i++) {
-        add(&p, SKIP_UNLESS((uint32_t)allowed[i], 1));
-        add(&p, RETURN(SECCOMP_RET_ALLOW));
-    }
+    add_all(&p, allowed, sizeof(allowed) / sizeof(*allowed), SECCOMP_RET_ALLOW);
+    add_all(&p, client_memory, sizeof(client_memory) / sizeof(*client_memory), SECCOMP_RET_ALLOW);
+    add_all(&p, once, sizeof(once) / sizeof(*once), SECCOMP_RET_ALLOW);
     add(&p, SKIP_UNLESS(SYS_clone3, 1)); /* its flags are behind a pointer; the C library then uses clone() */
     add(&p, RETURN(SECCOMP_RET_ERRNO | ENOSYS));
     for (unsigned i = 0; i < sizeof(only) / sizeof(*only); i++)
         add_only(&p, &only[i]);
     add(&p, RETURN(SECCOMP_RET_ERRNO | EPERM));
-    if (p.length == FILTER_MAX)
-        return -E2BIG;
-    prog.len = p.length;
-    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) ? -errno : 0;
+    return install(&p);
 }
 
-int confine_worker(const struct hand_reply *client, int mount)
+/* The memory of this client only, and no other identity any more. */
+static int filter_for(pid_t client)
+{
+    const struct only only[] = {{SYS_process_vm_readv, 0, client}, {SYS_process_vm_writev, 0, client}};
+    static struct program p;
+
+    add(&p, LOAD(offsetof(struct seccomp_data, nr)));
+    for (unsigned i = 0; i < sizeof(only) / sizeof(*only); i++) {
+        add_only(&p, &only[i]);
+        add(&p, SKIP_UNLESS((uint32_t)only[i].number, 1));
+        add(&p, RETURN(SECCOMP_RET_ERRNO | EPERM));
+    }
+    add_all(&p, once, sizeof(once) / sizeof(*once), SECCOMP_RET_ERRNO | EPERM);
+    add(&p, RETURN(SECCOMP_RET_ALLOW));
+    return install(&p);
+}
+
+int confine_ahead(int mount)
 {
     int err = no_core_no_setuid();
 
-    if (!err)
-        err = change_identity(client);
-    return err ? err : filter_calls(client->tgid, mount);
+    if (!err && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        err = -errno;
+    return err ? err : filter_calls(mount);
+}
+
+int confine_worker(const struct hand_reply *client)
+{
+    int err = change_identity(client);
+
+    return err ? err : filter_for(client->tgid);
 }

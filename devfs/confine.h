@@ -6,8 +6,10 @@
 
 /* In the worker, started ahead: its root becomes an empty directory that is no longer there. */
 int confine_root(void);
-/* In the worker, when it has a client, before its threads are started. mount: of its session. */
-int confine_worker(const struct hand_reply *client, int mount);
+/* In the worker, started ahead: all that does not depend on the client. mount: of its session. */
+int confine_ahead(int mount);
+/* In the worker, when it has a client, before its threads are started: the rest. */
+int confine_worker(const struct hand_reply *client);
 /* In the hand: what is left is what it needs to change another process. */
 int confine_hand(void);
 

@@ -103,6 +103,14 @@ static long receive_in_client(struct hand *h, uintptr_t page, const int pair[2],
     return got;
 }
 
+static void close_in_client(struct hand *h, const int pair[2])
+{
+    if (pair[1] == pair[0] + 1 && !call(h, SYS_close_range, (uintptr_t)pair[0], (uintptr_t)pair[1], 0, 0, 0))
+        return;
+    call(h, SYS_close, (uintptr_t)pair[0], 0, 0, 0, 0);
+    call(h, SYS_close, (uintptr_t)pair[1], 0, 0, 0, 0);
+}
+
 /* By a socket pair in the client, whose other end we take: needs no path that the client could see. */
 static long give(struct hand *h, int fd)
 {
@@ -118,8 +126,7 @@ static long give(struct hand *h, int fd)
         r = -EFAULT;
     else if (!r) {
         r = receive_in_client(h, page, pair, fd);
-        call(h, SYS_close, (uintptr_t)pair[0], 0, 0, 0, 0);
-        call(h, SYS_close, (uintptr_t)pair[1], 0, 0, 0, 0);
+        close_in_client(h, pair);
     }
     call(h, SYS_munmap, page, 4096, 0, 0, 0);
     return r;
@@ -217,7 +224,6 @@ static int do_adopt(struct hand *h)
 
 static int identify(struct hand *h, pid_t tid, struct hand_reply *r)
 {
-    unsigned long long permitted = 0;
     unsigned tgid = 0, uid = ~0u, gid = ~0u;
     char path[64], line[256];
     FILE *f;
@@ -228,11 +234,9 @@ static int identify(struct hand *h, pid_t tid, struct hand_reply *r)
     f = fopen(path, "re");
     if (!f)
         return -ESRCH;
-    while (fgets(line, sizeof(line), f)) {
+    while (fgets(line, sizeof(line), f) && sscanf(line, "Gid: %u", &gid) != 1) { /* it comes last of the three */
         sscanf(line, "Tgid: %u", &tgid);
         sscanf(line, "Uid: %u", &uid);
-        sscanf(line, "Gid: %u", &gid);
-        sscanf(line, "CapPrm: %llx", &permitted);
     }
     fclose(f);
     h->pidfd = tgid ? (int)syscall(SYS_pidfd_open, (pid_t)tgid, 0) : -1;
@@ -242,7 +246,6 @@ static int identify(struct hand *h, pid_t tid, struct hand_reply *r)
     r->tgid = (pid_t)tgid;
     r->uid = uid;
     r->gid = gid;
-    r->privileged = permitted != 0;
     return 0;
 }
 

@@ -49,7 +49,6 @@ struct hand_reply {
     /* HAND_CLIENT */
     int32_t tgid;
     uint32_t uid, gid;
-    uint32_t privileged; /* has capabilities */
 };
 
 /* ---- in the hand ------------------------------------------------------------------------------------------------- */

@@ -66,26 +66,37 @@ int opener_start(struct worker *w)
 {
     pthread_attr_t attr;
     pthread_t thread;
-    int err, result, fd;
+    int err;
 
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
     err = -pthread_create(&thread, &attr, open_thread, w);
     pthread_attr_destroy(&attr);
-    if (!err)
-        err = packet_receive(w->opener.ours, &result, sizeof(result), &fd) == sizeof(result) ? result : -EIO;
-    close(w->opener.theirs);
+    return err;
+}
+
+/* Waits for the thread to have its own table, in which its end of the line stays open. */
+static int opener_ready(struct opener *o)
+{
+    int err, fd;
+
+    if (packet_receive(o->ours, &err, sizeof(err), &fd) != sizeof(err))
+        err = -EIO;
+    close(o->theirs);
+    o->theirs = -1;
     return err;
 }
 
 int opener_open(struct worker *w, const char *name)
 {
-    int err = -EIO, fd = -1;
+    int err = 0, fd = -1;
 
     pthread_mutex_lock(&w->opener.lock);
-    if (!packet_send(w->opener.ours, name, strlen(name) + 1, -1) &&
-        packet_receive(w->opener.ours, &err, sizeof(err), &fd) != sizeof(err))
+    if (w->opener.theirs >= 0)
+        err = opener_ready(&w->opener);
+    if (!err && (packet_send(w->opener.ours, name, strlen(name) + 1, -1) ||
+                 packet_receive(w->opener.ours, &err, sizeof(err), &fd) != sizeof(err)))
         err = -EIO;
     pthread_mutex_unlock(&w->opener.lock);
     return err ? err : fd >= 0 ? fd : -EMFILE;

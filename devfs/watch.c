@@ -76,23 +76,24 @@ static void *watch_thread(void *arg)
     return NULL;
 }
 
-/* With w->lock. */
+/* With w->lock. The thread is started by the first call that needs it. */
 static void wake_watch(struct worker *w)
 {
+    pthread_t thread;
+
     if (atomic_load(&w->watching))
         return;
+    if (!w->watch_started && pthread_create(&thread, NULL, watch_thread, w))
+        return;
+    w->watch_started = true;
     atomic_store(&w->watching, true);
     w->watch_more = true;
     pthread_cond_signal(&w->watch_wake);
 }
 
-int watch_start(struct worker *w)
+void watch_init(struct worker *w)
 {
-    pthread_t thread;
-
     pthread_cond_init(&w->watch_wake, NULL);
-    atomic_store(&w->watching, true);
-    return -pthread_create(&thread, NULL, watch_thread, w);
 }
 
 /* ---- at calls ------------------------------------------------------------------------------------------------------------------ */

@@ -44,7 +44,7 @@ struct worker {
     struct session session;
     struct hand_link hand;
     struct opener {
-        int ours, theirs; /* packets */
+        int ours, theirs; /* packets; theirs is -1 once the thread has a table of its own */
         pthread_mutex_t lock;
     } opener;
     int broker;      /* packets */
@@ -57,7 +57,7 @@ struct worker {
     _Atomic int handles; /* open files of the client's */
 
     _Atomic bool watching;
-    bool watch_more;
+    bool watch_started, watch_more;
     pthread_cond_t watch_wake;
 
     /* An answer lets a thread of the client's run. Who exchanges its memory holds this for writing. */
@@ -73,7 +73,8 @@ int node_add(struct worker *w, enum object_kind kind, void *object, int backing)
 void node_forget(struct worker *w, unsigned number);
 int node_open(struct worker *w, unsigned number);
 
-/* opener.c. init before confine_worker(), start behind it; open: a file of the session by its name, -errno */
+/* opener.c. init before confine_worker(), start behind it; open: a file of the session by its name, -errno. The first open
+ * waits for the thread to be ready. */
 enum { OPEN_NAME_BYTES = 32 };
 int opener_init(struct worker *w);
 int opener_start(struct worker *w);
@@ -87,7 +88,7 @@ void call_end(struct call *c, int ret);
 bool call_interrupt(struct worker *w, uint64_t unique);
 
 /* watch.c */
-int watch_start(struct worker *w);
+void watch_init(struct worker *w);
 void watch_call(struct call *c);        /* at its start */
 void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->lock */
 
