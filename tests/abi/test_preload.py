@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRACT = ["tests/abi/test_contract.py", "-k", "/dev/kvm"]
+CONTRACT = ["tests/abi/test_contract.py", "tests/abi/test_contract_rare.py", "-k", "/dev/kvm"]
 OBJECTS = ["tests/unit/test_doors.py"]
 
 

@@ -75,7 +75,7 @@ def test_a_python_program(device: Broker) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
-CONTRACT = ["tests/abi/test_contract.py", "-k", "/dev/kvm"]
+CONTRACT = ["tests/abi/test_contract.py", "tests/abi/test_contract_rare.py", "-k", "/dev/kvm"]
 OBJECTS = ["tests/unit/test_doors.py"]
 
 
