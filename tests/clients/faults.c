@@ -2,6 +2,7 @@
  *
  * Whatever is behind PATH must answer as Linux's KVM does, lose nothing, and serve the next as before.
  */
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -451,13 +452,82 @@ static void leaks(void)
     CHECK(status_field("VmRSS:") < resident + 2048); /* KiB; one vCPU has more */
 }
 
+/* ---- what is not the client's to see ------------------------------------------------------------------------------------------ */
+
+enum { ANSWER_BYTES = 16384 };
+
+/* Fills what the next call will find on the stack and in freed memory. */
+static __attribute__((noinline)) void stain(uint8_t with)
+{
+    uint8_t here[100000];
+    void *p[64];
+
+    mallopt(M_PERTURB, (uint8_t)~with); /* new memory is filled with the complement, freed memory with the value */
+    memset(here, with, sizeof(here));
+    for (unsigned i = 0; i < 64; i++) {
+        p[i] = malloc(24u << i % 10);
+        memset(p[i], with, 24u << i % 10);
+    }
+    for (unsigned i = 0; i < 64; i++)
+        free(p[i]);
+    __asm__ volatile("" : : "r"(here) : "memory");
+}
+
+/* No byte of an answer is the stain. head: what the client writes into the structure before. */
+static void clean_answer(int fd, unsigned long request, const void *head, size_t bytes)
+{
+    static uint8_t answer[2][ANSWER_BYTES];
+
+    for (unsigned n = 0; n < 2; n++) {
+        memset(answer[n], 0, ANSWER_BYTES);
+        memcpy(answer[n], head, bytes);
+        stain(n ? 0x5a : 0xa5);
+        CHECK(ioctl(fd, request, answer[n]) >= 0);
+    }
+    for (unsigned i = 0; i < ANSWER_BYTES; i++)
+        if (answer[0][i] == 0xa5 && answer[1][i] == 0x5a)
+            errx(1, "request %lx: byte %u is not written", request, i);
+}
+
+static void clean(void)
+{
+    static const unsigned long of_vcpu[] = {
+        KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_SREGS2, KVM_GET_VCPU_EVENTS, KVM_GET_MP_STATE, KVM_GET_DEBUGREGS, KVM_GET_FPU,
+        KVM_GET_XCRS, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_GET_LAPIC, KVM_TRANSLATE, KVM_TPR_ACCESS_REPORTING};
+    static const unsigned long of_vm[] = {KVM_GET_CLOCK, KVM_GET_PIT, KVM_GET_PIT2};
+    static const unsigned long lists[] = {KVM_GET_SUPPORTED_CPUID, KVM_GET_EMULATED_CPUID, KVM_GET_MSR_INDEX_LIST,
+                                          KVM_GET_MSR_FEATURE_INDEX_LIST};
+    struct kvm_pit_config pit = {0};
+    uint32_t room = 250;
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry[3];
+    } msrs = {{.nmsrs = 3}, {{.index = 0x10}, {.index = 0x277}, {.index = 0xc0000081}}};
+    int kvm = open(path, O_RDWR), vm = ioctl(kvm, KVM_CREATE_VM, 0), vcpu;
+
+    CHECK(vm >= 0 && !ioctl(vm, KVM_CREATE_IRQCHIP, 0) && !ioctl(vm, KVM_CREATE_PIT2, &pit));
+    CHECK((vcpu = ioctl(vm, KVM_CREATE_VCPU, 0)) >= 0);
+    for (unsigned i = 0; i < sizeof(of_vcpu) / sizeof(*of_vcpu); i++)
+        clean_answer(vcpu, of_vcpu[i], NULL, 0);
+    for (unsigned i = 0; i < sizeof(of_vm) / sizeof(*of_vm); i++)
+        clean_answer(vm, of_vm[i], NULL, 0);
+    for (uint32_t chip = 0; chip < 3; chip++)
+        clean_answer(vm, KVM_GET_IRQCHIP, &chip, sizeof(chip));
+    for (unsigned i = 0; i < sizeof(lists) / sizeof(*lists); i++)
+        clean_answer(kvm, lists[i], &room, sizeof(room));
+    clean_answer(kvm, KVM_X86_GET_MCE_CAP_SUPPORTED, NULL, 0);
+    clean_answer(vcpu, KVM_GET_CPUID2, &room, sizeof(room));
+    clean_answer(vcpu, KVM_GET_MSRS, &msrs, sizeof(msrs));
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(void);
     } scenario[] = {{"orders", orders}, {"children", children}, {"handed", handed}, {"exclusive", exclusive},
-                    {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks}};
+                    {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
+                    {"clean", clean}};
 
     if (argc != 3)
         errx(2, "usage: faults PATH SCENARIO");

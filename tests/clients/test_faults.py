@@ -14,7 +14,7 @@ from tests.devfs.broker import Broker
 from tests.qemu import KVMISH
 
 SOURCE = Path(__file__).with_name("faults.c")
-SCENARIOS = ["children", "handed", "exclusive", "full-table", "no-memory", "leaks"]
+SCENARIOS = ["children", "handed", "exclusive", "full-table", "no-memory", "leaks", "clean"]
 
 
 @pytest.fixture(scope="session")
