@@ -30,6 +30,7 @@ BROKER_OBJ := $(BROKER_SRC:%.c=$(BUILD)/obj/%.o)
 SHIM_OBJ  := $(SHIM_SRC:%.c=$(BUILD)/obj/%.o)
 ASAN_OBJ  := $(CORE_SRC:%.c=$(BUILD)/asan/obj/%.o)
 ASAN_SHIM := $(SHIM_SRC:%.c=$(BUILD)/asan/obj/%.o)
+FUZZ_OBJ  := $(CORE_SRC:%.c=$(BUILD)/fuzz/obj/%.o)
 
 LIB     := $(BUILD)/libkvmcore.a
 PRELOAD := $(BUILD)/libkvmish-preload.so
@@ -38,7 +39,7 @@ EXT     := $(BUILD)/ext.stamp
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: help build core ext asan generate boot assets assets-full test test-full bench lint clean \
+.PHONY: help build core ext asan fuzz generate boot assets assets-full test test-full bench lint clean \
         packages packages-test packages-full packages-bench bench-guest
 
 help:
@@ -56,6 +57,9 @@ ext: $(EXT)
 
 ## asan       the same objects under ASan and UBSan: build/asan/
 asan: $(BUILD)/asan/libkvmcore.a $(if $(SHIM_SRC),$(BUILD)/asan/libkvmish-preload.so)
+
+## fuzz       the core and random requests under libFuzzer and ASan, by clang: build/fuzz/ioctls
+fuzz: $(BUILD)/fuzz/ioctls
 
 ## generate   kvm_core/gen/ from the instruction table, docs/abi.md from the C sources
 generate:
@@ -96,7 +100,7 @@ lint: $(VENV)/ready
 
 ## clean      removes everything that was built; keeps .venv and the downloaded assets
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/asan $(BUILD)/tests $(BUILD)/temp* $(BUILD)/*.a $(BUILD)/*.so \
+	rm -rf $(BUILD)/obj $(BUILD)/asan $(BUILD)/fuzz $(BUILD)/tests $(BUILD)/temp* $(BUILD)/*.a $(BUILD)/*.so \
 	       $(BUILD)/*.stamp kvm_core/_kvm.c kvm_core/_kvm*.so
 
 packages:
@@ -164,6 +168,15 @@ $(BUILD)/asan/obj/%.o: %.c Makefile
 	@echo "  ASAN  $<"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
 
+FUZZ_CC = clang $(CPPFLAGS) -O1 -g -fPIC -std=gnu11 -fno-strict-aliasing -w
+$(BUILD)/fuzz/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@echo "  FUZZ  $<"
+	@$(FUZZ_CC) -fsanitize=fuzzer-no-link,address $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
+
+$(BUILD)/fuzz/ioctls: tests/fuzz/ioctls.c $(FUZZ_OBJ)
+	@$(FUZZ_CC) -DLIBFUZZER -fsanitize=fuzzer,address -o $@ $^ $(LDLIBS)
+
 # A C test program: tests/unit/x.c -> build/tests/unit/x, linked with the core.
 $(BUILD)/tests/%: tests/%.c $(LIB) Makefile
 	@mkdir -p $(@D)
@@ -205,4 +218,5 @@ $(BUILD)/bench/guest/bench32: $(GUEST_INT) $(GUEST)/start.c $(wildcard $(GUEST)/
 bench-guest: $(GUEST_BIN)
 
 -include $(CORE_OBJ:.o=.d) $(SHIM_OBJ:.o=.d) $(WORKER_OBJ:.o=.d) $(LAUNCH_OBJ:.o=.d) $(BROKER_OBJ:.o=.d) $(ASAN_OBJ:.o=.d) $(ASAN_SHIM:.o=.d) \
+         $(FUZZ_OBJ:.o=.d) \
          $(wildcard $(BUILD)/tests/*/*.d $(BUILD)/asan/tests/*/*.d)

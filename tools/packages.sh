@@ -7,7 +7,7 @@ packages_of() {
     case $1 in
     build) echo gcc libc6-dev linux-libc-dev libzydis-dev python3-dev python3-venv ca-certificates libfuse2 ;;
     test) echo qemu-system-x86 acpica-tools e2fsprogs lz4 ovmf grub-common grub-pc-bin xorriso mtools strace libvirt-clients python3-libvirt musl-tools ;;
-    full) echo debootstrap gcc-multilib gdb golang-go qemu-utils rustc virtinst ;;
+    full) echo clang debootstrap gcc-multilib gdb golang-go libclang-rt-dev qemu-utils rustc virtinst ;;
     bench) echo debootstrap ;;
     *) echo "tools/packages.sh: no group '$1' (build, test, full, bench)" >&2 && exit 2 ;;
     esac
