@@ -18,6 +18,6 @@ __all__ = ["device", "may_mount"]  # fixtures: the device file
 def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """`kvmish exec`, or a mount namespace in which the device file is /dev/kvm."""
     if request.param == "preload":
-        return [str(KVMISH), "exec", "--"]
+        return [str(KVMISH), "exec", "--quiet", "--door", "preload", "--"]
     broker: Broker = request.getfixturevalue("device")
     return at_the_usual_place(broker.file, tmp_path)

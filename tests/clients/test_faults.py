@@ -38,8 +38,10 @@ def _runs(command: list[str], scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", ["orders", *SCENARIOS])
-def test_on_the_preload_door(faults: Path, scenario: str) -> None:
-    _runs([str(KVMISH), "exec", "--", str(faults), "/dev/kvm"], scenario)
+@pytest.mark.parametrize("door", ["preload", "seccomp"])
+def test_in_the_programs_surroundings(faults: Path, door: str, scenario: str) -> None:
+    command = [str(KVMISH), "exec", "--quiet", "--door", door, "--", str(faults), "/dev/kvm"]
+    _runs(command, scenario)
 
 
 @pytest.mark.parametrize("scenario", [pytest.param("orders", marks=pytest.mark.full), *SCENARIOS])

@@ -1,4 +1,4 @@
-"""Static programs in other languages: no C library that could be preloaded."""
+"""Static programs in other languages on the device file: no C library that could be preloaded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.devfs.broker import Broker
+from tests.devfs.place import at_the_usual_place
 
-PROGRAMS = Path(__file__).with_name("programs")
+DOOR = Path(__file__).resolve().parents[1] / "door"  # their sources are with the launcher's tests
 GO = ("go", "build", "-o")
-RUST = ("rustc", "--edition", "2021", "-O", "-C", "target-feature=+crt-static", "-o")
+RUST = ("rustc", "-O", "-C", "target-feature=+crt-static", "-o")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("build", "source", "package"),
-    [(GO, "vms.go", "golang-go"), (RUST, "vms.rs", "rustc")],
+    [(GO, "client.go", "golang-go"), (RUST, "client.rs", "rustc")],
     ids=["go", "rust"],
 )
 def test_machines_from_many_threads(
@@ -33,7 +35,7 @@ def test_machines_from_many_threads(
     need(shutil.which(build[0]), package)
     program = tmp_path / "program"
     environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": str(tmp_path / "cache")}
-    subprocess.run([*build, program, PROGRAMS / source], check=True, env=environment)
-    command = [str(program), str(device.file)]
+    subprocess.run([*build, program, DOOR / source], check=True, env=environment)
+    command = [*at_the_usual_place(device.file, tmp_path), str(program)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
