@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from vmmuser import assets, status
 from vmmuser.config import MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import HELP, Keys, Output, ending_signals, raw_terminal
 from vmmuser.machine import Machine, Outcome
+from vmmuser.profile import Symbols, table
 from vmmuser.report import Report, process_start
 from vmmuser.runstate import Event, Policy
 from vmmuser.status import say
@@ -243,6 +245,12 @@ def _why(door: Door) -> str:
     is_flag=True,
     help="Compare each stretch with the interpreter's careful path; one processor, slow.",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="At the end say which code the guest executed most. Adds nokaslr to the command line.",
+)
+@click.option("--symbols", metavar="FILE", help="For --profile: the kernel's System.map.")
 @click.option("--report", "report_path", help="Write what was measured to this file, as JSON.")
 def boot(
     kernel: str | None,
@@ -255,6 +263,8 @@ def boot(
     engine: str | None,
     kvm: str,
     lockstep: bool,
+    profile: bool,
+    symbols: str | None,
     report_path: str | None,
 ) -> int:
     """Boot a Linux kernel; the terminal is its console.
@@ -269,7 +279,7 @@ def boot(
         raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
     interactive = sys.stdin.isatty()
     kernel, initrd = _default_files(kernel, initrd)
-    words = [CONSOLE_CMDLINE, append]
+    words = [CONSOLE_CMDLINE, append, "nokaslr" if profile else ""]
     if not interactive and not _says_what_to_run(append):
         words.insert(1, SELFCHECK_CMDLINE)
     config = MachineConfig(
@@ -290,11 +300,28 @@ def boot(
         _check_report(report_path)
     door = open_door(kvm)
     session = Session(config, door, interactive)
-    ended = session.run()
-    say(session.report.text())
+    with _profiled(profile, symbols, door):
+        ended = session.run()
+        say(session.report.text())
     if report_path:
         Path(report_path).write_text(session.report.json(), encoding="utf-8")
     return ended
+
+
+@contextlib.contextmanager
+def _profiled(wanted: bool, symbols_path: str | None, door: Door) -> Iterator[None]:
+    if symbols_path and not wanted:
+        raise ConfigError("--symbols is for --profile")
+    if wanted and (door.name, door.engine) != ("direct", "translate"):
+        raise ConfigError("--profile is of translated code in this process: no --kvm, no --engine")
+    if not wanted:
+        yield
+        return
+    symbols = Symbols.read(symbols_path) if symbols_path else Symbols()
+    with tempfile.NamedTemporaryFile("r", prefix="kvmish-profile-") as samples:
+        os.environ["KVMISH_PROFILE"] = samples.name  # read where the core creates a vCPU
+        yield
+        say(table(samples.read(), symbols))
 
 
 def _says_what_to_run(append: str) -> bool:

@@ -264,6 +264,8 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
     render(&b, off, spans ? 1 : BLOCK_OPS);
     b.block->count = (uint8_t)b.count;
     jit_code_used(j, here(&b.e));
+    if (unlikely(j->perf_map != NULL))
+        jit_perf_map(j, b.block, here(&b.e), v->rip);
     return b.block;
 }
 

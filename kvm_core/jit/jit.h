@@ -12,6 +12,8 @@
 #ifndef KVMISH_JIT_JIT_H
 #define KVMISH_JIT_JIT_H
 
+#include <stdio.h>
+
 #include "cpu/cpu.h"
 #include "isa/codecache.h"
 #include "mmu/tlb.h"
@@ -49,6 +51,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
 enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */
 enum { JIT_PROLOGUE = 11 }; /* bytes: sets REG_PAGE from r10, the linear address of the block */
 
+struct profile;
 struct region { /* of the code cache, and of the blocks with code in it */
     uint32_t used, blocks; /* bytes; blocks */
     uint32_t begun;        /* a number that grows; 0: never */
@@ -70,6 +73,8 @@ struct jit {
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
     uint32_t exit_rip, exit_return, exit_page, exit_link, interpret, vectors; /* thunks: offsets in the code cache */
+    struct profile *profile; /* NULL: nobody asked */
+    FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;
 };
 static inline struct jit *jit_of(const struct vcpu *v) { return (struct jit *)v->translator; }
@@ -97,6 +102,13 @@ void jit_link(struct jit *j, uint32_t patch, const struct block *b);
  * translated code. `once`: a single instruction, in memory that the next such call uses again. */
 struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
+
+/* profile.c */
+void jit_profile_create(struct jit *j);
+void jit_profile_destroy(struct jit *j);
+int32_t jit_profile_slice(const struct profile *p, int32_t slice); /* as much of it as until the next sample */
+void jit_profile_count(struct vcpu *v, int32_t instructions);      /* so many were executed; rip is what comes next */
+void jit_perf_map(const struct jit *j, const struct block *b, uint32_t end, uint64_t rip);
 
 /* translate.c: called by translated code. Executes instruction `ref` (codecache_ref()), `executed` instructions of its block being
  * executed. */

@@ -96,6 +96,8 @@ static void execute(struct vcpu *v, const void *code)
     struct jit *j = jit_of(v);
     int32_t slice = v->budget < SLICE ? v->budget : SLICE;
 
+    if (unlikely(j->profile != NULL))
+        slice = jit_profile_slice(j->profile, slice);
     j->hidden = v->budget - slice;
     v->run.left = slice;
     v->run.patch = 0;
@@ -105,6 +107,19 @@ static void execute(struct vcpu *v, const void *code)
     j->enter(v, code);
     jit_vectors_left(v);
     v->budget = j->hidden + v->run.left;
+    if (unlikely(j->profile != NULL))
+        jit_profile_count(v, slice - v->run.left);
+}
+
+static void interpret(struct vcpu *v, const struct insn *i)
+{
+    struct jit *j = jit_of(v);
+    int32_t budget = v->budget;
+
+    j->stat_rows++;
+    engine_row(v, i);
+    if (unlikely(j->profile != NULL))
+        jit_profile_count(v, budget - v->budget);
 }
 
 /* How often the code at rip was come to. What is translated is forgotten, so that who shares its place stays cold. */
@@ -145,7 +160,7 @@ static void run(struct vcpu *v)
         const struct insn *i;
         v->cur = NULL;
         if (unlikely(!translatable(v))) {
-            engine_row(v, codecache_lookup(v));
+            interpret(v, codecache_lookup(v));
             continue;
         }
         struct jump_cache *jumps = jumps_of(v);
@@ -154,8 +169,7 @@ static void run(struct vcpu *v)
             const struct block *b = find(v, &i);
             if (!b) {
                 j->patch = 0;
-                j->stat_rows++;
-                engine_row(v, i);
+                interpret(v, i);
                 continue;
             }
             if (j->patch && rip == v->rip)
@@ -204,6 +218,7 @@ static void destroy(struct vcpu *v)
 {
     struct jit *j = jit_of(v);
 
+    jit_profile_destroy(j);
     jit_cache_destroy(j);
     free(j);
     v->translator = NULL;
@@ -232,6 +247,7 @@ int translate_create(struct vcpu *v)
         return err;
     }
     codecache_translated(v); /* rows linked by the interpreter would go round us */
+    jit_profile_create(j);
     v->translator = &j->base;
     return 0;
 }

@@ -77,6 +77,17 @@ def test_selfcheck_and_power_off(linux: Linux) -> None:
     assert abs(guest - time.time()) < LIMIT_S
 
 
+@pytest.mark.skipif(DOOR != "direct", reason="of translated code in this process")
+def test_profile(linux: Linux, tmp_path: Path) -> None:
+    """The table at the end, with a name for an address that Linux's kernel surely executed."""
+    names = tmp_path / "System.map"
+    names.write_text("ffffffff81000000 T _text\n")
+    done, _ = linux("--profile", "--symbols", names)
+    good(done)
+    assert "of instructions:" in done.errors
+    assert "_text+0x" in done.errors
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processors(linux: Linux, count: int) -> None:
     done, _ = linux("--smp", count)
