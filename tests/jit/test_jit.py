@@ -48,6 +48,22 @@ def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> 
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
+@pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
+    """It can make the translator slow, and nothing else."""
+    if platform.machine() != "x86_64":
+        pytest.skip("translates for an x86-64 host")
+    program = c_program("jit/hostile.c", asan=asan)
+    result = subprocess.run(
+        [program, "2000" if full and not asan else "60", str(time.time_ns())],
+        capture_output=True,
+        text=True,
+        timeout=620,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
 @pytest.mark.parametrize("name", ["boundary", "host"])
 def test_traps(c_program: Callable[..., Path], name: str) -> None:
     """boundary: each access at each distance from a page's end. host: AC, DF, MXCSR, x87 in C."""
