@@ -39,7 +39,7 @@ def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> 
         pytest.skip("translates for an x86-64 host")
     program = c_program("jit/pages.c", asan=asan)
     result = subprocess.run(
-        [program, "2000" if full and not asan else "40", str(time.time_ns())],
+        [program, "2000" if full and not asan else "30", str(time.time_ns())],
         capture_output=True,
         text=True,
         timeout=900,
@@ -55,7 +55,7 @@ def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) ->
         pytest.skip("translates for an x86-64 host")
     program = c_program("jit/hostile.c", asan=asan)
     result = subprocess.run(
-        [program, "2000" if full and not asan else "60", str(time.time_ns())],
+        [program, "2000" if full and not asan else "30", str(time.time_ns())],
         capture_output=True,
         text=True,
         timeout=620,
