@@ -1,9 +1,12 @@
-/* The engine itself, from bytes in memory: smallest reproducers of defects that it had. */
+/* The engines themselves, from bytes in memory: smallest reproducers of defects that they had. */
 #include "fixture.h"
 
 #include "isa/codecache.h"
+#include "jit/translate.h"
 
 enum { CODE = 0x1000, DATA = 0x8000, RUNAWAY = 40 };
+
+static const struct engine *engine;
 
 /* Real mode with all segment bases 0, or (bits 32) flat protected mode without paging. */
 static struct vcpu *start(unsigned bits, const uint8_t *code, size_t n)
@@ -11,6 +14,8 @@ static struct vcpu *start(unsigned bits, const uint8_t *code, size_t n)
     struct vcpu *v = new_vcpu();
 
     set_supported_cpuid(v);
+    if (engine == &engine_translate && translate_create(v) == 0)
+        translate_at_once(v, true);
     memset(ram, 0, RAM_BYTES);
     memcpy(ram + CODE, code, n);
     if (bits == 32)
@@ -70,7 +75,7 @@ static unsigned exits_until_hlt(struct vcpu *v, uint32_t reason, uint64_t writte
         uint64_t answer = n + 1;
         bool write = reason == EXIT_WRMSR;
 
-        if (engine_emulate.enter(v, 1000) == EXIT_HLT)
+        if (engine->enter(v, 1000) == EXIT_HLT)
             return n;
         CHECK(v->exit.reason == reason, "reason %u at exit %u", v->exit.reason, n);
         if (reason == EXIT_PIO) {
@@ -160,7 +165,7 @@ static void check_rdmsr(void)
     CHECK(memcmp(ram + DATA, "\1\2\3", 3) == 0);
     ops.rdmsr = known_rdmsr;
     v->rip = CODE;
-    CHECK(engine_emulate.enter(v, 1000) == EXIT_HLT);
+    CHECK(engine->enter(v, 1000) == EXIT_HLT);
     CHECK(memcmp(ram + DATA + 3, "\x77\x77\x77", 3) == 0);
     ops.rdmsr = no_rdmsr;
     free_vcpu(v);
@@ -202,18 +207,18 @@ static void check_linked_branch(void)
     struct vcpu *v = START(32, 0x40, 0x49, 0x75, 0xfc, 0xf4);
 
     v->gpr[RCX] = 10;
-    CHECK(engine_emulate.enter(v, 1000) == EXIT_HLT && v->gpr[RAX] == 10); /* links it */
+    CHECK(engine->enter(v, 1000) == EXIT_HLT && v->gpr[RAX] == 10); /* links it */
     v->gpr[RCX] = 10;
     v->gpr[RAX] = 0;
     v->rip = CODE + 2;
     cpu_set_eflags(v, FL_RF); /* ZF clear: taken */
-    CHECK(engine_emulate.enter(v, 1000) == EXIT_HLT);
+    CHECK(engine->enter(v, 1000) == EXIT_HLT);
     CHECK(v->gpr[RCX] == 0 && v->gpr[RAX] == 10, "eax %u", (unsigned)v->gpr[RAX]);
     CHECK(!(cpu_get_eflags(v) & FL_RF));
     v->gpr[RAX] = 0;
     v->rip = CODE + 2;
     cpu_set_eflags(v, FL_RF | FL_ZF);
-    CHECK(engine_emulate.enter(v, 1000) == EXIT_HLT);
+    CHECK(engine->enter(v, 1000) == EXIT_HLT);
     CHECK(v->gpr[RAX] == 0, "not taken, eax %u", (unsigned)v->gpr[RAX]);
     free_vcpu(v);
 }
@@ -242,19 +247,24 @@ static void check_xrstor_limit(void)
         v->gpr[RAX] = 7;
         v->gpr[RDX] = 0;
         /* no IDT: the #GP(0) of the whole image ends in a shutdown */
-        CHECK(engine_emulate.enter(v, 1000) == (load ? EXIT_SHUTDOWN : EXIT_HLT), "load %u: exit %u", load, v->exit.reason);
+        CHECK(engine->enter(v, 1000) == (load ? EXIT_SHUTDOWN : EXIT_HLT), "load %u: exit %u", load, v->exit.reason);
         free_vcpu(v);
     }
 }
 
 int main(void)
 {
-    check_xrstor_limit();
-    check_out();
-    check_in();
-    check_wrmsr();
-    check_rdmsr();
-    check_string_segments();
-    check_linked_branch();
+    static const struct engine *const engines[] = {&engine_emulate, &engine_translate};
+
+    for (unsigned n = 0; n < sizeof(engines) / sizeof(engines[0]); n++) {
+        engine = engines[n];
+        check_xrstor_limit();
+        check_out();
+        check_in();
+        check_wrmsr();
+        check_rdmsr();
+        check_string_segments();
+        check_linked_branch();
+    }
     return report();
 }

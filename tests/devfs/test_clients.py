@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kvm_core import engines
 from tests.devfs.broker import KVMISH, Broker, broker
 from tests.devfs.place import at_the_usual_place
 
@@ -59,9 +60,9 @@ def test_a_c_program(device: Broker, client: Path, scenario: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
-def test_the_translator(may_mount: None, client: Path, tmp_path: Path) -> None:
-    """The other engine under the same confinement: programs, and Linux in a few seconds."""
-    with broker(tmp_path / "dev", "--engine", "translate") as one:
+def test_the_other_engine(may_mount: None, client: Path, tmp_path: Path) -> None:
+    """Not the default one, under the same confinement: programs, and Linux in a few seconds."""
+    with broker(tmp_path / "dev", "--engine", engines.ENGINES[1]) as one:
         for scenario in ("slots", "signals", "crowd"):
             command = [str(client), str(one.file), scenario]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -72,9 +72,17 @@ def test_portable_arithmetic(c_program: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["emulate", "translate"])
 @pytest.mark.parametrize("name", ["conditions", "vendors"])
-def test_conditions_and_vendors(c_program: Callable[..., Path], name: str, asan: bool) -> None:
+def test_conditions_and_vendors(
+    c_program: Callable[..., Path],
+    name: str,
+    engine: str,
+    asan: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """#UD, #NM by CR0, CR4 and XCR0; operands in a device; XSAVE images; AMD's and Intel's ways."""
+    monkeypatch.setenv("KVMISH_ENGINE", engine)
     program = c_program(f"isa/{name}.c", asan=asan)
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
