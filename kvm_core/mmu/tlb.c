@@ -52,40 +52,56 @@ void jump_cache_clear(struct jump_cache *j)
     if (!j->dirty)
         return;
     if (j->fills.count <= FILLS_MAX) {
-        for (unsigned k = 0; k < j->fills.count; k++)
-            j->rip[j->fills.at[k]] = j->fills.at[k] ^ 1;
+        for (unsigned k = 0; k < j->fills.count; k++) {
+            unsigned n = j->fills.at[k];
+            j->pages[jump_page(j->rip[n])].count = 0;
+            j->rip[n] = n ^ 1;
+        }
     } else {
         for (unsigned n = 0; n < JUMP_ENTRIES; n++)
             j->rip[n] = n ^ 1; /* the address of another index */
+        memset(j->pages, 0, sizeof(j->pages));
     }
-    memset(j->pages, 0, sizeof(j->pages));
     j->fills.count = 0;
     j->nonglobal = j->dirty = false;
 }
 
+static void jump_page_add(struct jump_page *p, unsigned n)
+{
+    for (unsigned k = 0; k < p->count && k < JUMPS_NAMED; k++)
+        if (p->at[k] == n)
+            return;
+    if (p->count < JUMPS_NAMED)
+        p->at[p->count] = (uint16_t)n;
+    if (p->count <= JUMPS_NAMED)
+        p->count++;
+}
+
 void jump_cache_add(struct jump_cache *j, uint64_t rip, uint64_t code, bool global)
 {
-    unsigned n = jump_index(rip), f = jump_filter(rip);
+    unsigned n = jump_index(rip);
 
     j->rip[n] = rip;
     j->code[n] = code;
-    j->pages[f / 64] |= 1ull << f % 64;
+    jump_page_add(&j->pages[jump_page(rip)], n);
     fills_add(&j->fills, n);
     j->nonglobal |= !global;
     j->dirty = true;
 }
 
-static void jumps_forget(struct vcpu *v, uint64_t linear)
+/* What the page shares its hash with is named anew, as long as there is room. */
+static void jump_cache_forget(struct jump_cache *j, uint64_t linear)
 {
-    unsigned f = jump_filter(linear);
+    struct jump_page *p = &j->pages[jump_page(linear)], old = *p;
+    bool named = old.count <= JUMPS_NAMED;
 
-    for (unsigned s = 0; s < JUMP_CACHES; s++) {
-        struct jump_cache *j = &v->jumps[s];
-        if (!j->dirty || !(j->pages[f / 64] >> f % 64 & 1))
-            continue;
-        for (unsigned n = 0; n < JUMP_ENTRIES; n++)
-            if ((j->rip[n] ^ linear) < 4096)
-                j->rip[n] = n ^ 1;
+    p->count = 0;
+    for (unsigned k = 0; k < (named ? old.count : JUMP_ENTRIES); k++) {
+        unsigned n = named ? old.at[k] : k;
+        if ((j->rip[n] ^ linear) < 4096)
+            j->rip[n] = n ^ 1;
+        else if (jump_page(j->rip[n]) == jump_page(linear) && jump_index(j->rip[n]) == n)
+            jump_page_add(p, n);
     }
 }
 
@@ -164,7 +180,8 @@ void tlb_drop_page(struct vcpu *v, uint64_t page)
     }
     if ((fetch->tag & ~0xfffull) == page)
         fetch->tag = ITLB_NONE;
-    jumps_forget(v, page);
+    for (unsigned s = 0; s < JUMP_CACHES; s++)
+        jump_cache_forget(&v->jumps[s], page);
 }
 
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)

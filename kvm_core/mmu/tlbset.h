@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TLB_ENTRIES = 2048, JUMP_ENTRIES = 8192, JUMP_FILTER = 4096 };
+enum { TLB_ENTRIES = 2048, JUMP_ENTRIES = 8192, JUMP_PAGES = 1024 };
 
 enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
@@ -52,10 +52,15 @@ struct tlb_set {
  * 64-bit and 32-bit code apart. What takes a page out of the TLB takes it out of here too; that the fetch look-aside has no
  * room for it any more does not. */
 enum { JUMPS_LONG = 0, JUMPS_FLAT32 = TLB_SET_COUNT /* first, by tlb_set_kind */, JUMP_CACHES = 2 * TLB_SET_COUNT };
+enum { JUMPS_NAMED = 3 };
+struct jump_page { /* by a hash of the page: which entries it may have */
+    uint16_t count; /* more than JUMPS_NAMED: one must look */
+    uint16_t at[JUMPS_NAMED];
+};
 struct jump_cache {
     uint64_t rip[JUMP_ENTRIES]; /* absent: the address of another index */
     uint64_t code[JUMP_ENTRIES];
-    uint64_t pages[JUMP_FILTER / 64]; /* bitmap by a hash: pages that may be in it */
+    struct jump_page pages[JUMP_PAGES];
     struct fills fills;
     bool nonglobal;             /* some of it does not survive MOV CR3: then nothing does */
     bool dirty;
@@ -67,7 +72,7 @@ struct directory { /* a page directory: mmu/walk.c */
 };
 
 static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> 13) & (JUMP_ENTRIES - 1); }
-static inline unsigned jump_filter(uint64_t rip) { return (rip >> 12 ^ rip >> 24) & (JUMP_FILTER - 1); }
+static inline unsigned jump_page(uint64_t rip) { return (rip >> 12 ^ rip >> 24) & (JUMP_PAGES - 1); }
 static inline unsigned tlb_index(uint64_t linear) { return linear >> 12 & (TLB_ENTRIES - 1); }
 /* A tag that no address with this index matches. */
 static inline uint64_t tlb_none(unsigned index) { return (uint64_t)(index ^ 1) << 12; }
