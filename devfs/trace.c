@@ -27,18 +27,17 @@
 
 enum { SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000 };
 
-/* How a thread got into the kernel: by `syscall`, or in 32-bit code by int 0x80 (where sysenter comes back, too, that is what stands
- * before the instruction pointer). */
+/* How a thread got into the kernel: by `syscall`, or by int 0x80 (what stands before the instruction pointer also when 32-bit code
+ * comes back from sysenter). */
 struct entry {
-    uint64_t cs;
     uint8_t insn[2];
     long ioctl, mmap, close;
     unsigned page_shift; /* of mmap's offset */
 };
 
 static const struct entry entries[] = {
-    {.cs = 0x33, .insn = {0x0f, 0x05}, .ioctl = SYS_ioctl, .mmap = SYS_mmap, .close = SYS_close},
-    {.cs = 0x23, .insn = {0xcd, 0x80}, .ioctl = 54, .mmap = 192, .close = 6, .page_shift = 12},
+    {.insn = {0x0f, 0x05}, .ioctl = SYS_ioctl, .mmap = SYS_mmap, .close = SYS_close},
+    {.insn = {0xcd, 0x80}, .ioctl = 54, .mmap = 192, .close = 6, .page_shift = 12},
 };
 enum { ENTRIES = sizeof(entries) / sizeof(*entries) };
 
@@ -183,7 +182,7 @@ static const struct entry *left_ioctl(const struct tracee *t)
 {
     for (unsigned i = 0; i < ENTRIES; i++) {
         const struct entry *e = &entries[i];
-        if (t->regs.cs == e->cs && (long)t->regs.orig_rax == e->ioctl && is_at(t->tid, t->regs.rip, e))
+        if ((long)t->regs.orig_rax == e->ioctl && is_at(t->tid, t->regs.rip, e))
             return e;
     }
     return NULL;
@@ -296,6 +295,8 @@ long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd,
 
     if (!t->stopped)
         return -ESRCH;
+    if (e != entries && (addr + bytes) >> 32) /* 64-bit code may use int 0x80, too */
+        return -EFAULT;
     const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, (uintptr_t)fd, offset >> e->page_shift};
     return make_call(t, with_arguments(t, arg), e->mmap);
 }

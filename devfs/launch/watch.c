@@ -132,9 +132,11 @@ void watch_call(struct call *c, struct kvm_vcpu *kv)
     pthread_mutex_unlock(&d->lock);
 }
 
+/* What came too late to end it is not for the next one. */
 void watch_end(struct call *c)
 {
     pthread_mutex_lock(&c->d->lock);
+    atomic_store(&c->running->signalled, 0);
     c->running = NULL;
     pthread_mutex_unlock(&c->d->lock);
     if (c->status >= 0)

@@ -14,10 +14,13 @@ from tests.qemu import KVMISH
 __all__ = ["device", "may_mount"]  # fixtures: the device file
 
 
-@pytest.fixture(params=["preload", pytest.param("file", marks=pytest.mark.full)])
+_LONG = [pytest.param(name, marks=pytest.mark.full) for name in ("seccomp", "file")]
+
+
+@pytest.fixture(params=["preload", *_LONG])
 def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """`kvmish exec`, or a mount namespace in which the device file is /dev/kvm."""
-    if request.param == "preload":
-        return [str(KVMISH), "exec", "--quiet", "--door", "preload", "--"]
+    if request.param != "file":
+        return [str(KVMISH), "exec", "--quiet", "--door", request.param, "--"]
     broker: Broker = request.getfixturevalue("device")
     return at_the_usual_place(broker.file, tmp_path)

@@ -391,6 +391,75 @@ static void crowd(void)
     finish(&m);
 }
 
+/* Signals between and in KVM_RUN: each ends one at most, and no exit is lost. */
+static void exits(void)
+{
+    static const uint8_t count_out[] = {0xfe, 0xc0, 0xe6, 0x10, 0xeb, 0xfa}; /* 1: inc al; out 0x10, al; jmp 1b */
+    struct sigaction sa = {.sa_handler = on_alarm};
+    struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    struct itimerspec ts = {{0, 300000}, {0, 300000}}, off = {0};
+    int interrupted = 0;
+    struct machine m;
+    timer_t timer;
+
+    sigaction(SIGALRM, &sa, NULL);
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory(count_out, sizeof(count_out)), 16 * PAGE));
+    set_registers(m.vcpu[0], CODE, 0);
+    CHECK(!timer_create(CLOCK_MONOTONIC, &e, &timer) && !timer_settime(timer, 0, &ts, NULL));
+    for (unsigned n = 1; n <= 20000;) {
+        if (ioctl(m.vcpu[0], KVM_RUN, 0)) {
+            CHECK(errno == EINTR);
+            interrupted++;
+            continue;
+        }
+        CHECK(m.run[0]->exit_reason == KVM_EXIT_IO);
+        CHECK(((uint8_t *)m.run[0])[m.run[0]->io.data_offset] == (uint8_t)n++);
+    }
+    CHECK(!timer_settime(timer, 0, &off, NULL));
+    if (interrupted > alarms)
+        errx(1, "%d calls ended by %d signals", interrupted, (int)alarms);
+    finish(&m);
+}
+
+static atomic_int came_back;
+
+static void *run_again(void *arg)
+{
+    struct machine *m = arg;
+
+    while (!m->run[0]->immediate_exit) {
+        REFUSED(ioctl(m->vcpu[0], KVM_RUN, 0), EINTR);
+        came_back++;
+    }
+    return NULL;
+}
+
+/* A kick ends one KVM_RUN, not the next one, too. */
+static void kicks(void)
+{
+    struct sigaction sa = {.sa_handler = on_alarm};
+    struct machine m;
+    pthread_t t;
+
+    sigaction(SIGUSR1, &sa, NULL);
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory("\xeb\xfe", 2), 16 * PAGE)); /* jmp $ */
+    set_registers(m.vcpu[0], CODE, 0);
+    CHECK(!pthread_create(&t, NULL, run_again, &m));
+    for (int n = 0; n < 300; n++) {
+        CHECK(!pthread_kill(t, SIGUSR1));
+        while (alarms == n)
+            usleep(20);
+    }
+    m.run[0]->immediate_exit = 1;
+    pthread_kill(t, SIGUSR1);
+    pthread_join(t, NULL);
+    if (came_back > alarms + 1) /* immediate_exit may have been one */
+        errx(1, "KVM_RUN was ended %d times by %d signals", came_back, (int)alarms);
+    finish(&m);
+}
+
 /* A descriptor table that is full: the answer is EMFILE, and nothing is lost. */
 static void full_table(void)
 {
@@ -511,6 +580,31 @@ static void unchanged(void)
     run_in(p, "a memfd");
 }
 
+/* A 64-bit program may make 32-bit system calls: they are as those of a 32-bit one, if only its memory is where those reach. */
+static void int80(void)
+{
+#ifdef __x86_64__
+    enum { IOCTL32 = 54 };
+    struct kvm_userspace_memory_region *r = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    uint8_t *high = guest_memory(count_and_tell, sizeof(count_and_tell)), *low = (uint8_t *)r + PAGE;
+    struct machine m;
+    int ret;
+
+    start(&m, 1);
+    *r = (struct kvm_userspace_memory_region){0, 0, 0x10000, PAGE, (uintptr_t)high};
+    __asm__ volatile("int $0x80" : "=a"(ret) : "a"(IOCTL32), "b"(m.vm), "c"(KVM_SET_USER_MEMORY_REGION), "d"(r) : "memory");
+    CHECK(ret == -EFAULT);
+    memcpy(low, count_and_tell, sizeof(count_and_tell));
+    *r = (struct kvm_userspace_memory_region){0, 0, CODE, PAGE, (uintptr_t)low};
+    __asm__ volatile("int $0x80" : "=a"(ret) : "a"(IOCTL32), "b"(m.vm), "c"(KVM_SET_USER_MEMORY_REGION), "d"(r) : "memory");
+    CHECK(!ret);
+    set_registers(m.vcpu[0], CODE, CODE + 0x800);
+    expect_io_then_hlt(&m, 0, 1);
+    finish(&m);
+#endif
+}
+
 /* ---- what strangers send -------------------------------------------------------------------------------------------------------- */
 
 static void hostile(void)
@@ -596,9 +690,9 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"signals", signals},
-                    {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"full-table", full_table},
-                    {"no-files", no_files}, {"hostile", hostile}, {"forever", forever}, {"orders", orders},
-                    {"unchanged", unchanged}};
+                    {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits}, {"kicks", kicks},
+                    {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile}, {"forever", forever},
+                    {"orders", orders}, {"unchanged", unchanged}, {"int80", int80}};
 
     if (argc != 3)
         errx(2, "usage: client PATH SCENARIO");

@@ -17,7 +17,7 @@ from tests.devfs.place import at_the_usual_place
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
     "slots", "memory", "aliases", "holes", "signals", "eventfds", "forked", "threads",
-    "crowd", "full-table", "no-files", "hostile",
+    "crowd", "exits", "kicks", "full-table", "no-files", "hostile",
 ]  # fmt: skip
 
 # What a Python program would write, in full.

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 SCENARIOS = [
     "slots", "memory", "aliases", "holes", "signals", "eventfds", "forked", "threads", "crowd",
-    "full-table", "hostile",
+    "exits", "kicks", "full-table", "hostile", "int80",
 ]  # fmt: skip
 KINDS = ["glibc", "musl", pytest.param("32-bit", marks=pytest.mark.full)]
 
