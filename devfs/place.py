@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from devfs.mount import DEFAULT, FILE, is_ours
+from devfs.mount import FILE, is_ours
 from kvm_core.errors import BackendError
 
 _DEVICE = Path("/dev/kvm")
@@ -34,7 +34,7 @@ def _make_room() -> None:
     _DEVICE.touch()
 
 
-def put_in_place(directory: Path = DEFAULT) -> None:
+def put_in_place(directory: Path) -> None:
     """Make directory's file /dev/kvm, for us. :raise BackendError: if that cannot be."""
     if not is_ours(directory):
         raise BackendError(f"no device file in {directory}: run kvmish devfs mount --daemon")

@@ -64,9 +64,13 @@ def vm(arguments: tuple[str, ...]) -> int:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @_ENGINE
 @click.option("--door", type=click.Choice(doors.DOORS), help="How /dev/kvm comes to the program.")
+@click.option(
+    "--mounted", default="/run/kvmish", type=click.Path(path_type=Path),
+    help="Where kvmish devfs is, for --door fuse; /run/kvmish.",
+)  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Do not say which door it is.")
 def exec_command(
-    command: tuple[str, ...], engine: str | None, door: str | None, quiet: bool
+    command: tuple[str, ...], engine: str | None, door: str | None, mounted: Path, quiet: bool
 ) -> int:
     """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
     if engine:
@@ -76,7 +80,7 @@ def exec_command(
         choice = doors.Choice(door, "as you say") if door else doors.choose(program)
         if not quiet:
             click.echo(f"kvmish: door {choice.door}: {choice.why}", err=True)
-        doors.enter(choice.door, program, command)
+        doors.enter(choice.door, program, command, mounted)
     except (BackendError, ConfigError) as error:
         return _refuse(str(error))
     return CANNOT

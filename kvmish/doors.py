@@ -92,8 +92,8 @@ def _built(file: Path) -> str:
     return str(file)
 
 
-def enter(door: str, program: str, command: tuple[str, ...]) -> None:
-    """Become the program, behind the door.
+def enter(door: str, program: str, command: tuple[str, ...], mounted: Path) -> None:
+    """Become the program, behind the door. mounted: the device file's directory.
 
     :raise BackendError: if the door cannot be had. :raise ConfigError: if it cannot be started.
     """
@@ -107,7 +107,7 @@ def enter(door: str, program: str, command: tuple[str, ...]) -> None:
             launcher = _built(LAUNCHER)
             _exec(launcher, (launcher, os.path.abspath(program), *command), environment)
         else:
-            import_module("devfs.place").put_in_place()
+            import_module("devfs.place").put_in_place(mounted.absolute())
             _exec(program, command, environment)
     except OSError as error:
         raise ConfigError(f"{program}: {error.strerror}") from None

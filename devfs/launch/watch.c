@@ -1,5 +1,5 @@
 /* Signals end KVM_RUN. The kernel does not tell us of a signal for a thread that waits for our answer, so we look, every few
- * milliseconds, and more often when a client has just asked for one to be sent.
+ * milliseconds, more seldom while all vCPUs are halted, and more often when a client has just asked for a signal to be sent.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 #include "devfs/launch/door.h"
 #include "devfs/signals.h"
 
-enum { TICK_NS = 4000000, HASTE_NS = 30000, HASTE_TURNS = 30, LINGER_TICKS = 25, TRACED_TICKS = 8 };
+enum { TICK_NS = 4000000, HALTED_TICK_NS = 16000000, HASTE_NS = 30000, HASTE_TURNS = 30, LINGER_TICKS = 25, TRACED_TICKS = 8 };
 
 static int open_status(pid_t tgid, pid_t tid)
 {
@@ -55,19 +55,22 @@ static bool is_over(struct call *c)
            (c->ticks % TRACED_TICKS == 1 && process_stopped(c));
 }
 
-/* With the lock: -> is there something to watch? */
-static bool look(struct door *d)
+/* With the lock: -> how long it may be until the next look; 0: there is nothing to watch. */
+static long look(struct door *d)
 {
-    bool any = false;
+    long ns = 0;
 
     for (struct call *c = d->calls; c; c = c->next) {
         if (!c->running)
             continue;
-        any = true;
         if (is_over(c))
             vcpu_interrupt(c->running);
+        if (!atomic_load(&c->running->waiting))
+            ns = TICK_NS;
+        else if (!ns)
+            ns = HALTED_TICK_NS;
     }
-    return any;
+    return ns;
 }
 
 static void pause_ns(struct door *d, long ns)
@@ -90,7 +93,8 @@ static void *watch_thread(void *arg)
 
     pthread_mutex_lock(&d->lock);
     for (;;) {
-        idle = look(d) ? 0 : idle + 1;
+        long ns = look(d);
+        idle = ns ? 0 : idle + 1;
         if (idle > LINGER_TICKS) {
             d->watching = false;
             pthread_cond_wait(&d->watch_wake, &d->lock);
@@ -100,7 +104,7 @@ static void *watch_thread(void *arg)
             d->haste--;
             pause_ns(d, HASTE_NS);
         } else {
-            pause_ns(d, TICK_NS);
+            pause_ns(d, ns ? ns : TICK_NS);
         }
     }
     return NULL;

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.devfs.broker import Broker
@@ -18,9 +16,9 @@ _LONG = [pytest.param(name, marks=pytest.mark.full) for name in ("seccomp", "fil
 
 
 @pytest.fixture(params=["preload", *_LONG])
-def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+def prefix(request: pytest.FixtureRequest) -> list[str]:
     """`kvmish exec`, or a mount namespace in which the device file is /dev/kvm."""
     if request.param != "file":
         return [str(KVMISH), "exec", "--quiet", "--door", request.param, "--"]
     broker: Broker = request.getfixturevalue("device")
-    return at_the_usual_place(broker.file, tmp_path)
+    return at_the_usual_place(broker.file)

@@ -81,11 +81,32 @@ OBJECTS = ["tests/unit/test_doors.py"]
 
 
 @pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
+NOWHERE_YET = """
+import os, sys
+from pathlib import Path
+from devfs import place
+place._DEVICE = Path("/dev/kvm-that-is-not-there")
+place.put_in_place(Path(sys.argv[1]))
+assert Path("/dev/null").is_char_device() and Path("/dev/.host/null").exists()
+os.execv(sys.argv[2], [sys.argv[2], str(place._DEVICE), "slots"])
+"""
+
+
+def test_a_place_where_there_was_none(device: Broker, client: Path) -> None:
+    """On a host without /dev/kvm; nothing of it is left there."""
+    command = [sys.executable, "-c", NOWHERE_YET, str(device.directory), str(client)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+    assert not Path("/dev/.host").exists()
+
+
 def test_the_contract_at_the_usual_place(
     device: Broker, arguments: list[str], tmp_path: Path
 ) -> None:
     """In a mount namespace where /dev/kvm is ours."""
-    command = at_the_usual_place(device.file, tmp_path)
+    command = at_the_usual_place(device.file)
     command += [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "KVMISH_TEST_DOOR": "/dev/kvm", "KVMISH_TEST_FUSE": "1"}
     done = subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +19,9 @@ LONG = [
 ]
 
 
-def _boots(device: Broker, machine: qemu.Machine, directory: Path) -> None:
+def _boots(device: Broker, machine: qemu.Machine) -> None:
     words = machine.with_accel("kvmish").command()
-    command = at_the_usual_place(device.file, directory)
+    command = at_the_usual_place(device.file)
     command += words[words.index("--") + 1 :]  # without kvmish exec
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=200
@@ -32,11 +31,11 @@ def _boots(device: Broker, machine: qemu.Machine, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("machine", QUICK, ids=lambda machine: machine.name)
-def test_qemu_boots_linux(device: Broker, machine: qemu.Machine, tmp_path: Path) -> None:
-    _boots(device, machine, tmp_path)
+def test_qemu_boots_linux(device: Broker, machine: qemu.Machine) -> None:
+    _boots(device, machine)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("machine", LONG, ids=lambda machine: machine.name)
-def test_qemu_machines(device: Broker, machine: qemu.Machine, tmp_path: Path) -> None:
-    _boots(device, machine, tmp_path)
+def test_qemu_machines(device: Broker, machine: qemu.Machine) -> None:
+    _boots(device, machine)
