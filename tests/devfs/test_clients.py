@@ -80,7 +80,6 @@ CONTRACT = ["tests/abi/test_contract.py", "tests/abi/test_contract_rare.py", "-k
 OBJECTS = ["tests/unit/test_doors.py"]
 
 
-@pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
 NOWHERE_YET = """
 import os, sys
 from pathlib import Path
@@ -102,9 +101,8 @@ def test_a_place_where_there_was_none(device: Broker, client: Path) -> None:
     assert not Path("/dev/.host").exists()
 
 
-def test_the_contract_at_the_usual_place(
-    device: Broker, arguments: list[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
+def test_the_contract_at_the_usual_place(device: Broker, arguments: list[str]) -> None:
     """In a mount namespace where /dev/kvm is ours."""
     command = at_the_usual_place(device.file)
     command += [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
