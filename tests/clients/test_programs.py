@@ -36,6 +36,6 @@ def test_machines_from_many_threads(
     program = tmp_path / "program"
     environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": str(tmp_path / "cache")}
     subprocess.run([*build, program, DOOR / source], check=True, env=environment)
-    command = [*at_the_usual_place(device.file, tmp_path), str(program)]
+    command = [*at_the_usual_place(device.file), str(program)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
