@@ -1,6 +1,6 @@
 /* The front door: /dev/kvm as three functions, for clients in this process (cffi, the preload library, C tests).
  *
- * Descriptors are real ones (memfds), O_CLOEXEC; a vCPU's can be mapped by the client (KVM_GET_VCPU_MMAP_SIZE bytes of
+ * Descriptors are real ones, O_CLOEXEC; a vCPU's can be mapped by the client (KVM_GET_VCPU_MMAP_SIZE bytes of
  * struct kvm_run, port data and coalesced ring). Requests, layouts and errors are those of <linux/kvm.h>.
  */
 #ifndef KVMISH_KVM_DOOR_H

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -93,8 +94,8 @@ void file_put(struct file *f)
 
 int file_install(const struct client *c, enum object_kind kind, void *object, int map_fd)
 {
-    static const char *const name[] = {"", "kvm", "kvm-vm", "kvm-vcpu", "kvm-device"};
-    int fd = map_fd < 0 ? memfd_create(name[kind], MFD_CLOEXEC) : fcntl(map_fd, F_DUPFD_CLOEXEC, 0);
+    /* An epoll instance is as little of a file as KVM's own: nothing to read, write, map or open again. */
+    int fd = map_fd < 0 ? epoll_create1(EPOLL_CLOEXEC) : fcntl(map_fd, F_DUPFD_CLOEXEC, 0);
     struct file *f;
 
     (void)c;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import mmap
+import os
 import struct
 
 import pytest
@@ -216,3 +218,13 @@ def test_another_descriptors_request(client: Client) -> None:
     vm = client.vm()
     assert client.call(vm, GET_REGS, bytes(144)) == ENOTTY
     assert client.call(client.vcpu(vm), CREATE_IRQCHIP) == EINVAL
+
+
+def test_descriptors_are_not_files(client: Client) -> None:
+    """There is nothing to read, to write or to map in the system's and a VM's."""
+    for fd in (client.system, client.vm()):
+        for use in (lambda fd=fd: os.read(fd, 8), lambda fd=fd: os.write(fd, b"x")):
+            with pytest.raises(OSError, match="Invalid argument"):
+                use()
+        with pytest.raises((OSError, ValueError)):  # mmap.mmap() itself refuses an empty file
+            mmap.mmap(fd, PAGE)

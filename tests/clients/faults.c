@@ -214,11 +214,16 @@ static void receive_fds(int socket, int *fd, size_t n)
     memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), n * sizeof(int));
 }
 
+static bool is_nobodys(int error)
+{
+    return getenv("LD_PRELOAD") ? error == ENOTTY || error == EINVAL : error == EIO;
+}
+
 /* The receiver lives on when the owner has closed its own: the machine is still nobody else's. A preloaded library knows nothing
  * of a descriptor that has come by a socket. */
 static void handed(void)
 {
-    int expected = getenv("LD_PRELOAD") ? ENOTTY : EIO, pair[2], fd[2], status;
+    int pair[2], fd[2], status;
     struct kvm_regs r;
     struct whole w;
     char byte;
@@ -228,9 +233,9 @@ static void handed(void)
         close(pair[0]);
         receive_fds(pair[1], fd, 2);
         for (unsigned n = 0; n < 2; n++) {
-            REFUSED(ioctl(fd[0], KVM_CREATE_VCPU, 7), expected);
-            REFUSED(ioctl(fd[1], KVM_RUN, 0), expected);
-            REFUSED(ioctl(fd[1], KVM_GET_REGS, &r), expected);
+            CHECK(ioctl(fd[0], KVM_CREATE_VCPU, 7) < 0 && is_nobodys(errno));
+            CHECK(ioctl(fd[1], KVM_RUN, 0) < 0 && is_nobodys(errno));
+            CHECK(ioctl(fd[1], KVM_GET_REGS, &r) < 0 && is_nobodys(errno));
             CHECK(write(pair[1], "x", 1) == 1);
             CHECK(n || read(pair[1], &byte, 1) == 1);
         }

@@ -13,16 +13,20 @@ import pytest
 from tests.devfs.broker import Broker
 from tests.qemu import KVMISH
 
-SOURCE = Path(__file__).with_name("faults.c")
+HERE = Path(__file__).parent
+FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
 SCENARIOS = ["children", "handed", "exclusive", "full-table", "no-memory", "leaks", "clean"]
+
+
+def _compile(name: str, directory: Path) -> Path:
+    command = ["gcc", *FLAGS, "-o", directory / name, HERE / f"{name}.c", "-lpthread"]
+    subprocess.run(command, check=True)
+    return directory / name
 
 
 @pytest.fixture(scope="session")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("faults") / "faults"
-    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
-    subprocess.run(["gcc", *flags, "-o", program, SOURCE, "-lpthread"], check=True)
-    return program
+    return _compile("faults", tmp_path_factory.mktemp("faults"))
 
 
 def _few_descriptors() -> None:
@@ -55,3 +59,11 @@ def test_on_the_device_file(device: Broker, faults: Path, scenario: str) -> None
 def test_on_the_hosts_kvm(faults: Path, need: Callable[[object, str], None], scenario: str) -> None:
     need(os.access("/dev/kvm", os.R_OK | os.W_OK), "a /dev/kvm of the host's")
     _runs([str(faults), "/dev/kvm"], scenario)
+
+
+@pytest.mark.full
+def test_no_machine_starves(device: Broker, tmp_path: Path) -> None:
+    """64 vCPUs in 16 machines of 8 programs: each machine gets half its fair share or more."""
+    command = [str(_compile("fair", tmp_path)), str(device.file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    assert int(done.stdout) >= 50
