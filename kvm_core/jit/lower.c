@@ -91,6 +91,9 @@ static void put_imm(struct build *b, const struct encoding *x, const struct insn
 /* AH, CH, DH, BH as operand of an instruction without REX: the host's must have none either. */
 static bool is_high(const struct encoding *x, bool byte, unsigned reg) { return byte && !x->has_rex && reg >= 4; }
 
+/* AH and AL, or CH and CL, ... change places: beside an address in r10 there is no AH. */
+static void put_swap(struct emit *e, unsigned low) { put8(e, 0x86), put8(e, 0xc0 | (low + 4) << 3 | low); }
+
 /* An instruction with ModRM whose r/m is memory. */
 static bool lower_memory(struct build *b, unsigned n)
 {
@@ -100,13 +103,14 @@ static bool lower_memory(struct build *b, unsigned n)
     struct encoding x;
     struct roles r;
     unsigned reg, host = 0;
-    bool stored = false;
+    bool stored = false, high;
     int32_t disp;
 
     parse_encoding(b, i, &x);
     find_roles(&x, &r);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
-    if (!can_address(i) || x.map == 3 || (!r.reg_is_digit && is_high(&x, r.reg8, reg)))
+    high = !r.reg_is_digit && is_high(&x, r.reg8, reg);
+    if (!can_address(i) || x.map == 3 || (high && x.map == 1 && x.opcode == 0xb0)) /* CMPXCHG has AL, too */
         return false;
     if (is_bit_string(&x))
         return lower_bit_string(b, n, &x);
@@ -119,6 +123,9 @@ static bool lower_memory(struct build *b, unsigned n)
         flags_want(b);
     if (r.reg_is_digit) {
         host = reg & 7;
+    } else if (high) {
+        host = reg & 3;
+        put_swap(e, host);
     } else if (host_of(reg) >= 0) {
         host = (unsigned)host_of(reg);
     } else {
@@ -130,6 +137,8 @@ static bool lower_memory(struct build *b, unsigned n)
     put_head(e, &x, r.reg_is_digit ? 0 : host, 0, H_T0, r.reg8);
     put_mem(e, host, H_T0, NO_INDEX, 0, disp);
     put_imm(b, &x, i);
+    if (high)
+        put_swap(e, host);
     if (stored)
         store_field(e, H_T1, GPR_FIELD(reg));
     if (op->effect == FLAGS_WRITE || op->effect == FLAGS_PART)

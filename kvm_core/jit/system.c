@@ -146,6 +146,12 @@ bool lower_system(struct build *b, unsigned n)
         return lower_pushf(b, n);
     if (i->fn == op_rdtsc || i->fn == op_rdtscp)
         return lower_rdtsc(b, n);
+    if (i->fn == op_cld || i->fn == op_std) {
+        bool set = i->fn == op_std;
+        clobber_flags(b, n);
+        put_field_imm(&b->e, set ? 1 : 4, FIELD(eflags), set ? FL_DF : ~(uint32_t)FL_DF);
+        return true;
+    }
     if (b->kind == TLB_USER)
         return false;
     if (i->fn == op_sti)
