@@ -87,6 +87,19 @@ static void put_group(struct build *b, const struct cold *c)
     set_jump(put_jump(e, JUMP_ALWAYS), c->join);
 }
 
+_Static_assert(BLOCK_OPS <= 64, "jit_group() takes numbers of 6 bits");
+
+/* Where that has not happened often: by the interpreter. The copy is long. */
+static void put_group_call(struct build *b, const struct cold *c)
+{
+    put_call(b, b->j->group, c->ref,
+             c->executed | (uint32_t)c->last << 6 | (uint32_t)c->vectors_after << 12 | (uint32_t)b->block->off << 16 |
+                 (uint32_t)b->block->kind << 28);
+    if (c->flags_after & FLAGS_IN_HOST)
+        flags_restore(&b->e, H_T1);
+    set_jump(put_jump(&b->e, JUMP_ALWAYS), c->join);
+}
+
 static void put_cold(struct build *b, const struct cold *c)
 {
     struct emit *e = &b->e;
@@ -106,7 +119,7 @@ static void put_cold(struct build *b, const struct cold *c)
             flags_restore(e, H_T1);
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
         return;
-    case COLD_GROUP: put_group(b, c); return;
+    case COLD_GROUP: (b->copies ? put_group : put_group_call)(b, c); return;
     case COLD_VECTORS:
         put_call(b, b->j->vectors, c->ref, c->executed);
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
@@ -200,6 +213,7 @@ static void render(struct build *b, unsigned off, unsigned max)
             c->kind = COLD_GROUP;
             c->last = (uint8_t)n;
             c->flags_after = b->flags;
+            c->vectors_after = b->vectors;
             c->join = b->e.p;
         }
         if (here(&b->e) - start > HOT_BYTES_MAX && n + 1 < b->count) { /* so that what comes behind has room too */
@@ -240,6 +254,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->flags = b->vectors = 0;
     b->count = b->colds = 0;
     b->sharing = true;
+    b->copies = false;
     b->held.valid = false;
     memset(&b->values, 0, sizeof(b->values));
     b->block = NULL;
@@ -260,8 +275,12 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
         return NULL;
     at = ((jit_code_room(v) + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
     begin(&b, v, p, kind, at, off, spans);
+    struct block *old = jit_block_find(j, p->number, off, kind);
+    b.copies = old;
     b.block = jit_block_add(j, p, off, kind, at + JIT_PROLOGUE);
     render(&b, off, spans ? 1 : BLOCK_OPS);
+    if (old)
+        jit_block_moved(j, old, b.block);
     b.block->count = (uint8_t)b.count;
     jit_code_used(j, here(&b.e));
     if (unlikely(j->perf_map != NULL))
@@ -276,6 +295,7 @@ const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, 
     struct span span;
 
     begin(&b, v, p, kind, j->scratch, off, span_of(v, codecache_at(v, p, off), &span));
+    b.copies = true;
     render(&b, off, 1);
     return b.count ? j->rx + j->scratch : NULL;
 }

@@ -14,6 +14,7 @@
 
 enum {
     INDEX_ENTRIES = 1 << 18,
+    MISSED_MAX = 32,
     GHOST_BITS = 1 << 18 /* by a hash: blocks that were dropped for lack of room */
 };
 
@@ -39,29 +40,30 @@ void jit_blocks_destroy(struct jit *j)
 
 /* ---- the index: open addressing, key << 32 | number of the block ----------------------------------------- */
 
-static uint32_t key_of(const struct codepage *p, unsigned off, unsigned kind)
-{
-    return (uint32_t)p->number << 16 | off << 4 | kind;
-}
+static uint32_t key_of(unsigned page, unsigned off, unsigned kind) { return page << 16 | off << 4 | kind; }
 
 static uint32_t home_of(uint32_t key) { return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32) & (INDEX_ENTRIES - 1); }
 
-static void index_add(struct jit *j, uint32_t key, uint32_t n)
+/* In the place of another one of the same key, if there is one. */
+static void index_put(struct jit *j, uint32_t key, uint32_t n)
 {
     uint32_t at = home_of(key);
 
-    while (j->index[at])
+    while (j->index[at] && j->index[at] >> 32 != key)
         at = (at + 1) & (INDEX_ENTRIES - 1);
     j->index[at] = (uint64_t)key << 32 | n;
 }
 
-/* What stands behind it moves up, if its home is not behind the gap. */
+/* If it is there. What stands behind it moves up, if its home is not behind the gap. */
 static void index_remove(struct jit *j, uint32_t key, uint32_t n)
 {
     uint32_t gap = home_of(key), at;
 
-    while (j->index[gap] != ((uint64_t)key << 32 | n))
+    while (j->index[gap] != ((uint64_t)key << 32 | n)) {
+        if (!j->index[gap])
+            return;
         gap = (gap + 1) & (INDEX_ENTRIES - 1);
+    }
     for (at = (gap + 1) & (INDEX_ENTRIES - 1); j->index[at]; at = (at + 1) & (INDEX_ENTRIES - 1)) {
         uint32_t home = home_of((uint32_t)(j->index[at] >> 32));
         if (((at - home) & (INDEX_ENTRIES - 1)) >= ((at - gap) & (INDEX_ENTRIES - 1))) {
@@ -72,9 +74,9 @@ static void index_remove(struct jit *j, uint32_t key, uint32_t n)
     j->index[gap] = 0;
 }
 
-struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind)
+struct block *jit_block_find(struct jit *j, unsigned page, unsigned off, unsigned kind)
 {
-    uint32_t key = key_of(p, off, kind);
+    uint32_t key = key_of(page, off, kind);
 
     for (uint32_t at = home_of(key); j->index[at]; at = (at + 1) & (INDEX_ENTRIES - 1))
         if (j->index[at] >> 32 == key)
@@ -92,15 +94,21 @@ static uint64_t *ghost_of(struct jit *j, const struct codepage *p, unsigned off,
     return &j->ghosts[h / 64];
 }
 
+static void lead(struct jit *j, uint32_t from, uint32_t to)
+{
+    struct emit e = {.p = j->rw + from, .rw = j->rw};
+
+    jump_to(&e, to);
+}
+
 /* Who comes from another page finds the way back to C in the first bytes; in the page nobody is left to come. */
 static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
 {
     struct block *b = &j->blocks[n];
-    struct emit e = {.p = j->rw + b->entry - JIT_PROLOGUE, .rw = j->rw};
 
-    index_remove(j, key_of(p, b->off, b->kind), n);
+    index_remove(j, key_of(p->number, b->off, b->kind), n);
     b->page = NULL;
-    jump_to(&e, j->exit_rip);
+    lead(j, b->entry - JIT_PROLOGUE, j->exit_rip);
 }
 
 void jit_page_retired(struct vcpu *v, struct codepage *p)
@@ -110,6 +118,13 @@ void jit_page_retired(struct vcpu *v, struct codepage *p)
     for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page)
         drop_block(j, p, n);
     p->blocks = 0;
+}
+
+bool jit_was_dropped(struct jit *j, const struct codepage *p, unsigned off)
+{
+    uint64_t bit;
+
+    return *ghost_of(j, p, off, &bit) & bit;
 }
 
 static void note_ghosts(struct jit *j, const struct codepage *p)
@@ -136,6 +151,28 @@ static void reclaim(struct vcpu *v, unsigned r)
         jump_cache_clear(&v->jumps[s]);
     j->patch = 0;
     j->stat_reclaimed++;
+}
+
+/* ---- translated anew ------------------------------------------------------------------------------------- */
+
+void jit_block_moved(struct jit *j, const struct block *old, const struct block *b)
+{
+    lead(j, old->entry - JIT_PROLOGUE, b->entry - JIT_PROLOGUE);
+    lead(j, old->entry, b->entry);
+}
+
+/* The block may be running: it goes on behind a probe, which is behind what is overwritten here. */
+void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind)
+{
+    struct block *b = jit_block_find(j, page, off, kind);
+
+    if (!b || b->diverted || ++b->missed < MISSED_MAX)
+        return;
+    struct emit e = {.p = j->rw + b->entry, .rw = j->rw};
+    lead(j, b->entry - JIT_PROLOGUE, j->exit_rip);
+    load_imm32(&e, H_T1, off);
+    jump_to(&e, j->exit_page);
+    b->diverted = true;
 }
 
 /* ---- room ------------------------------------------------------------------------------------------------ */
@@ -182,13 +219,11 @@ struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, uns
 {
     struct region *r = &j->region[j->filling];
     uint32_t n = j->filling * REGION_BLOCKS + ++r->blocks;
-    uint64_t bit;
 
-    if (*ghost_of(j, p, off, &bit) & bit)
-        r->again++;
+    r->again += jit_was_dropped(j, p, off);
     j->blocks[n] = (struct block){.page = p, .entry = entry, .off = (uint16_t)off, .kind = (uint8_t)kind, .next_in_page = p->blocks};
     p->blocks = n;
-    index_add(j, key_of(p, off, kind), n);
+    index_put(j, key_of(p->number, off, kind), n);
     j->stat_blocks++;
     return &j->blocks[n];
 }

@@ -22,7 +22,7 @@ struct cold { /* code behind the block for what is rare */
     uint8_t *also_from;  /* INTERPRET: another, or NULL */
     const uint8_t *join; /* INTERPRET, CALLS: where it goes on; NULL: nowhere */
     uint32_t ref, executed;
-    uint8_t last, flags_before, flags_after, vectors; /* GROUP: from instruction `executed` to the last that shares */
+    uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to the last that shares */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
 };
 
@@ -63,6 +63,7 @@ struct build {
     uint8_t vectors;     /* VECTOR_* that are known to hold */
     const struct span *span; /* the block is that alone; NULL: it lies in its page */
     bool sharing;        /* operands may share a probe */
+    bool copies;         /* what shares one is there once more, each for itself */
     struct held held;
     struct values values;
     unsigned count;

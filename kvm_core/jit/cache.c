@@ -187,6 +187,8 @@ static void put_thunks(struct jit *j)
     put_c_call(&e, (uint64_t)jit_interpret);
     j->vectors = here(&e);
     put_c_call(&e, (uint64_t)jit_vectors);
+    j->group = here(&e);
+    put_c_call(&e, (uint64_t)jit_group);
     e.p += -here(&e) & 63;
     j->scratch = here(&e);
 }

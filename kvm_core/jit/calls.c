@@ -86,7 +86,7 @@ static void put_behind_call(struct build *b, unsigned off)
         put_jump_code(b, NEAR_JMP);
         return;
     }
-    const struct block *to = jit_block_find(b->j, b->page, off, b->kind);
+    const struct block *to = jit_block_find(b->j, b->page->number, off, b->kind);
     uint8_t *jump = put_jump(e, JUMP_ALWAYS);
     if (to)
         set_jump(jump, e->rw + to->entry - JIT_PROLOGUE);

@@ -117,7 +117,7 @@ static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
 
 void put_link(struct build *b, uint8_t *jump, int64_t distance)
 {
-    const struct block *to = jit_block_find(b->j, b->page, (unsigned)distance, b->kind);
+    const struct block *to = jit_block_find(b->j, b->page->number, (unsigned)distance, b->kind);
 
     if (to)
         set_jump(jump, b->e.rw + to->entry);

@@ -47,6 +47,8 @@ struct block { /* straight guest code within a page, left by branches; entered a
     uint16_t off;               /* of its first instruction in the page */
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
+    uint8_t missed;             /* probes that several operands share */
+    bool diverted;              /* because of that: leads to C, to be translated anew, or to what it was translated to */
 };
 enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */
 enum { JIT_PROLOGUE = 11 }; /* bytes: sets REG_PAGE from r10, the linear address of the block */
@@ -72,7 +74,7 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t exit_rip, exit_return, exit_page, exit_link, interpret, vectors; /* thunks: offsets in the code cache */
+    uint32_t exit_rip, exit_return, exit_page, exit_link, interpret, vectors, group; /* thunks: offsets in the code cache */
     struct profile *profile; /* NULL: nobody asked */
     FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;
@@ -87,12 +89,18 @@ void jit_cache_destroy(struct jit *j);
 /* blocks.c */
 int jit_blocks_create(struct jit *j);
 void jit_blocks_destroy(struct jit *j);
-struct block *jit_block_find(struct jit *j, const struct codepage *p, unsigned off, unsigned kind);
+struct block *jit_block_find(struct jit *j, unsigned page, unsigned off, unsigned kind); /* page: its number */
 /* Where a block of BLOCK_BYTES_MAX can be written; may drop others. Between blocks only. */
 uint32_t jit_code_room(struct vcpu *v);
 /* A block whose code, from `entry`, is in that room. */
 struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry);
 void jit_code_used(struct jit *j, uint32_t end); /* the room begins there now */
+/* Old leads to `b`, which was translated in its place. */
+void jit_block_moved(struct jit *j, const struct block *old, const struct block *b);
+/* A probe of the block that several operands share did not hit. When that goes on, the block is translated anew. */
+void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind);
+/* There was a block, and it had to go for lack of room (or so it seems: it is a hash). */
+bool jit_was_dropped(struct jit *j, const struct codepage *p, unsigned off);
 void jit_page_retired(struct vcpu *v, struct codepage *p);
 /* Lets the jump at `patch` go to `b` when that is in the same page; | PATCH_RETURN: by way of its prologue. */
 enum { PATCH_RETURN = 1 << 30 };
@@ -117,6 +125,10 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
 /* The same, when the vector registers are not as the instruction wants them (VECTOR_* << 16 in `executed`): RESULT_VECTORS:
  * try again. */
 int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed);
+/* Executes, from `ref` on, the instructions of a block whose operands share a probe that did not hit. group: its first and
+ * last instruction's number in the block, 6 bits each; VECTOR_* that must hold behind it, 4; the block: 12 its offset in the
+ * page, 4 its kind. */
+int jit_group(struct vcpu *v, uint32_t ref, uint32_t group);
 
 /* vector.c */
 enum { VECTOR_LOADED = 1, VECTOR_SSE_USED = 2, VECTOR_AVX_USED = 4, VECTOR_AVX = 8 /* the guest may use AVX */ };

@@ -12,17 +12,17 @@ enum {
     HOT = 6           /* entries before a block is translated */
 };
 
-int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
+/* -> the instruction, when the block goes on behind it; NULL: it is left, v->rip is set. */
+static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
     struct jit *j = jit_of(v);
-    bool vectors = jit_vectors_left(v);
     uint64_t mapping = v->directory_generation; /* remembered calls hold as long as it does */
     const struct insn *i = codecache_insn(v, ref), *next;
 
     if (unlikely(!i)) { /* everything has been dropped */
         v->rip = v->gpr[REG_PAGE] + (ref & 0xfff);
         v->run.left -= (int32_t)executed;
-        return RESULT_LEAVE;
+        return NULL;
     }
     v->budget = j->hidden + v->run.left - (int32_t)executed;
     v->cur = v->blk_start = i;
@@ -39,23 +39,43 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
     /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
     bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */
-    if (next == i + 1 && likely(as_made && !kicked && v->directory_generation == mapping) &&
-        likely(!vectors || jit_vectors_enter(v))) {
+    if (next == i + 1 && likely(as_made && !kicked && v->directory_generation == mapping)) {
         v->run.left = v->budget + (int32_t)executed - j->hidden;
         v->blk_start = v->cur = NULL;
-        return vectors ? RESULT_VECTORS : RESULT_NEXT;
+        return i;
     }
-    if (next) /* it has changed what the code was made for, taken the vector registers away, or somebody waits for us */
+    if (next) /* it has changed what the code was made for, or somebody waits for us */
         v->rip = cpu_next_rip(v, i);
     if (v->blk_start)
         v->budget--;
     v->blk_start = v->cur = NULL;
     v->run.left = v->budget - j->hidden;
+    return NULL;
+}
+
+/* Leaves the block behind `i`, number `executed` in it. */
+static int leave_behind(struct vcpu *v, const struct insn *i, uint32_t executed)
+{
+    v->run.left -= (int32_t)executed + 1;
+    v->rip = cpu_next_rip(v, i);
     return RESULT_LEAVE;
+}
+
+int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
+{
+    bool vectors = jit_vectors_left(v);
+    const struct insn *i = interpret_one(v, ref, executed);
+
+    if (!i)
+        return RESULT_LEAVE;
+    if (!vectors)
+        return RESULT_NEXT;
+    return likely(jit_vectors_enter(v)) ? RESULT_VECTORS : leave_behind(v, i, executed);
 }
 
 int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
+    const struct insn *i;
     uint32_t need = executed >> 16;
 
     jit_vectors_left(v);
@@ -65,13 +85,32 @@ int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
         jit_vectors_left(v);
     }
     /* once by the interpreter, which raises what is to be raised, and takes components of XSAVE into use */
-    if (jit_interpret(v, ref, executed & 0xffff) == RESULT_NEXT) {
-        struct jit *j = jit_of(v);
-        v->budget = j->hidden + v->run.left - (int32_t)(executed & 0xffff) - 1;
-        v->run.left = v->budget - j->hidden;
-        v->rip = cpu_next_rip(v, codecache_insn(v, ref));
+    i = interpret_one(v, ref, executed & 0xffff);
+    return i ? leave_behind(v, i, executed & 0xffff) : RESULT_LEAVE;
+}
+
+int jit_group(struct vcpu *v, uint32_t ref, uint32_t group)
+{
+    bool vectors = jit_vectors_left(v);
+    uint32_t n = group & 63, last = group >> 6 & 63, need = group >> 12 & 15;
+    const struct insn *i;
+
+    jit_block_missed(jit_of(v), ref >> 12, group >> 16 & 0xfff, group >> 28);
+    for (;; n++, ref += i->len) {
+        i = interpret_one(v, ref, n);
+        if (!i)
+            return RESULT_LEAVE;
+        if (n == last)
+            break;
     }
-    return RESULT_LEAVE;
+    if (!vectors && !need)
+        return RESULT_NEXT;
+    if (likely(jit_vectors_enter(v))) {
+        if (likely(!(v->run.lack & need)))
+            return RESULT_VECTORS;
+        jit_vectors_left(v);
+    }
+    return leave_behind(v, i, last);
 }
 
 /* ---- the loop -------------------------------------------------------------------------------------- */
@@ -127,7 +166,7 @@ static bool is_hot(struct jit *j, const struct codepage *p, unsigned off)
 {
     uint8_t *heat = &j->heat[(p->number * 0x9e3779b1u >> 12 ^ off) & (HEAT_ENTRIES - 1)];
 
-    if (*heat < HOT && !j->at_once) {
+    if (*heat < HOT && !j->at_once && !jit_was_dropped(j, p, off)) {
         ++*heat;
         return false;
     }
@@ -141,13 +180,13 @@ static const struct block *find(struct vcpu *v, const struct insn **i)
     struct jit *j = jit_of(v);
     struct codepage *p = codecache_enter(v);
     unsigned off = v->rip & 0xfff;
-    struct block *b = jit_block_find(j, p, off, kind_of(v));
+    struct block *b = jit_block_find(j, p->number, off, kind_of(v));
 
-    if (b)
+    if (b && !b->diverted)
         return b;
     *i = codecache_lookup(v);
     p = codecache_page(v);
-    return is_hot(j, p, off) ? jit_build(v, p, off, kind_of(v)) : NULL;
+    return b || is_hot(j, p, off) ? jit_build(v, p, off, kind_of(v)) : NULL;
 }
 
 static void run(struct vcpu *v)
