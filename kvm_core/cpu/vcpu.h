@@ -245,6 +245,8 @@ struct vcpu {
         uint64_t target[2]; /* of an indirect call: address, code */
         uint8_t lack;       /* VECTOR_*: what does not hold; 0xff: the vector registers are in `ymm` */
         uint64_t calls;     /* the host's stack pointer when no call is remembered */
+        int32_t rest;       /* in a strip (jit/strip.c): what the slice has beyond it */
+        int32_t mark;       /* and what is left of the strip behind its first iterations */
     } run;
 
     struct segment seg[SEG_COUNT];
@@ -339,6 +341,7 @@ struct vcpu {
     struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];
     struct jump_cache jumps[JUMP_CACHES];
+    uint8_t short_strips[STRIP_COUNTERS]; /* jit/strip.c: how often a loop left early */
 };
 
 enum { LEFT_FAULT = 1, LEFT_EXIT = 2 };

@@ -11,9 +11,9 @@ bool can_address(const struct insn *i)
 
 bool has_segment(const struct insn *i) { return i->seg == FS || i->seg == GS; }
 
-static unsigned in_register(struct build *b, unsigned guest, unsigned temp)
+unsigned in_register(struct build *b, unsigned guest, unsigned temp)
 {
-    int host = host_of(guest);
+    int host = host_of(b, guest);
 
     if (host >= 0)
         return (unsigned)host;

@@ -13,8 +13,14 @@ struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsig
     struct cold *c = &b->cold[b->colds++];
 
     *c = (struct cold){.kind = (uint8_t)kind, .set = (uint8_t)b->kind, .from = from, .executed = n};
-    if (kind == COLD_INTERPRET || kind == COLD_VECTORS)
+    if (kind == COLD_LINK) {
+        c->ref = (uint32_t)(from - b->e.rw);
+    } else if (kind == COLD_INTERPRET && b->strip) { /* by a block that begins with it */
+        c->kind = COLD_EDGE;
+        c->linear = b->op[n].i->off;
+    } else if (kind == COLD_INTERPRET || kind == COLD_VECTORS) {
         c->ref = ref_of(b, b->op[n].i);
+    }
     return c;
 }
 
@@ -129,13 +135,23 @@ static void put_cold(struct build *b, const struct cold *c)
         jump_to(e, b->j->exit_page);
         return;
     case COLD_LINK:
-        load_imm32(e, H_T0, (uint32_t)(c->from - e->rw));
+        load_imm32(e, H_T0, c->ref);
         load_imm32(e, H_T1, (uint32_t)c->linear);
         jump_to(e, b->j->exit_link);
         return;
     case COLD_EDGE: put_cold_edge(b, c); return;
+    case COLD_STRIP: strip_end(b); return;
     default: put_cold_call(b, c);
     }
+}
+
+void put_colds(struct build *b)
+{
+    for (unsigned n = 0; n < b->colds; n++) {
+        struct cold c = b->cold[n];
+        put_cold(b, &c);
+    }
+    b->colds = 0;
 }
 
 enum { HOT_BYTES_MAX = BLOCK_BYTES_MAX / 4 };
@@ -224,10 +240,8 @@ static void render(struct build *b, unsigned off, unsigned max)
     }
     if (!done)
         put_edge(b, behind, b->count, linkable && !(ends_block(b->op[b->count - 1].row)));
-    for (unsigned n = 0; n < b->colds; n++) {
-        struct cold c = b->cold[n];
-        put_cold(b, &c);
-    }
+    put_colds(b);
+    strip_add(b);
 }
 
 static void prologue(struct build *b, unsigned off)
@@ -258,6 +272,9 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->held.valid = false;
     memset(&b->values, 0, sizeof(b->values));
     b->block = NULL;
+    b->strip = NULL;
+    b->selves = 0;
+    registers_at_home(b);
     b->e.rw = b->j->rw;
     b->e.p = b->j->rw + at;
     prologue(b, off);

@@ -13,7 +13,9 @@ struct op { /* an instruction of the block */
     bool live;                      /* the flags before it are needed, by it or later */
 };
 
-enum cold_kind { COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_CALLS, COLD_RETURN, COLD_MISMATCH };
+enum cold_kind {
+    COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_STRIP, COLD_CALLS, COLD_RETURN, COLD_MISMATCH
+};
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     uint8_t set;         /* enum tlb_set_kind where it was */
@@ -37,6 +39,12 @@ struct operand {
     uint8_t size; /* bytes */
 };
 
+struct place { /* of an operand, in the host's terms; NO_INDEX */
+    uint8_t base, index, scale;
+    int32_t disp;
+};
+static inline unsigned place_index(const struct place *p) { return p->index == NO_INDEX ? 0 : p->index; }
+
 struct held { /* r10 is the host address of [low, high), distances from the base as it was at the block's start */
     bool valid, write, used;
     uint16_t cold;
@@ -49,6 +57,9 @@ struct span { /* an instruction that ends in the next page */
     struct insn insn;
     uint8_t bytes[15];
 };
+
+struct strip;
+enum { SELF_EDGES_MAX = 8 };
 
 struct build {
     struct emit e;
@@ -66,6 +77,10 @@ struct build {
     bool copies;         /* what shares one is there once more, each for itself */
     struct held held;
     struct values values;
+    int8_t host[16];     /* registers of the host that hold the guest's; -1: in memory */
+    struct strip *strip; /* being rendered, or NULL */
+    unsigned selves;
+    uint8_t *self[SELF_EDGES_MAX]; /* jumps from the block to its own start */
     unsigned count;
     struct op op[BLOCK_OPS];
     unsigned colds;
@@ -95,6 +110,7 @@ void find_roles(const struct encoding *x, struct roles *r);
 /* block.c */
 struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsigned n);
 void cold_join(struct build *b, struct cold *c); /* comes back here, c may be NULL */
+void put_colds(struct build *b);
 void flags_want(struct build *b);                       /* into the host; r11 is lost */
 void flags_keep(struct build *b, const struct op *op);  /* what follows clobbers them; r11 is lost */
 void put_interpreted(struct build *b, unsigned n);      /* the whole instruction */
@@ -105,13 +121,15 @@ void put_span_check(struct build *b);
 
 /* lower.c. -> false: to be interpreted, nothing was written */
 bool lower(struct build *b, unsigned n);
-int host_of(unsigned guest); /* host register of a guest register, -1: in memory */
+void registers_at_home(struct build *b);
+int host_of(const struct build *b, unsigned guest); /* host register of a guest register, -1: in memory */
 bool operand_is_written(const struct op *op, const struct encoding *x);
 uint8_t operand_size(const struct encoding *x, const struct insn *i); /* bytes of memory */
 
 /* address.c */
 bool can_address(const struct insn *i); /* else the instruction is interpreted */
 bool has_segment(const struct insn *i); /* whose base is not 0 */
+unsigned in_register(struct build *b, unsigned guest, unsigned temp); /* the host's; loaded into temp when in memory */
 void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide); /* the effective address; r11 is lost */
 /* The host address of `size` bytes at the memory operand into r10. What does not hit interprets instruction n. Clobbers
  * flags and r11. */
@@ -126,8 +144,12 @@ int32_t put_tlb_offset(struct build *b, bool write);
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
 /* #GP, by the interpreter, if the operand's address has one of these bits. */
 void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask);
+/* The same, where the block may be a strip; keeps the flags if need be. */
+struct cold *put_place(struct build *b, unsigned n, const struct operand *a, struct place *at);
+bool operand_ahead(const struct build *b, const struct op *op, struct operand *a); /* of an instruction still to come */
 bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp); /* a slot at RSP + disp; true */
 void values_after(const struct build *b, unsigned n, struct values *s);
+unsigned registers_named(const struct build *b, const struct op *op); /* bits; the implicit RAX, RCX and RDX may lack */
 
 /* system.c */
 bool lower_system(struct build *b, unsigned n);
@@ -140,7 +162,17 @@ bool lower_bit_string(struct build *b, unsigned n, const struct encoding *x);
 
 /* vector.c */
 bool lower_vector(struct build *b, unsigned n);
+uint8_t vector_need(const struct build *b, const struct op *op); /* VECTOR_* */
+uint8_t vector_alignment(const struct op *op);                   /* of its memory operand, less one */
 uint8_t vector_effect(const struct build *b, const struct insn *i);
+
+/* strip.c */
+bool strip_answers(const struct build *b, unsigned n); /* instruction n's operand needs no probe */
+bool strip_place(struct build *b, unsigned n, struct place *at);
+void strip_again(struct build *b, unsigned executed); /* to its top; the flags are where they are wanted */
+void strip_leave(struct build *b);                    /* everything is where other code expects it; clobbers flags */
+void strip_end(struct build *b);
+void strip_add(struct build *b);                      /* to a block that has been rendered */
 
 /* flow.c */
 bool lower_flow(struct build *b, unsigned n);

@@ -130,14 +130,11 @@ void put_poll_in_page(struct build *b, int64_t distance)
     cold_add(b, COLD_POLL, put_jump(&b->e, CC_JS), 0)->linear = (uint64_t)distance;
 }
 
-void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable)
+static void put_exit(struct build *b, int64_t distance, unsigned executed, bool linkable)
 {
     struct emit *e = &b->e;
-    bool near = in_page(distance);
 
-    if ((b->flags == FLAGS_IN_HOST) && (!near || !linkable || flags_needed_at(b, distance)))
-        flags_save(e, H_T1);
-    if (!near) {
+    if (!in_page(distance)) {
         put_far_edge(b, distance, executed);
         return;
     }
@@ -148,7 +145,27 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
         return;
     }
     put_poll_in_page(b, distance);
-    put_link(b, put_jump(e, JUMP_ALWAYS), distance);
+    uint8_t *jump = put_jump(e, JUMP_ALWAYS);
+    put_link(b, jump, distance);
+    if (distance == b->block->off && b->kind == b->block->kind && b->selves < SELF_EDGES_MAX)
+        b->self[b->selves++] = jump;
+}
+
+void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable)
+{
+    struct strip *strip = b->strip;
+
+    if (b->flags == FLAGS_IN_HOST && (!in_page(distance) || !linkable || flags_needed_at(b, distance)))
+        flags_save(&b->e, H_T1);
+    if (strip && executed && distance == b->op[0].i->off) {
+        strip_again(b, executed);
+        return;
+    }
+    if (strip)
+        strip_leave(b);
+    b->strip = NULL; /* from here on it is any block's */
+    put_exit(b, distance, executed, linkable);
+    b->strip = strip;
 }
 
 /* A conditional branch that was taken. */
@@ -191,7 +208,7 @@ void put_target(struct build *b, unsigned n)
 
     b->held.valid = false;
     if (op->row->form == FORM_R) {
-        int host = host_of(op->i->dst);
+        int host = host_of(b, op->i->dst);
         if (host >= 0)
             op_reg(&b->e, b->word == 8, 0x8b, H_T0, (unsigned)host);
         else
@@ -286,8 +303,8 @@ static bool lower_push(struct build *b, unsigned n)
         op_mem(e, wide, 0xc7, 0, H_T0, NO_INDEX, 0, at);
         put32(e, (uint32_t)i->imm);
     } else {
-        if (host_of(i->dst) >= 0)
-            from = (unsigned)host_of(i->dst);
+        if (host_of(b, i->dst) >= 0)
+            from = (unsigned)host_of(b, i->dst);
         else
             load_field(e, H_T1, GPR_FIELD(i->dst));
         op_mem(e, wide, 0x89, from, H_T0, NO_INDEX, 0, at);
@@ -301,7 +318,7 @@ static bool lower_pop(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
     struct emit *e = &b->e;
-    int to = host_of(op->i->dst);
+    int to = host_of(b, op->i->dst);
     struct cold *c;
 
     if (op->i->size != b->word || op->row->form != FORM_R)

@@ -35,12 +35,14 @@ const struct lowering_row *lowering_of(const struct insn *i)
 
 /* ---- registers ----------------------------------------------------------------------------------- */
 
-int host_of(unsigned guest)
+void registers_at_home(struct build *b)
 {
-    static const int8_t map[16] = {H_RAX, H_RCX, H_RDX, H_RBX, H_SP, H_RBP, H_RSI, H_RDI, -1, -1, -1, -1, H_R12, H_R13, H_R14, -1};
+    static const int8_t home[16] = {H_RAX, H_RCX, H_RDX, H_RBX, H_SP, H_RBP, H_RSI, H_RDI, -1, -1, -1, -1, H_R12, H_R13, H_R14, -1};
 
-    return guest < 16 ? map[guest] : -1;
+    memcpy(b->host, home, sizeof(home));
 }
+
+int host_of(const struct build *b, unsigned guest) { return guest < 16 ? b->host[guest] : -1; }
 
 /* ---- the instruction ------------------------------------------------------------------------------------ */
 
@@ -104,7 +106,7 @@ static bool lower_memory(struct build *b, unsigned n)
     struct roles r;
     unsigned reg, host = 0;
     bool stored = false, high;
-    int32_t disp;
+    struct place at;
 
     parse_encoding(b, i, &x);
     find_roles(&x, &r);
@@ -112,13 +114,14 @@ static bool lower_memory(struct build *b, unsigned n)
     high = !r.reg_is_digit && is_high(&x, r.reg8, reg);
     if (!can_address(i) || x.map == 3 || (high && x.map == 1 && x.opcode == 0xb0)) /* CMPXCHG has AL, too */
         return false;
+    if (high && strip_answers(b, n)) /* the address may be in the register that is swapped */
+        return false;
     if (is_bit_string(&x))
         return lower_bit_string(b, n, &x);
     struct operand a = {.at = *i, .write = operand_is_written(op, &x), .size = operand_size(&x, i)};
-    flags_keep(b, op);
-    struct cold *c = put_operand(b, n, &a, &disp);
+    struct cold *c = put_place(b, n, &a, &at);
     if (a.size == 16)
-        put_aligned(b, n, disp, 15);
+        put_aligned(b, n, at.disp, 15);
     if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
         flags_want(b);
     if (r.reg_is_digit) {
@@ -126,16 +129,16 @@ static bool lower_memory(struct build *b, unsigned n)
     } else if (high) {
         host = reg & 3;
         put_swap(e, host);
-    } else if (host_of(reg) >= 0) {
-        host = (unsigned)host_of(reg);
+    } else if (host_of(b, reg) >= 0) {
+        host = (unsigned)host_of(b, reg);
     } else {
         host = H_T1;
         stored = r.reg_write;
         if (r.reg_read)
             load_field(e, H_T1, GPR_FIELD(reg));
     }
-    put_head(e, &x, r.reg_is_digit ? 0 : host, 0, H_T0, r.reg8);
-    put_mem(e, host, H_T0, NO_INDEX, 0, disp);
+    put_head(e, &x, r.reg_is_digit ? 0 : host, place_index(&at), at.base, r.reg8);
+    put_mem(e, host, at.base, at.index, at.scale, at.disp);
     put_imm(b, &x, i);
     if (high)
         put_swap(e, host);
@@ -173,12 +176,12 @@ static bool lower_registers(struct build *b, unsigned n)
     find_roles(&x, &r);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     rm = (x.modrm & 7) | (x.rex & 1) << 3;
-    host_reg = r.reg_is_digit ? (int)(reg & 7) : is_high(&x, r.reg8, reg) ? (int)reg : host_of(reg);
-    host_rm = is_high(&x, r.rm8, rm) ? (int)rm : host_of(rm);
+    host_reg = r.reg_is_digit ? (int)(reg & 7) : is_high(&x, r.reg8, reg) ? (int)reg : host_of(b, reg);
+    host_rm = is_high(&x, r.rm8, rm) ? (int)rm : host_of(b, rm);
     if ((!r.reg_is_digit && is_high(&x, r.reg8, reg)) || is_high(&x, r.rm8, rm)) {
         if ((!r.reg_is_digit && (host_reg < 0 || host_reg > 7)) || host_rm < 0 || host_rm > 7)
             return false; /* needs a REX */
-        if (!r.reg_is_digit && !r.reg8 && host_of(reg) > 7)
+        if (!r.reg_is_digit && !r.reg8 && host_of(b, reg) > 7)
             return false;
     }
     if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
@@ -233,7 +236,7 @@ static bool lower_opcode(struct build *b, unsigned n)
     if (in_opcode) {
         if (x.map == 1 && op->i->size == 2)
             return false; /* BSWAP r16 */
-        host = is_high(&x, byte, reg) ? (int)reg : host_of(reg);
+        host = is_high(&x, byte, reg) ? (int)reg : host_of(b, reg);
         if (host < 0 && op->i->size < 4)
             return false;
         x.opcode = (uint8_t)(o & ~7u);
@@ -263,7 +266,7 @@ static bool lower_opcode(struct build *b, unsigned n)
 static bool lower_lea(struct build *b, unsigned n)
 {
     const struct insn *i = b->op[n].i;
-    int host = host_of(i->dst);
+    int host = host_of(b, i->dst);
 
     if (i->size == 2 || !can_address(i))
         return false;

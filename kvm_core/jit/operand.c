@@ -78,12 +78,34 @@ static int added_to(const struct build *b, const struct op *op, int64_t *by)
     return i->dst;
 }
 
+unsigned registers_named(const struct build *b, const struct op *op)
+{
+    const struct insn *i = op->i;
+    const struct native_op *native = op->row ? NULL : native_plain(i);
+    unsigned mask = 0;
+    struct encoding x;
+
+    if (i->am != AM_NONE || (op->row && op->row->how == LOWER_LEA))
+        mask |= (i->base < 16 ? REG_BIT(i->base) : 0) | (i->index < 16 ? REG_BIT(i->index) : 0);
+    for (unsigned n = 0; native && n < 16; n++)
+        mask |= native->map[n] ? REG_BIT(n) : 0;
+    if (!op->row || op->row->how == LOWER_JCC || op->row->how == LOWER_JMP)
+        return mask;
+    parse_encoding(b, i, &x);
+    if (!x.has_modrm)
+        return mask | REG_BIT((x.opcode & 7) | (x.rex & 1) << 3);
+    mask |= REG_BIT((x.modrm >> 3 & 7) | (x.rex & 4) << 1) | REG_BIT(x.modrm >> 3 & 3); /* AH is RAX */
+    if (x.modrm >= 0xc0)
+        mask |= REG_BIT((x.modrm & 7) | (x.rex & 1) << 3) | REG_BIT(x.modrm & 3);
+    return mask;
+}
+
 static unsigned written(const struct build *b, const struct op *op)
 {
     const struct native_op *native;
 
     if (!op->row) {
-        unsigned mask = REG_BIT(RAX) | REG_BIT(RCX) | REG_BIT(RDX);
+        unsigned mask = 0;
         if (!(native = native_plain(op->i)))
             return op->i->fn == op_vzeroupper ? 0 : ALL_REGS;
         for (unsigned n = 0; n < 16; n++)
@@ -140,8 +162,7 @@ bool operand_of_stack(const struct build *b, struct operand *a, bool write, int3
     return true;
 }
 
-/* The operand of an instruction that is still to come, as far as it can share. */
-static bool operand_ahead(const struct build *b, const struct op *op, struct operand *a)
+bool operand_ahead(const struct build *b, const struct op *op, struct operand *a)
 {
     const struct insn *i = op->i;
     const struct native_op *native;
@@ -262,4 +283,13 @@ void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask)
     put8(&b->e, 0x41), put8(&b->e, 0xf6), put8(&b->e, 0xc3), put8(&b->e, mask); /* test r11b, mask */
     cold_add(b, COLD_INTERPRET, put_jump(&b->e, CC_JNE), n);
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
+}
+
+struct cold *put_place(struct build *b, unsigned n, const struct operand *a, struct place *at)
+{
+    if (strip_place(b, n, at))
+        return NULL;
+    flags_keep(b, &b->op[n]);
+    *at = (struct place){.base = H_T0, .index = NO_INDEX};
+    return put_operand(b, n, a, &at->disp);
 }

@@ -115,12 +115,13 @@ bool lower_string(struct build *b, unsigned n)
 bool is_bit_string(const struct encoding *x) { return x->map == 1 && (x->opcode & 0xe7) == 0xa3; }
 
 /* r11 = the bit offset, sign-extended */
-static void put_bit_offset(struct emit *e, unsigned reg, bool wide)
+static void put_bit_offset(struct build *b, unsigned reg, bool wide)
 {
+    struct emit *e = &b->e;
     unsigned opcode = wide ? 0x8b : 0x63; /* MOV, MOVSXD */
 
-    if (host_of(reg) >= 0)
-        op_reg(e, true, opcode, H_T1, (unsigned)host_of(reg));
+    if (host_of(b, reg) >= 0)
+        op_reg(e, true, opcode, H_T1, (unsigned)host_of(b, reg));
     else
         op_mem(e, true, opcode, H_T1, H_BASE, NO_INDEX, 0, GPR_FIELD(reg));
 }
@@ -137,11 +138,11 @@ bool lower_bit_string(struct build *b, unsigned n, const struct encoding *x)
         return false;
     flags_keep(b, op);
     put_offset(b, i, H_T0, true);
-    put_bit_offset(e, reg, wide);
+    put_bit_offset(b, reg, wide);
     put8(e, 0x49), put8(e, 0xc1), put8(e, 0xfb), put8(e, wide ? 6 : 5); /* sar r11 */
     op_mem(e, i->am == AM_FLAT64 || i->am == AM_SEG64, 0x8d, H_T0, H_T0, H_T1, wide ? 3 : 2, 0);
     struct cold *c = put_host(b, n, i, x->opcode != 0xa3, i->size);
-    put_bit_offset(e, reg, wide);
+    put_bit_offset(b, reg, wide);
     op_imm(e, false, 4, H_T1, 8 * i->size - 1);
     store_field(e, H_T1, FIELD(run.target[0]));
     flags_want(b);

@@ -206,11 +206,11 @@ bool lower_divide(struct build *b, unsigned n)
     flags_keep(b, op);
     if (op->row->form == FORM_M) {
         struct operand a = {.at = *i, .size = i->size};
-        int32_t at;
-        c = put_operand(b, n, &a, &at);
-        op_mem(e, wide, 0x8b, H_T1, H_T0, NO_INDEX, 0, at);
-    } else if (host_of(i->dst) >= 0) {
-        op_reg(e, wide, 0x8b, H_T1, (unsigned)host_of(i->dst));
+        struct place at;
+        c = put_place(b, n, &a, &at);
+        op_mem(e, wide, 0x8b, H_T1, at.base, at.index, at.scale, at.disp);
+    } else if (host_of(b, i->dst) >= 0) {
+        op_reg(e, wide, 0x8b, H_T1, (unsigned)host_of(b, i->dst));
     } else {
         load_field(e, H_T1, GPR_FIELD(i->dst));
     }

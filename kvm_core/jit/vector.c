@@ -174,9 +174,9 @@ struct temps { /* guest registers that are in a scratch register meanwhile */
 };
 
 /* Replaces a general register by the host's; false: out of scratch registers. */
-static bool to_host(struct temps *t, unsigned *field)
+static bool to_host(const struct build *b, struct temps *t, unsigned *field)
 {
-    int host = host_of(*field);
+    int host = host_of(b, *field);
 
     if (host >= 0) {
         *field = (unsigned)host;
@@ -195,22 +195,22 @@ static bool to_host(struct temps *t, unsigned *field)
 }
 
 static void put_native(struct build *b, const struct insn *i, const struct fields *f, unsigned reg, unsigned rm, unsigned vvvv,
-                       int32_t disp)
+                       const struct place *at)
 {
     struct emit *e = &b->e;
     bool reg_form = f->x.modrm >= 0xc0;
-    unsigned base = reg_form ? rm : H_T0;
+    unsigned base = reg_form ? rm : at->base, index = reg_form ? 0 : place_index(at);
 
     if (f->vex) {
         put8(e, 0xc4);
-        put8(e, (reg & 8 ? 0 : 0x80) | 0x40 | (base & 8 ? 0 : 0x20) | f->x.map);
+        put8(e, (reg & 8 ? 0 : 0x80) | (index & 8 ? 0 : 0x40) | (base & 8 ? 0 : 0x20) | f->x.map);
         put8(e, (f->w ? 0x80 : 0) | (~vvvv & 15) << 3 | (f->l ? 4 : 0) | f->pp);
     } else {
         if (f->x.p66)
             put8(e, 0x66);
         if (f->x.mandatory)
             put8(e, f->x.mandatory);
-        put_rex(e, f->w, reg, 0, base, f->x.has_rex);
+        put_rex(e, f->w, reg, index, base, f->x.has_rex);
         put8(e, 0x0f);
         if (f->x.map == 2)
             put8(e, 0x38);
@@ -221,11 +221,30 @@ static void put_native(struct build *b, const struct insn *i, const struct field
     if (reg_form)
         put8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
     else
-        put_mem(e, reg, H_T0, NO_INDEX, 0, disp);
+        put_mem(e, reg, at->base, at->index, at->scale, at->disp);
     memcpy(e->p, bytes_of(b, i) + f->x.imm_off, f->x.imm_bytes);
     if (f->vex && b->word == 4 && f->x.map == 3 && f->x.opcode >= 0x4a && f->x.opcode <= 0x4c)
         *e->p &= 0x7f; /* VBLENDVPS ...: a register number, of which 32-bit code has 8 */
     e->p += f->x.imm_bytes;
+}
+
+uint8_t vector_need(const struct build *b, const struct op *o)
+{
+    const struct native_op *op = o->row ? NULL : native_plain(o->i);
+
+    if (o->i->fn == op_vzeroupper && !b->precise)
+        return VECTOR_LOADED | VECTOR_AVX;
+    if (!op || op->kind == NATIVE_GPR)
+        return 0;
+    return (uint8_t)(VECTOR_LOADED | (op->kind == NATIVE_AVX ? VECTOR_AVX : 0) | (op->xinuse & 2 ? VECTOR_SSE_USED : 0) |
+                     (op->xinuse & 4 ? VECTOR_AVX_USED : 0));
+}
+
+uint8_t vector_alignment(const struct op *o)
+{
+    const struct native_op *op = o->row ? NULL : native_plain(o->i);
+
+    return op ? op->align_mask : 0;
 }
 
 /* The registers are in, or the code behind the block fetches them. */
@@ -254,29 +273,24 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
     unsigned reg = f->reg, rm = f->rm, vvvv = f->vvvv;
     bool reg_general, rm_general, vvvv_general;
     struct cold *c = NULL;
-    int32_t disp = 0;
+    struct place at = {0};
 
     general_fields(op, f, &reg_general, &rm_general, &vvvv_general);
-    if ((reg_general && !to_host(&t, &reg)) || (rm_general && !to_host(&t, &rm)) || (vvvv_general && !to_host(&t, &vvvv)))
+    if ((reg_general && !to_host(b, &t, &reg)) || (rm_general && !to_host(b, &t, &rm)) || (vvvv_general && !to_host(b, &t, &vvvv)))
         return false;
-    if (op->kind != NATIVE_GPR) {
-        unsigned need = VECTOR_LOADED | (op->kind == NATIVE_AVX ? VECTOR_AVX : 0) | (op->xinuse & 2 ? VECTOR_SSE_USED : 0) |
-                        (op->xinuse & 4 ? VECTOR_AVX_USED : 0);
-        want_vectors(b, n, need);
-    }
+    want_vectors(b, n, vector_need(b, o));
     if (op->mem_bytes) {
         struct operand a = {.at = *o->i, .write = op->mem_action & OPND_WRITE, .size = op->mem_bytes};
-        flags_keep(b, o);
-        c = put_operand(b, n, &a, &disp);
-        if (op->align_mask)
-            put_aligned(b, n, disp, op->align_mask);
+        c = put_place(b, n, &a, &at);
+        if (op->align_mask && !strip_answers(b, n))
+            put_aligned(b, n, at.disp, op->align_mask);
     }
     if (o->effect == FLAGS_PART || o->effect == FLAGS_READ)
         flags_want(b);
     b->held.valid &= t.count < 2;
     for (unsigned k = 0; k < t.count; k++)
         load_field(e, t.host[k], GPR_FIELD(t.guest[k]));
-    put_native(b, o->i, f, reg, rm, vvvv, disp);
+    put_native(b, o->i, f, reg, rm, vvvv, &at);
     for (unsigned k = 0; k < t.count; k++)
         store_field(e, t.host[k], GPR_FIELD(t.guest[k]));
     if (o->effect == FLAGS_WRITE || o->effect == FLAGS_PART)
@@ -292,7 +306,7 @@ bool lower_vector(struct build *b, unsigned n)
     struct fields f;
 
     if (i->fn == op_vzeroupper && !b->precise) { /* that it takes AVX out of use need not be said */
-        want_vectors(b, n, VECTOR_LOADED | VECTOR_AVX);
+        want_vectors(b, n, vector_need(b, &b->op[n]));
         put8(&b->e, 0xc5), put8(&b->e, 0xf8), put8(&b->e, 0x77);
         return true;
     }

@@ -29,6 +29,7 @@ static bool chance(unsigned percent) { return below(100) < percent; }
 /* ---- code ------------------------------------------------------------------------------------------------- */
 
 static uint8_t code[CODE_BYTES], *out;
+static bool strings; /* their repetitions are counted in pieces, which are not the same */
 static const uint8_t scratch64[] = {RAX, RCX, RDX, RDI, R8, R10, R11, R15}, pointers64[] = {RBX, RSI, R9, R12, RBP, RSP};
 static const uint8_t scratch32[] = {RAX, RCX, RDX}, pointers32[] = {RBX, RSI, RBP, RSP};
 enum { INDEX64 = R14, INDEX32 = RDI };
@@ -268,11 +269,79 @@ static void put_vector(void)
 
 static void put_random(void);
 
+/* A pointer, or the index, goes on by a constant or by a register. */
+static void put_advance(void)
+{
+    static const int8_t steps[] = {1, 2, 3, 4, 8, 12, 16, 16, 32, 64, 100, -1, -4, -8, -16, -64};
+    unsigned r = chance(80) ? pointers64[below(sizeof(pointers64) - 1)] : INDEX64;
+    int8_t by = steps[below(sizeof(steps))];
+
+    put(0x48 | r >> 3);
+    switch (below(5)) {
+    case 0: put(0x83), put(0xc0 | (r & 7)), put((uint8_t)by); break; /* ADD */
+    case 1: put(0x83), put(0xe8 | (r & 7)), put((uint8_t)by); break; /* SUB */
+    case 2: put(0xff), put((chance(50) ? 0xc0 : 0xc8) | (r & 7)); break; /* INC, DEC */
+    case 3: /* LEA r, [r + by] */
+        out[-1] |= (r & 8) >> 1;
+        put(0x8d), put(0x40 | (r & 7) << 3 | (r & 7));
+        if ((r & 7) == 4)
+            put(0x24);
+        put((uint8_t)by);
+        break;
+    default: { /* ADD r, register */
+        unsigned by = (uint8_t[]){INDEX64, RDI, R8, R11}[below(4)];
+        out[-1] |= (by & 8) >> 1;
+        put(0x01), put(0xc0 | (by & 7) << 3 | (r & 7));
+    }
+    }
+}
+
+/* A loop over memory, R13 times: what jit/strip.c has a second version for. */
+static void put_walk(void)
+{
+    unsigned aligned = pointers64[below(sizeof(pointers64) - 1)], x = below(16);
+    uint8_t *at, *leave = NULL;
+
+    if (chance(40)) { /* and aligned, -16 */
+        put(0x48 | aligned >> 3), put(0x83), put(0xe0 | (aligned & 7)), put(0xf0);
+    }
+    put_bytes(0xbd41, 2);
+    put_bytes(1 + below(chance(50) ? 300 : 12), 4);
+    at = out;
+    for (unsigned n = 1 + below(4), k = below(n); n--;) {
+        unsigned what = below(100);
+        if (n == k && chance(80))
+            put_advance();
+        if (what < 35)
+            put_move();
+        else if (what < 60)
+            put_arithmetic();
+        else if (what < 80)
+            put_vector();
+        else if (what < 95) /* MOVAPS, ADDPS */
+            put_modrm(1, (uint8_t[]){0x28, 0x29, 0x58}[below(3)], x, 4, false, false);
+        else
+            put_atomic();
+    }
+    if (chance(30)) {
+        put(0x70 | below(16)), put(0);
+        leave = out;
+    }
+    put_advance();
+    put_bytes(0xcdff41, 3); /* dec r13d */
+    put(0x0f), put(0x85);
+    put_bytes((uint64_t)(at - out - 4), 4);
+    if (leave)
+        leave[-1] = (uint8_t)(out - leave);
+}
+
 static void put_flow(void)
 {
     uint8_t *at;
 
-    switch (below(5)) {
+    switch (below(bits == 64 ? 7 : 5)) {
+    case 5:
+    case 6: put_walk(); break;
     case 0:
     case 1: /* over a few */
         put(0x70 | below(16));
@@ -336,7 +405,7 @@ static void put_random(void)
     else if (what < 76)
         put_stack();
     else if (what < 80)
-        put_string();
+        put_string(), strings = true;
     else if (what < 90)
         put_vector();
     else
@@ -347,6 +416,7 @@ static void put_random(void)
 
 static uint8_t before[RAM_BYTES], after[RAM_BYTES];
 static struct state start, want, got;
+static uint64_t want_count, got_count;
 
 static void random_state(uint64_t rip)
 {
@@ -393,7 +463,8 @@ static void segments(void)
     cpu_update_mode(emu);
 }
 
-static bool run(const struct engine *engine, unsigned slices, struct state *s)
+/* -> it has come to its end. *count: instructions */
+static bool run(const struct engine *engine, unsigned slices, struct state *s, uint64_t *count)
 {
     static struct icase c = {.ss = 0x2b, .ds = 0x2b, .es = 0x2b};
     enum cpu_exit_reason why = EXIT_POLL;
@@ -404,8 +475,10 @@ static bool run(const struct engine *engine, unsigned slices, struct state *s)
     emu_load(&c);
     segments();
     memset(s, 0, sizeof(*s));
+    *count = 0u - emu->instructions;
     for (unsigned n = 0; why == EXIT_POLL && n < slices; n++)
         why = engine->enter(emu, STEPS);
+    *count += emu->instructions;
     emu_store(s);
     if (why == EXIT_HLT)
         emu_frame(s);
@@ -437,6 +510,8 @@ static const char *compare(void)
     }
     if (memcmp(&want, &got, sizeof(want)))
         return "state";
+    if (want_count != got_count && !strings)
+        return "number of instructions";
     return memcmp(after + GPA_DATA, emu_ram + GPA_DATA, RAM_BYTES - GPA_DATA) ? "memory" : NULL;
 }
 
@@ -444,6 +519,7 @@ static unsigned one(unsigned number)
 {
     uint64_t first = seed, rip;
 
+    strings = false;
     memset(code, 0xcc, sizeof(code));
     out = code + (chance(50) ? 64 : 4096 - below(120));
     rip = CODE_ADDR + (uint64_t)(out - code);
@@ -457,10 +533,10 @@ static unsigned one(unsigned number)
     for (unsigned n = 0; n < RUNS; n++) {
         const char *differs = NULL;
         random_state(rip);
-        bool ends = run(&engine_emulate, 4, &want);
+        bool ends = run(&engine_emulate, 4, &want, &want_count);
         memcpy(after, emu_ram, RAM_BYTES);
         /* a code page is dropped by memory_put(): once more without, so that what was linked is met again */
-        bool ended = run(&engine_translate, 6, &got); /* its slices are not as long: a repeated instruction costs by page */
+        bool ended = run(&engine_translate, 6, &got, &got_count); /* its slices are not as long: a repeated instruction costs by page */
         if (!exact && memcmp(after + GPA_CODE, code, sizeof(code)))
             continue; /* the new instructions may look at flags that the old ones did not: decision 012 */
         if (ends)
