@@ -65,7 +65,7 @@ def vm(arguments: tuple[str, ...]) -> int:
 @_ENGINE
 @click.option("--door", type=click.Choice(doors.DOORS), help="How /dev/kvm comes to the program.")
 @click.option(
-    "--mounted", default="/run/kvmish", type=click.Path(path_type=Path),
+    "--mounted", default=doors.MOUNTED, type=click.Path(path_type=Path),
     help="Where kvmish devfs is, for --door fuse; /run/kvmish.",
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Do not say which door it is.")
@@ -75,15 +75,7 @@ def exec_command(
     """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
     if engine:
         engines.choose(engine)
-    try:
-        program = doors.find(command[0])
-        choice = doors.Choice(door, "as you say") if door else doors.choose(program)
-        if not quiet:
-            click.echo(f"kvmish: door {choice.door}: {choice.why}", err=True)
-        doors.enter(choice.door, program, command, mounted)
-    except (BackendError, ConfigError) as error:
-        return _refuse(str(error))
-    return CANNOT
+    return doors.run(command, door, quiet, mounted)
 
 
 @cli.group()

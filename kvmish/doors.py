@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import struct
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from vmmuser.assets import ROOT
 PRELOAD = ROOT / "build" / "libkvmish-preload.so"
 LAUNCHER = ROOT / "build" / "kvmish-launch"
 DOORS = ("preload", "seccomp", "fuse")
+MOUNTED = Path("/run/kvmish")  # where `kvmish devfs mount` puts the device file
 
 _LOADER = b"ld-linux-x86-64.so.2"  # glibc's, for which the preload library is built
 _PT_INTERP, _PT_NOTE = 3, 4
@@ -119,3 +121,22 @@ def find(name: str) -> str:
     if program is None:
         raise ConfigError(f"{name}: no such program on PATH")
     return program
+
+
+def run(
+    command: tuple[str, ...],
+    door: str | None = None,
+    quiet: bool = False,
+    mounted: Path = MOUNTED,
+) -> int:
+    """Run a command behind a door; returns 2, having said why, only if that cannot be."""
+    try:
+        program = find(command[0])
+        choice = Choice(door, "as you say") if door else choose(program)
+        if not quiet:
+            sys.stderr.write(f"kvmish: door {choice.door}: {choice.why}\n")
+            sys.stderr.flush()
+        enter(choice.door, program, command, mounted)
+    except (BackendError, ConfigError) as error:
+        sys.stderr.write(f"kvmish: {error}\n")
+    return 2
