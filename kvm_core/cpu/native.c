@@ -308,7 +308,8 @@ static insn_fn *handler_for(const struct native_op *op)
 
 const struct native_op *native_plain(const struct insn *i)
 {
-    bool plain = i->fn == run_reg || i->fn == run_reg_mxcsr || i->fn == run_load || i->fn == run_store;
+    bool plain = i->fn == run_reg || i->fn == run_reg_mxcsr || i->fn == run_load || i->fn == run_store ||
+                 i->fn == mmx_execute || i->fn == x87_execute;
 
     return plain ? native_op_of(i) : NULL;
 }

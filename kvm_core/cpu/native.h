@@ -122,7 +122,7 @@ static inline const struct native_op *native_op_of(const struct insn *i) { retur
 
 /* x87.c: sets op->fn (and `special`) for x87 and MMX */
 bool x87_bind(const struct decoded *d, struct native_op *op);
-insn_fn mmx_execute;
+insn_fn mmx_execute, x87_execute;
 
 enum native_special { /* handlers of vector_special.c; from SPECIAL_IN_C on without a stub */
     SPECIAL_NONE, SPECIAL_MASK_LOAD, SPECIAL_MASK_STORE,

@@ -247,6 +247,11 @@ struct vcpu {
         uint64_t calls;     /* the host's stack pointer when no call is remembered */
         int32_t rest;       /* in a strip (jit/strip.c): what the slice has beyond it */
         int32_t mark;       /* and what is left of the strip behind its first iterations */
+        uint8_t x87_seg;    /* of the last x87 instruction with an operand in memory since the registers were loaded, or 0xff */
+        uint32_t x87_fop;   /* of the last one that is not control, or 0xffff */
+        uint64_t x87_page;  /* REG_PAGE at it */
+        uint32_t x87_off;   /* and where in the page it is */
+        uint64_t x87_offset; /* of the operand */
     } run;
 
     struct segment seg[SEG_COUNT];
@@ -274,6 +279,7 @@ struct vcpu {
     /* SSE/AVX registers, whole; x87 and MXCSR in the FXSAVE image (its XMM part is not used) */
     uint8_t ymm[16][32] __attribute__((aligned(32)));
     uint8_t fx[512] __attribute__((aligned(64)));
+    uint64_t fx_header[8];    /* makes it an XSAVE area, for who keeps the x87 registers in the host's */
     uint16_t fcs, fds;        /* selectors of the x87 pointers: 0 with CPUID.(7,0).EBX[13], and from 64-bit images */
     uint64_t xinuse;          /* XSAVE components not in their initial state */
 

@@ -11,7 +11,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/native.h"
 
-enum { FSW_ES = 0x80, FSW_B = 0x8000, FSW_EXCEPTIONS = 0x3f, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_ST = 32 };
+enum { FSW_ES = 0x80, FSW_B = 0x8000, FSW_EXCEPTIONS = 0x3f, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_MXCSR_MASK = 28, FX_ST = 32 };
 
 uint16_t x87_fcw(const uint8_t *fx) { return fx[0] | fx[1] << 8; }
 uint16_t x87_fsw(const uint8_t *fx) { return fx[2] | fx[3] << 8; }
@@ -73,9 +73,11 @@ void x87_check_pending(struct vcpu *v)
 #ifdef __x86_64__
 static void run_stub(struct vcpu *v, const struct native_op *op, void *mem, uint8_t *fx)
 {
-    uint32_t host = __builtin_ia32_stmxcsr(); /* FXRSTOR loads the guest's, unmasked exceptions and all */
+    uint32_t host = __builtin_ia32_stmxcsr(), mask; /* FXRSTOR loads the guest's, unmasked exceptions and all */
 
+    memcpy(&mask, fx + FX_MXCSR_MASK, 4);
     op->code(v, mem, fx);
+    memcpy(fx + FX_MXCSR_MASK, &mask, 4); /* FXSAVE stores the host's */
     __builtin_ia32_ldmxcsr(host);
 }
 #else
@@ -90,25 +92,31 @@ static bool keeps_selectors(const struct vcpu *v)
     return v->mode >= MODE_PROT && !cpu_has(v, FEAT_ZERO_FCS_FDS);
 }
 
+void x87_set_code_pointer(struct vcpu *v, uint8_t *fx, unsigned fop, uint64_t fip)
+{
+    if (v->mode < MODE_PROT)
+        fip = (uint32_t)(v->seg[CS].base + fip);
+    set16(fx + FX_FOP, (uint16_t)fop);
+    memcpy(fx + FX_FIP, &fip, 8);
+    v->fcs = keeps_selectors(v) ? v->seg[CS].sel : 0;
+}
+
+void x87_set_data_pointer(struct vcpu *v, uint8_t *fx, unsigned seg, uint64_t fdp)
+{
+    if (v->mode < MODE_PROT)
+        fdp = (uint32_t)(v->seg[seg].base + fdp);
+    memcpy(fx + FX_FDP, &fdp, 8);
+    v->fds = keeps_selectors(v) ? v->seg[seg].sel : 0;
+}
+
 /* Last non-control instruction: SDM vol. 1, 8.1.8. */
 static void set_pointers(struct vcpu *v, const struct insn *i, const struct native_op *op, uint8_t *fx,
                          const uint8_t old[24])
 {
-    uint64_t fip = cpu_this_rip(v, i), fdp;
-
     memcpy(fx + FX_FIP, old + FX_FIP, 16);
-    if (v->mode < MODE_PROT)
-        fip = (uint32_t)(v->seg[CS].base + fip);
-    set16(fx + FX_FOP, op->fop);
-    memcpy(fx + FX_FIP, &fip, 8);
-    v->fcs = keeps_selectors(v) ? v->seg[CS].sel : 0;
-    if (op->mem_bytes) {
-        v->fds = keeps_selectors(v) ? v->seg[i->seg].sel : 0;
-        fdp = ea_offset(v, i);
-        if (v->mode < MODE_PROT)
-            fdp = (uint32_t)(v->seg[i->seg].base + fdp);
-        memcpy(fx + FX_FDP, &fdp, 8);
-    }
+    x87_set_code_pointer(v, fx, op->fop, cpu_this_rip(v, i));
+    if (op->mem_bytes)
+        x87_set_data_pointer(v, fx, i->seg, ea_offset(v, i));
 }
 
 static void store_bounced(struct vcpu *v, const struct insn *i, const struct native_op *op, uint64_t linear)
@@ -126,7 +134,7 @@ static void store_bounced(struct vcpu *v, const struct insn *i, const struct nat
     memcpy(v->fx, fx, sizeof(v->fx));
 }
 
-static const struct insn *x87_execute(struct vcpu *v, const struct insn *i)
+const struct insn *x87_execute(struct vcpu *v, const struct insn *i)
 {
     const struct native_op *op = native_op_of(i);
     uint8_t old[24];
@@ -447,3 +455,21 @@ bool x87_bind(const struct decoded *d, struct native_op *op)
     op->fn = x87_execute;
     return false;
 }
+
+/* ---- for the translator ------------------------------------------------------------------------------ */
+
+enum x87_class x87_class_of(const struct insn *i)
+{
+    static const struct {
+        insn_fn *fn;
+        enum x87_class is;
+    } classes[] = {{x87_execute, X87_ARITHMETIC}, {x87_fldcw, X87_FLDCW},         {x87_fnstcw, X87_FNSTCW},
+                   {x87_fnstsw, X87_FNSTSW},      {x87_fnstsw_ax, X87_FNSTSW_AX}, {x87_fwait, X87_FWAIT}};
+
+    for (unsigned n = 0; n < sizeof(classes) / sizeof(classes[0]); n++)
+        if (classes[n].fn == i->fn)
+            return classes[n].is;
+    return X87_OTHER;
+}
+
+bool x87_all_masked(const uint8_t *fx) { return (x87_fcw(fx) & FSW_EXCEPTIONS) == FSW_EXCEPTIONS; }

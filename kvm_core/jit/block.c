@@ -99,8 +99,8 @@ _Static_assert(BLOCK_OPS <= 64, "jit_group() takes numbers of 6 bits");
 static void put_group_call(struct build *b, const struct cold *c)
 {
     put_call(b, b->j->group, c->ref,
-             c->executed | (uint32_t)c->last << 6 | (uint32_t)c->vectors_after << 12 | (uint32_t)b->block->off << 16 |
-                 (uint32_t)b->block->kind << 28);
+             c->executed | (uint32_t)c->last << 6 | (uint32_t)c->vectors_after << 12 | (uint32_t)b->block->off << 17 |
+                 (uint32_t)b->block->kind << 29);
     if (c->flags_after & FLAGS_IN_HOST)
         flags_restore(&b->e, H_T1);
     set_jump(put_jump(&b->e, JUMP_ALWAYS), c->join);

@@ -165,6 +165,12 @@ bool lower_vector(struct build *b, unsigned n);
 uint8_t vector_need(const struct build *b, const struct op *op); /* VECTOR_* */
 uint8_t vector_alignment(const struct op *op);                   /* of its memory operand, less one */
 uint8_t vector_effect(const struct build *b, const struct insn *i);
+/* VECTOR_* of `need` hold, or the code behind the block sees to it. */
+void want_vectors(struct build *b, unsigned n, unsigned need);
+
+/* x87.c */
+bool lower_x87(struct build *b, unsigned n);
+uint8_t x87_effect(const struct build *b, const struct insn *i);
 
 /* strip.c */
 bool strip_answers(const struct build *b, unsigned n); /* instruction n's operand needs no probe */

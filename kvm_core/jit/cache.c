@@ -71,6 +71,21 @@ static void put_vectors_in(struct emit *e)
     }
 }
 
+/* Between vcpu.fx and the host, if they are to be there; what C needs not find in them is gone. SDM vol. 2, XRSTOR, XSAVE */
+static void put_x87(struct emit *e, bool store)
+{
+    test_field(e, FIELD(run.lack), VECTOR_X87);
+    uint8_t *none = put_jump(e, CC_JNE);
+    load_imm32(e, H_RAX, 1);
+    op_reg(e, false, 0x33, H_RDX, H_RDX);
+    put_rex(e, true, 0, 0, H_BASE, false);
+    put8(e, 0x0f), put8(e, 0xae);
+    put_mem(e, store ? 4 : 5, H_BASE, NO_INDEX, 0, FIELD(fx));
+    if (store)
+        put8(e, 0xdb), put8(e, 0xe3); /* fninit */
+    set_jump(none, e->p);
+}
+
 static void put_spill(struct emit *e)
 {
     for (unsigned n = 0; n < sizeof(pinned); n++)
@@ -83,6 +98,7 @@ static void put_spill(struct emit *e)
     put8(e, 0xff);
     uint8_t *none = put_jump(e, CC_JE);
     put_vectors_out(e);
+    put_x87(e, true);
     set_jump(none, e->p);
 }
 
@@ -156,6 +172,7 @@ static void put_c_call(struct emit *e, uint64_t target)
     op_imm(e, false, 7, H_RAX, RESULT_LEAVE);
     uint8_t *leave = put_jump(e, CC_JE), *fill = put_jump(e, CC_JB);
     put_vectors_in(e);
+    put_x87(e, false);
     set_jump(fill, e->p);
     put_fill(e);
     put8(e, 0xc3);
@@ -258,6 +275,7 @@ int jit_cache_create(struct vcpu *v, struct jit *j)
         return err;
     }
     j->bmi2 = HOST_HAS("bmi2");
+    j->x87 = jit_x87_host();
     put_thunks(j);
     return 0;
 }

@@ -64,8 +64,9 @@ struct jit {
     struct translator base; /* first */
     uint8_t *rw, *rx;       /* the same memory, written and executed */
     uint32_t scratch;       /* a block that is used once */
-    bool bmi2;
+    bool bmi2, x87;         /* x87: jit_x87_host() */
     bool at_once, exact;    /* translate_at_once() */
+    uint8_t x87_pointers[18]; /* FOP, FIP, FDP when the registers were loaded */
     int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
     struct block *blocks;   /* REGION_BLOCKS of each region, [0] unused, in the order of their code */
     struct region region[REGIONS_MAX];
@@ -126,13 +127,22 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
  * try again. */
 int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed);
 /* Executes, from `ref` on, the instructions of a block whose operands share a probe that did not hit. group: its first and
- * last instruction's number in the block, 6 bits each; VECTOR_* that must hold behind it, 4; the block: 12 its offset in the
- * page, 4 its kind. */
+ * last instruction's number in the block, 6 bits each; VECTOR_* that must hold behind it, 5; the block: 12 its offset in the
+ * page, 3 its kind. */
 int jit_group(struct vcpu *v, uint32_t ref, uint32_t group);
 
 /* vector.c */
-enum { VECTOR_LOADED = 1, VECTOR_SSE_USED = 2, VECTOR_AVX_USED = 4, VECTOR_AVX = 8 /* the guest may use AVX */ };
-bool jit_vectors_left(struct vcpu *v);  /* translated code has put them into `ymm`; false: they were there */
-bool jit_vectors_enter(struct vcpu *v); /* before it loads them; false: they must stay where they are */
+enum {
+    VECTOR_LOADED = 1, VECTOR_SSE_USED = 2, VECTOR_AVX_USED = 4, VECTOR_AVX = 8 /* the guest may use AVX */,
+    VECTOR_X87 = 16 /* x87 and MMX are loaded too */
+};
+uint8_t jit_vectors_left(struct vcpu *v); /* translated code has put them into `ymm`; what of VECTOR_* held until then */
+/* Before it loads them, as far as `want` says; false: something must stay where it is, and all does. */
+bool jit_vectors_enter(struct vcpu *v, uint8_t want);
+
+/* x87.c: the same for x87 and MMX; and whether the host can */
+bool jit_x87_host(void);
+bool jit_x87_enter(struct vcpu *v);
+void jit_x87_left(struct vcpu *v);
 
 #endif

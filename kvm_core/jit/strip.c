@@ -81,7 +81,7 @@ static bool can_be_in_strip(const struct build *b, unsigned n)
 
     if (!op->row) {
         native = native_plain(op->i);
-        return native ? !native->special : op->i->fn == op_vzeroupper && !b->precise;
+        return native ? !native->special && native->kind != NATIVE_X87 : op->i->fn == op_vzeroupper && !b->precise;
     }
     switch (op->row->how) {
     case LOWER_LOAD:

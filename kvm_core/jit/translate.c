@@ -63,23 +63,23 @@ static int leave_behind(struct vcpu *v, const struct insn *i, uint32_t executed)
 
 int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
-    bool vectors = jit_vectors_left(v);
+    uint8_t vectors = jit_vectors_left(v);
     const struct insn *i = interpret_one(v, ref, executed);
 
     if (!i)
         return RESULT_LEAVE;
     if (!vectors)
         return RESULT_NEXT;
-    return likely(jit_vectors_enter(v)) ? RESULT_VECTORS : leave_behind(v, i, executed);
+    return likely(jit_vectors_enter(v, vectors)) ? RESULT_VECTORS : leave_behind(v, i, executed);
 }
 
 int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
     const struct insn *i;
     uint32_t need = executed >> 16;
+    uint8_t held = jit_vectors_left(v);
 
-    jit_vectors_left(v);
-    if (jit_vectors_enter(v)) {
+    if (jit_vectors_enter(v, held | (uint8_t)need)) {
         if (!(v->run.lack & need))
             return RESULT_VECTORS;
         jit_vectors_left(v);
@@ -91,11 +91,11 @@ int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed)
 
 int jit_group(struct vcpu *v, uint32_t ref, uint32_t group)
 {
-    bool vectors = jit_vectors_left(v);
-    uint32_t n = group & 63, last = group >> 6 & 63, need = group >> 12 & 15;
+    uint8_t vectors = jit_vectors_left(v);
+    uint32_t n = group & 63, last = group >> 6 & 63, need = group >> 12 & 31;
     const struct insn *i;
 
-    jit_block_missed(jit_of(v), ref >> 12, group >> 16 & 0xfff, group >> 28);
+    jit_block_missed(jit_of(v), ref >> 12, group >> 17 & 0xfff, group >> 29);
     for (;; n++, ref += i->len) {
         i = interpret_one(v, ref, n);
         if (!i)
@@ -105,7 +105,7 @@ int jit_group(struct vcpu *v, uint32_t ref, uint32_t group)
     }
     if (!vectors && !need)
         return RESULT_NEXT;
-    if (likely(jit_vectors_enter(v))) {
+    if (likely(jit_vectors_enter(v, vectors | (uint8_t)need))) {
         if (likely(!(v->run.lack & need)))
             return RESULT_VECTORS;
         jit_vectors_left(v);

@@ -1,4 +1,4 @@
-/* Renders what the table calls native: SSE and AVX with the guest's registers in the host's, and the bit instructions of BMI.
+/* Renders what the table calls native: MMX, SSE and AVX with the guest's registers in the host's, and the bit instructions of BMI.
  *
  * The vector registers come in at the first instruction that needs them and stay until the vCPU leaves for C:
  * vcpu.run.lack says what is not so (VECTOR_*). A block asks once and remembers (build.vectors).
@@ -15,7 +15,7 @@
 /* What of VECTOR_* does not hold once the registers are loaded; 0xff: they must not be. */
 static uint8_t lack_of(const struct vcpu *v)
 {
-    uint8_t lack = 0;
+    uint8_t lack = VECTOR_X87;
 
     if (v->cr0 & (CR0_EM | CR0_TS) || !(v->cr4 & CR4_OSFXSR) || (native_mxcsr(v) & 0x1f80) != 0x1f80)
         return 0xff;
@@ -28,22 +28,26 @@ static uint8_t lack_of(const struct vcpu *v)
     return lack;
 }
 
-bool jit_vectors_left(struct vcpu *v)
+uint8_t jit_vectors_left(struct vcpu *v)
 {
-    if (v->run.lack == 0xff)
-        return false;
+    uint8_t held = (uint8_t)~v->run.lack;
+
+    if (!held)
+        return 0;
     v->run.lack = 0xff;
     native_mxcsr_out(v);
-    return true;
+    if (held & VECTOR_X87)
+        jit_x87_left(v);
+    return held;
 }
 
-bool jit_vectors_enter(struct vcpu *v)
+bool jit_vectors_enter(struct vcpu *v, uint8_t want)
 {
     uint8_t lack = lack_of(v);
 
-    if (lack == 0xff)
+    if (lack == 0xff || (want & VECTOR_X87 && !jit_x87_enter(v)))
         return false;
-    v->run.lack = lack;
+    v->run.lack = lack & ~(want & VECTOR_X87);
     native_mxcsr_in(v);
     return true;
 }
@@ -129,8 +133,8 @@ uint8_t vector_effect(const struct build *b, const struct insn *i)
     struct fields f;
     unsigned o;
 
-    if (!op)
-        return i->fn == op_vzeroupper ? FLAGS_NONE : FLAGS_PART;
+    if (!op || op->kind == NATIVE_X87)
+        return i->fn == op_vzeroupper ? FLAGS_NONE : x87_effect(b, i);
     parse_fields(b, i, op, &f);
     o = f.x.opcode;
     if (op->kind == NATIVE_GPR) {
@@ -236,8 +240,8 @@ uint8_t vector_need(const struct build *b, const struct op *o)
         return VECTOR_LOADED | VECTOR_AVX;
     if (!op || op->kind == NATIVE_GPR)
         return 0;
-    return (uint8_t)(VECTOR_LOADED | (op->kind == NATIVE_AVX ? VECTOR_AVX : 0) | (op->xinuse & 2 ? VECTOR_SSE_USED : 0) |
-                     (op->xinuse & 4 ? VECTOR_AVX_USED : 0));
+    return (uint8_t)(VECTOR_LOADED | (op->kind == NATIVE_AVX ? VECTOR_AVX : op->kind == NATIVE_MMX ? VECTOR_X87 : 0) |
+                     (op->xinuse & 2 ? VECTOR_SSE_USED : 0) | (op->xinuse & 4 ? VECTOR_AVX_USED : 0));
 }
 
 uint8_t vector_alignment(const struct op *o)
@@ -248,7 +252,7 @@ uint8_t vector_alignment(const struct op *o)
 }
 
 /* The registers are in, or the code behind the block fetches them. */
-static void want_vectors(struct build *b, unsigned n, unsigned need)
+void want_vectors(struct build *b, unsigned n, unsigned need)
 {
     struct emit *e = &b->e;
 
@@ -310,7 +314,9 @@ bool lower_vector(struct build *b, unsigned n)
         put8(&b->e, 0xc5), put8(&b->e, 0xf8), put8(&b->e, 0x77);
         return true;
     }
-    if (!op || op->special || (op->kind != NATIVE_GPR && op->kind != NATIVE_SSE && op->kind != NATIVE_AVX))
+    if (!op || op->kind == NATIVE_X87)
+        return lower_x87(b, n);
+    if (op->special)
         return false;
     if (op->mem_bytes && !can_address(i))
         return false;

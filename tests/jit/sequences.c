@@ -267,6 +267,23 @@ static void put_vector(void)
     }
 }
 
+static void put_x87(void)
+{
+    static const uint16_t others[] = {0xe8d9 /* FLD1 */, 0xeed9 /* FLDZ */, 0xe0df /* FNSTSW AX */, 0x770f /* EMMS */, 0xfcd9 /* FRNDINT */};
+    static const uint8_t mmx[] = {0xfe, 0xef, 0xd4, 0x6f, 0x6e, 0x7e, 0x7f};
+
+    switch (below(8)) {
+    case 0:
+    case 1:
+    case 2: put_modrm(0, 0xd8 | below(8), below(8), 4, false, false); break;
+    case 3: put_modrm(0, 0xd9 | (chance(50) ? 4 : 0), below(4), 4, false, false); break; /* FLD, FST */
+    case 4: put(0xd8 | below(8)), put(0xc0 | below(64)); break;
+    case 5: put_bytes(others[below(5)], 2); break;
+    case 6: put_modrm(0, 0xd9, chance(60) ? 7 : 5, 4, false, false); break; /* FNSTCW, FLDCW */
+    default: put_modrm(1, mmx[below(7)], below(8), 4, false, false);
+    }
+}
+
 static void put_random(void);
 
 /* A pointer, or the index, goes on by a constant or by a register. */
@@ -406,8 +423,10 @@ static void put_random(void)
         put_stack();
     else if (what < 80)
         put_string(), strings = true;
-    else if (what < 90)
+    else if (what < 88)
         put_vector();
+    else if (what < 93)
+        put_x87();
     else
         put_flow();
 }
@@ -492,6 +511,9 @@ static void describe(const char *what, unsigned number, uint64_t first)
         printf(" %02x", *p);
     printf("\n  vector %d/%d at %" PRIx64 "/%" PRIx64 ", flags %" PRIx64 "/%" PRIx64 "\n", want.vector, got.vector, want.rip,
            got.rip, want.rflags, got.rflags);
+    for (unsigned n = 0; n < 160; n++)
+        if (want.fx[n] != got.fx[n])
+            printf("  fx[%u] %x start, %x interpreted, %x translated\n", n, start.fx[n], want.fx[n], got.fx[n]);
     for (unsigned n = 0; n < 16; n++)
         if (want.gpr[n] != got.gpr[n])
             printf("  r%u %" PRIx64 " start, %" PRIx64 " interpreted, %" PRIx64 " translated\n", n, start.gpr[n], want.gpr[n],
