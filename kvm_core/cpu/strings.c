@@ -47,19 +47,24 @@ static bool repeated(const struct insn *i)
     return i->prefix & (PFX_REP | PFX_REPNE);
 }
 
-/* Elements until the page of `linear` ends, going up. */
-static uint64_t in_page(uint64_t linear, unsigned size)
+/* Elements from the one at `linear` on, in the direction of DF, until its page or the address size ends; 0: it is in two pages. */
+static uint64_t reach(const struct vcpu *v, unsigned reg, uint64_t linear, uint64_t mask, unsigned size)
 {
-    return (4096 - (linear & 0xfff)) / size;
+    uint64_t off = v->gpr[reg] & mask, in_page = linear & 0xfff, page, wrap;
+
+    if (in_page + size > 4096)
+        return 0;
+    if (v->eflags & FL_DF) {
+        page = in_page / size + 1;
+        wrap = off / size + 1;
+    } else {
+        page = (4096 - in_page) / size;
+        wrap = mask == ~0ull ? ~0ull : (mask - off) / size;
+    }
+    return page < wrap ? page : wrap;
 }
 
-/* Elements for which the offset in `reg` stays within its address size and (legacy modes) a flat segment. */
-static uint64_t until_wrap(const struct vcpu *v, unsigned reg, uint64_t mask, unsigned size)
-{
-    uint64_t off = v->gpr[reg] & mask;
-
-    return mask == ~0ull ? ~0ull : (mask - off) / size;
-}
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* After a stretch of a repeated instruction: done, or go on here after a look at the outside. */
 static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t done, bool more)
@@ -82,42 +87,53 @@ static uint64_t count_of(const struct vcpu *v, const struct insn *i)
 
 /* ---- MOVS, STOS, LODS ----------------------------------------------------------------------- */
 
-static void copy_up(uint8_t *to, const uint8_t *from, uint64_t n, unsigned size)
+static uint64_t element_at(const uint8_t *p, unsigned size)
 {
-    if ((uint64_t)(to - from) >= n) { /* no element is read after it was written */
-        memmove(to, from, n);
+    uint64_t x = 0;
+
+    memcpy(&x, p, size);
+    return x;
+}
+
+/* n elements from the ones at `to` and `from` on, `step` apart. */
+static void copy(uint8_t *to, const uint8_t *from, uint64_t n, int64_t step, unsigned size)
+{
+    uint64_t bytes = n * size, ahead = (uint64_t)(step > 0 ? to - from : from - to);
+
+    if (ahead >= bytes) { /* no element is read after it was written */
+        int64_t first = step > 0 ? 0 : (int64_t)size - (int64_t)bytes;
+        memmove(to + first, from + first, bytes);
         return;
     }
-    for (uint64_t at = 0; at < n; at += size) {
-        uint64_t element;
-        memcpy(&element, from + at, size);
-        memcpy(to + at, &element, size);
+    for (; n; n--, to += step, from += step) {
+        uint64_t element = element_at(from, size);
+        memcpy(to, &element, size);
     }
+}
+
+/* Whether offset and linear address go on together. */
+static bool is_plain(const struct vcpu *v, enum segreg seg)
+{
+    return !v->slow && (v->mode == MODE_LONG || v->seg[seg].flat);
 }
 
 static uint64_t movs_stretch(struct vcpu *v, const struct insn *i, unsigned size)
 {
-    uint64_t mask = address_mask(i), count = count_of(v, i), n = count, bytes, from, to;
+    uint64_t mask = address_mask(i), n = count_of(v, i), from, to;
     uint8_t *hfrom, *hto;
 
-    if (v->eflags & FL_DF || v->slow)
-        return 0;
-    if (v->mode != MODE_LONG && !(v->seg[i->seg].flat && v->seg[ES].flat))
+    if (!is_plain(v, i->seg) || !is_plain(v, ES))
         return 0;
     from = source(v, i, size);
     to = destination(v, i, size, true);
-    n = n < in_page(from, size) ? n : in_page(from, size);
-    n = n < in_page(to, size) ? n : in_page(to, size);
-    n = n < until_wrap(v, RSI, mask, size) ? n : until_wrap(v, RSI, mask, size);
-    n = n < until_wrap(v, RDI, mask, size) ? n : until_wrap(v, RDI, mask, size);
+    n = least(n, least(reach(v, RSI, from, mask, size), reach(v, RDI, to, mask, size)));
     hfrom = mem_probe_read(v, from, 1);
     hto = mem_probe_write(v, to, 1);
     if (n < 2 || !hfrom || !hto)
         return 0;
-    bytes = n * size;
-    copy_up(hto, hfrom, bytes, size);
-    advance(v, RSI, mask, (int64_t)bytes);
-    advance(v, RDI, mask, (int64_t)bytes);
+    copy(hto, hfrom, n, step_of(v, size), size);
+    advance(v, RSI, mask, (int64_t)n * step_of(v, size));
+    advance(v, RDI, mask, (int64_t)n * step_of(v, size));
     advance(v, RCX, mask, -(int64_t)n);
     return n;
 }
@@ -143,24 +159,32 @@ static const struct insn *movs(struct vcpu *v, const struct insn *i, unsigned si
     return repeat(v, i, 1, count_of(v, i) != 0);
 }
 
+static void fill(uint8_t *to, uint64_t n, uint64_t value, unsigned size)
+{
+    uint64_t bytes = n * size, byte = (uint8_t)value * 0x0101010101010101ull;
+
+    if (!memcmp(&byte, &value, size)) {
+        memset(to, (uint8_t)value, bytes);
+        return;
+    }
+    for (uint64_t at = 0; at < bytes; at += size)
+        memcpy(to + at, &value, size);
+}
+
 static uint64_t stos_stretch(struct vcpu *v, const struct insn *i, unsigned size)
 {
-    uint64_t mask = address_mask(i), n = count_of(v, i), to = destination(v, i, size, true);
+    uint64_t mask = address_mask(i), n = count_of(v, i), to;
     uint8_t *host;
 
-    if (v->eflags & FL_DF || v->slow || (v->mode != MODE_LONG && !v->seg[ES].flat))
+    if (!is_plain(v, ES))
         return 0;
-    n = n < in_page(to, size) ? n : in_page(to, size);
-    n = n < until_wrap(v, RDI, mask, size) ? n : until_wrap(v, RDI, mask, size);
+    to = destination(v, i, size, true);
+    n = least(n, reach(v, RDI, to, mask, size));
     host = mem_probe_write(v, to, 1);
     if (n < 2 || !host)
         return 0;
-    if (size == 1)
-        memset(host, (uint8_t)v->gpr[RAX], n);
-    else
-        for (uint64_t k = 0; k < n; k++)
-            memcpy(host + k * size, &v->gpr[RAX], size);
-    advance(v, RDI, mask, (int64_t)(n * size));
+    fill(v->eflags & FL_DF ? host - (n - 1) * size : host, n, v->gpr[RAX], size);
+    advance(v, RDI, mask, (int64_t)n * step_of(v, size));
     advance(v, RCX, mask, -(int64_t)n);
     return n;
 }
@@ -200,42 +224,79 @@ static const struct insn *lods(struct vcpu *v, const struct insn *i, unsigned si
 
 /* ---- CMPS, SCAS: REPE and REPNE also look at ZF ----------------------------------------------- */
 
-static const struct insn *compared(struct vcpu *v, const struct insn *i, uint32_t flags)
+static const struct insn *compared(struct vcpu *v, const struct insn *i, uint64_t a, uint64_t b, unsigned size, uint64_t n)
 {
+    uint32_t flags = v->oszapc;
+
+    alu_cmp(&flags, a, b, size == 1 ? 1 : size == 2 ? 2 : size == 4 ? 4 : 8);
     v->oszapc = flags;
     if (!repeated(i))
         return insn_next(i);
-    advance(v, RCX, address_mask(i), -1);
+    advance(v, RCX, address_mask(i), -(int64_t)n);
     bool more = count_of(v, i) != 0 && !!(flags & PF_ZF) == !(i->prefix & PFX_REPNE);
-    return repeat(v, i, 1, more);
+    return repeat(v, i, n, more);
+}
+
+/* How many of n elements at `a` and `b` are compared until one pair is equal, or is not; n: none. Steps of 0 stay. */
+static inline __attribute__((always_inline)) uint64_t search(const uint8_t *a, int64_t step_a, const uint8_t *b, int64_t step_b,
+                                                             uint64_t n, bool equal, unsigned size)
+{
+    for (uint64_t k = 0; k < n; k++, a += step_a, b += step_b)
+        if ((element_at(a, size) == element_at(b, size)) == equal)
+            return k + 1;
+    return n;
+}
+
+static uint64_t search_of_size(const uint8_t *a, int64_t step_a, const uint8_t *b, int64_t step_b, uint64_t n, bool equal,
+                               unsigned size)
+{
+    switch (size) {
+    case 1: return search(a, step_a, b, step_b, n, equal, 1);
+    case 2: return search(a, step_a, b, step_b, n, equal, 2);
+    case 4: return search(a, step_a, b, step_b, n, equal, 4);
+    default: return search(a, step_a, b, step_b, n, equal, 8);
+    }
 }
 
 static const struct insn *cmps(struct vcpu *v, const struct insn *i, unsigned size)
 {
-    uint64_t mask = address_mask(i);
-    uint32_t flags = v->oszapc;
+    uint64_t mask = address_mask(i), n = 1, from, to, a, b;
+    int64_t step = step_of(v, size);
 
     if (repeated(i) && !count_of(v, i))
         return insn_next(i);
-    uint64_t a = mem_load(v, source(v, i, size), size);
-    uint64_t b = mem_load(v, destination(v, i, size, false), size);
-    alu_cmp(&flags, a, b, size == 1 ? 1 : size == 2 ? 2 : size == 4 ? 4 : 8);
-    advance(v, RSI, mask, step_of(v, size));
-    advance(v, RDI, mask, step_of(v, size));
-    return compared(v, i, flags);
+    from = source(v, i, size);
+    to = destination(v, i, size, false);
+    if (repeated(i) && is_plain(v, i->seg) && is_plain(v, ES)) {
+        const uint8_t *hfrom = mem_probe_read(v, from, 1), *hto = mem_probe_read(v, to, 1);
+        uint64_t max = least(count_of(v, i), least(reach(v, RSI, from, mask, size), reach(v, RDI, to, mask, size)));
+        if (hfrom && hto && max > 1)
+            n = search_of_size(hfrom, step, hto, step, max, i->prefix & PFX_REPNE, size);
+    }
+    b = mem_load(v, to + (n - 1) * (uint64_t)step, size); /* first, when both fault: so does the processor */
+    a = mem_load(v, from + (n - 1) * (uint64_t)step, size);
+    advance(v, RSI, mask, (int64_t)n * step);
+    advance(v, RDI, mask, (int64_t)n * step);
+    return compared(v, i, a, b, size, n);
 }
 
 static const struct insn *scas(struct vcpu *v, const struct insn *i, unsigned size)
 {
-    uint64_t mask = address_mask(i);
-    uint32_t flags = v->oszapc;
+    uint64_t mask = address_mask(i), n = 1, to, b;
+    int64_t step = step_of(v, size);
 
     if (repeated(i) && !count_of(v, i))
         return insn_next(i);
-    uint64_t b = mem_load(v, destination(v, i, size, false), size);
-    alu_cmp(&flags, v->gpr[RAX], b, size == 1 ? 1 : size == 2 ? 2 : size == 4 ? 4 : 8);
-    advance(v, RDI, mask, step_of(v, size));
-    return compared(v, i, flags);
+    to = destination(v, i, size, false);
+    if (repeated(i) && is_plain(v, ES)) {
+        const uint8_t *host = mem_probe_read(v, to, 1);
+        uint64_t max = least(count_of(v, i), reach(v, RDI, to, mask, size));
+        if (host && max > 1)
+            n = search_of_size((const uint8_t *)&v->gpr[RAX], 0, host, step, max, i->prefix & PFX_REPNE, size);
+    }
+    b = mem_load(v, to + (n - 1) * (uint64_t)step, size);
+    advance(v, RDI, mask, (int64_t)n * step);
+    return compared(v, i, v->gpr[RAX], b, size, n);
 }
 
 #define STRING_OPS(name, b, w, d, q)                                                                \
@@ -270,8 +331,8 @@ static uint64_t io_batch(struct vcpu *v, const struct insn *i, uint64_t linear, 
 
     if (!plain || v->eflags & FL_DF || v->slow || (v->mode != MODE_LONG && !v->seg[i->seg].flat && n > 1))
         return 1;
-    n = n < in_page(linear, size) ? n : in_page(linear, size);
-    n = n < PIO_DATA_BYTES / size ? n : PIO_DATA_BYTES / size;
+    n = least(n, (4096 - (linear & 0xfff)) / size);
+    n = least(n, PIO_DATA_BYTES / size);
     return n ? n : 1;
 }
 
