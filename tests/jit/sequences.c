@@ -9,7 +9,7 @@
 
 #include <inttypes.h>
 
-enum { RUNS = 4, STEPS = 4000, ALIAS_ADDR = 0x30000000 /* a data page, the code, read-only data, nothing */ };
+enum { RUNS = 4, STEPS = 8000 /* REP LODS through two pages */, ALIAS_ADDR = 0x30000000 /* a data page, the code, read-only data, nothing */ };
 enum { COUNTER_ADDR = DATA_ADDR + 0x40, GS_LIMIT = DATA_ADDR + 4096 + 2000 };
 
 #define TOP_ADDR 0xfffff000ull /* data there and at 0: for addresses of 32 bits that wrap */
