@@ -109,20 +109,33 @@ def test_seabios_to_grub_to_linux(tmp_path: Path, need: Callable[[object, str], 
     assert done.status == 0, done.tail()
 
 
-def test_ovmf_to_its_shell(tmp_path: Path, need: Callable[[object, str], None]) -> None:
+def _ovmf(directory: Path, need: Callable[[object, str], None]) -> list[str | Path]:
     code = OVMF / "OVMF_CODE.fd"
     need(code.is_file(), "ovmf")
-    variables = tmp_path / "vars.fd"
+    variables = directory / "vars.fd"
     shutil.copy(OVMF / "OVMF_VARS.fd", variables)
-    command = _qemu(
-        "-drive",
+    kinds = (
         f"if=pflash,format=raw,readonly=on,file={code}",
-        "-drive",
         f"if=pflash,format=raw,file={variables}",
-        machine="q35",
-        memory_mb=128,
     )
+    return [word for kind in kinds for word in ("-drive", kind)]
+
+
+def test_ovmf_to_its_shell(tmp_path: Path, need: Callable[[object, str], None]) -> None:
+    command = _qemu(*_ovmf(tmp_path, need), machine="q35", memory_mb=128)
     answers = [("Press ", "\x1b"), ("Shell>", "reset -s\r")]
     done = console.run(command, LIMIT_S, answers=answers)
     assert done.has("UEFI Interactive Shell"), done.tail()
+    assert done.status == 0, done.tail()
+
+
+@pytest.mark.full
+def test_ovmf_to_linux(tmp_path: Path, need: Callable[[object, str], None]) -> None:
+    """Debian's kernel as an EFI program, with the firmware's run-time services."""
+    need(CLOUD.ready(), "Debian's kernel (make assets)")
+    linux = ("-kernel", CLOUD.kernel, "-initrd", CLOUD.initrd)
+    options = (*_ovmf(tmp_path, need), *linux, "-append", "console=ttyS0 kvmish.selfcheck")
+    done = console.run(_qemu(*options, machine="q35", memory_mb=512), LIMIT_S)
+    assert done.has("EFI v2"), done.tail()
+    assert done.has(SELFCHECK_MARK), done.tail()
     assert done.status == 0, done.tail()
