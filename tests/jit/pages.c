@@ -16,11 +16,7 @@
 
 enum { STEPS = 40, INSTRUCTIONS_MAX = 60000 };
 
-static struct { /* guest physical memory that matters */
-    uint64_t gpa, bytes;
-} const places[] = {{0, 1 << 20}, {GPA_POOL - 4096, 18 * 4096}, {GPA_POOL + (2 << 20) - 4096, 18 * 4096}};
-enum { PLACES = sizeof(places) / sizeof(places[0]) };
-static uint8_t before[(1 << 20) + 36 * 4096], wanted[sizeof(before)];
+static uint8_t before[RAM_BYTES], wanted[RAM_BYTES]; /* all of it: stray code reads and writes anywhere */
 static uint64_t device; /* what was written to it */
 
 static struct outcome {
@@ -28,22 +24,13 @@ static struct outcome {
     uint64_t gpr[16], rip, cr2, cr3, device, instructions;
 } want, got;
 
-static void memory_copy(uint8_t *to)
-{
-    for (unsigned n = 0; n < PLACES; to += places[n++].bytes)
-        memcpy(to, emu_ram + places[n].gpa, places[n].bytes);
-}
-
 static void memory_restore(void)
 {
-    const uint8_t *from = before;
-
-    for (unsigned n = 0; n < PLACES; n++)
-        for (uint64_t k = 0; k < places[n].bytes; k += 4096, from += 4096)
-            if (memcmp(emu_ram + places[n].gpa + k, from, 4096)) {
-                memcpy(emu_ram + places[n].gpa + k, from, 4096);
-                codecache_written(emu, places[n].gpa + k, 4096);
-            }
+    for (uint64_t gpa = 0; gpa < RAM_BYTES; gpa += 4096)
+        if (memcmp(emu_ram + gpa, before + gpa, 4096)) {
+            memcpy(emu_ram + gpa, before + gpa, 4096);
+            codecache_written(emu, gpa, 4096);
+        }
 }
 
 static int device_read(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t *data)
@@ -145,10 +132,9 @@ static void make_case(void)
     make_script();
     memset(emu_ram + GPA_LOG, 0, LOG_BYTES);
     *(struct variables *)(emu_ram + GPA_VARIABLES) = (struct variables){.script = SCRIPT_ADDR, .log = LOG_ADDR};
-    for (unsigned k = 0; k < PLACES; k++)
-        for (uint64_t n = 0; n < places[k].bytes; n += 4096)
-            codecache_written(emu, places[k].gpa + n, 4096);
-    memory_copy(before);
+    for (uint64_t gpa = 0; gpa < RAM_BYTES; gpa += 4096)
+        codecache_written(emu, gpa, 4096);
+    memcpy(before, emu_ram, RAM_BYTES);
 }
 
 static struct vcpu *start; /* the processor at the start of a case, as far as copies go */
@@ -219,7 +205,7 @@ static void describe_log(const struct log *l)
 static void describe(const char *way, unsigned number, uint64_t first)
 {
     const struct log *a = (const struct log *)(wanted + GPA_LOG), *b = (const struct log *)(emu_ram + GPA_LOG);
-    const uint8_t *w = wanted;
+    unsigned shown = 0;
 
     printf("%s: case %u from seed %" PRIu64 " (cr4 %" PRIx64 ", cr3 %" PRIx64 "): exit %d, not %d; rip %" PRIx64 ", not %" PRIx64 "; %" PRIu64
            " instructions, not %" PRIu64 "\n", way, number, first, start->cr4, start->cr3, (int)got.why, (int)want.why, got.rip,
@@ -232,11 +218,10 @@ static void describe(const char *way, unsigned number, uint64_t first)
             printf("  found, %u:    ", n), describe_log(b + n);
             break;
         }
-    for (unsigned n = 0, shown = 0; n < PLACES; w += places[n++].bytes)
-        for (uint64_t k = 0; k < places[n].bytes && shown < 12; k += 8)
-            if (memcmp(w + k, emu_ram + places[n].gpa + k, 8))
-                printf("  memory at %" PRIx64 ": %" PRIx64 ", not %" PRIx64 "\n", places[n].gpa + k,
-                       *(uint64_t *)(emu_ram + places[n].gpa + k), *(const uint64_t *)(w + k)), shown++;
+    for (uint64_t k = 0; k < RAM_BYTES && shown < 12; k += 8)
+        if (memcmp(wanted + k, emu_ram + k, 8))
+            printf("  memory at %" PRIx64 ": %" PRIx64 ", not %" PRIx64 "\n", k, *(uint64_t *)(emu_ram + k),
+                   *(uint64_t *)(wanted + k)), shown++;
 }
 
 static uint64_t executed;
@@ -244,21 +229,18 @@ static uint64_t executed;
 static bool differs(const char *way, const struct engine *engine, unsigned number)
 {
     uint64_t first = seed;
-    const uint8_t *w = wanted;
     bool same;
 
     make_case();
     make_processor();
     run(NULL, &want, INSTRUCTIONS_MAX);
-    memory_copy(wanted);
+    memcpy(wanted, emu_ram, RAM_BYTES);
     executed += want.instructions;
     if (want.why == EXIT_POLL)
         return false; /* too long */
     run(engine, &got, 2 * INSTRUCTIONS_MAX);
     want.instructions = got.instructions; /* a repeated string instruction may count more than once */
-    same = !memcmp(&want, &got, sizeof(want));
-    for (unsigned n = 0; n < PLACES && same; w += places[n++].bytes)
-        same = !memcmp(w, emu_ram + places[n].gpa, places[n].bytes);
+    same = !memcmp(&want, &got, sizeof(want)) && !memcmp(wanted, emu_ram, RAM_BYTES);
     if (!same)
         describe(way, number, first);
     return !same;
