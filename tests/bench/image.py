@@ -73,6 +73,8 @@ def root_directory() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ImageError(f"debootstrap: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        if (root / "proc").is_mount():  # in some containers debootstrap leaves it
+            subprocess.run(["umount", str(root / "proc")], check=True)
         for part in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
             shutil.rmtree(root / part, ignore_errors=True)
     (root / "bench").mkdir(exist_ok=True)
