@@ -672,12 +672,15 @@ static void forever(void)
     for (;;) { /* each line in: is the guest still counting, and can there be new objects? */
         char line[16];
         uint8_t was;
+        bool counting = false; /* seen once: 8 bits may be back at the same number a moment later */
         if (!fgets(line, sizeof(line), stdin))
             break;
         was = memory[DATA];
-        for (unsigned n = 0; n < 5000 && *(volatile uint8_t *)(memory + DATA) == was; n++)
+        for (unsigned n = 0; n < 5000 && !counting; n++) {
             usleep(1000);
-        printf("%s %d\n", memory[DATA] != was ? "counting" : "standing", ioctl(m.vm, KVM_CREATE_VCPU, 5) >= 0 ? 0 : errno);
+            counting = *(volatile uint8_t *)(memory + DATA) != was;
+        }
+        printf("%s %d\n", counting ? "counting" : "standing", ioctl(m.vm, KVM_CREATE_VCPU, 5) >= 0 ? 0 : errno);
         fflush(stdout);
     }
     for (unsigned i = 0; i < 2; i++)

@@ -26,8 +26,17 @@ static void random_bytes(struct icase *c)
         c->bytes[n++] = rnd();
 }
 
-/* Not compared: what may be an instruction that the decoder does not know (EVEX, XOP, 3DNow!), two REX prefixes (one byte
- * too many may be #GP), VMCALL with prefixes (the hypervisor's), and what AMD's processors do with a LOCK prefix in front of
+/* AVX-512's instructions on mask registers, which are VEX encoded (SDM vol. 2, KADD to KXOR): a host may have them. */
+static bool is_opmask(const uint8_t *vex)
+{
+    unsigned map = vex[0] == 0xc5 ? 1 : vex[1] & 0x1f;
+    uint8_t opcode = vex[vex[0] == 0xc5 ? 2 : 3];
+
+    return map == 1 ? (opcode & 0xf0) == 0x40 || (opcode & 0xf4) == 0x90 : map == 3 && (opcode & 0xfc) == 0x30;
+}
+
+/* Not compared: what may be an instruction that the decoder does not know (EVEX, opmasks, XOP, 3DNow!), two REX prefixes (one
+ * byte too many may be #GP), VMCALL with prefixes (the hypervisor's), and what AMD's processors do with a LOCK prefix in front of
  * VERR and VERW (nothing), MOV CR (CR8, which the model has not got), C7 /1 to /6 behind five prefixes (its immediate may
  * make it 16 bytes long, which is #GP on the host before it is #UD).
  */
@@ -46,6 +55,8 @@ static bool is_excepted(const uint8_t *bytes)
     if (bytes[k] == 0xc7 && k == 5)
         return true;
     if (bytes[k] == 0x62 || bytes[k] == 0x8f || (bytes[k] == 0xc4 && (bytes[k + 1] & 0x1f) > 3))
+        return true;
+    if ((bytes[k] == 0xc4 || bytes[k] == 0xc5) && is_opmask(bytes + k))
         return true;
     if (bytes[k] != 0x0f)
         return false;
