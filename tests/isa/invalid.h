@@ -37,8 +37,8 @@ static bool is_opmask(const uint8_t *vex)
 
 /* Not compared: what may be an instruction that the decoder does not know (EVEX, opmasks, XOP, 3DNow!), two REX prefixes (one
  * byte too many may be #GP), VMCALL with prefixes (the hypervisor's), and what AMD's processors do with a LOCK prefix in front of
- * VERR and VERW (nothing), MOV CR (CR8, which the model has not got), C7 /1 to /6 behind five prefixes (its immediate may
- * make it 16 bytes long, which is #GP on the host before it is #UD).
+ * VERR and VERW (nothing), MOV CR (CR8, which the model has not got), C7 /1 to /6 and VEX behind five prefixes (the immediate
+ * may make it 16 bytes long, which is #GP on the host before it is #UD).
  */
 static bool is_excepted(const uint8_t *bytes)
 {
@@ -52,7 +52,7 @@ static bool is_excepted(const uint8_t *bytes)
         if (++k == 6 || rex == 2)
             return true;
     }
-    if (bytes[k] == 0xc7 && k == 5)
+    if ((bytes[k] == 0xc7 || bytes[k] == 0xc4) && k == 5)
         return true;
     if (bytes[k] == 0x62 || bytes[k] == 0x8f || (bytes[k] == 0xc4 && (bytes[k + 1] & 0x1f) > 3))
         return true;
