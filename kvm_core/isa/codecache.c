@@ -11,7 +11,7 @@
 #include "mmu/large.h"
 #include "mmu/phys.h"
 
-enum { BLOCK_INSNS = 48 }; /* longest stretch decoded at once */
+enum { BLOCK_INSNS = 48 /* longest stretch decoded at once */, AHEAD_INSNS = 3 };
 
 int codecache_create(struct vcpu *v)
 {
@@ -358,6 +358,12 @@ const struct insn *codecache_insn(struct vcpu *v, uint32_t ref)
     if (likely(i != NULL))
         return i;
     return decode_stretch(v, p, ref & 0xfff, 1) ? codepage_at(c, p, ref & 0xfff) : NULL;
+}
+
+void codecache_ahead(struct vcpu *v, struct codepage *p, unsigned off)
+{
+    if (!codepage_at(v->code, p, off))
+        decode_stretch(v, p, off, AHEAD_INSNS);
 }
 
 void codecache_link(struct vcpu *v, const struct insn *i)

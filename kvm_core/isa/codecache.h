@@ -70,6 +70,8 @@ static inline const uint8_t *codecache_bytes_of(const struct codepage *p, const 
  * everything has been dropped. While no row is executed. */
 static inline uint32_t codecache_ref(const struct codepage *p, const struct insn *i) { return (uint32_t)p->number << 12 | i->off; }
 const struct insn *codecache_insn(struct vcpu *v, uint32_t ref);
+/* Decodes a little at an offset of the page, if nothing of it is. While no row is executed; may drop any page. */
+void codecache_ahead(struct vcpu *v, struct codepage *p, unsigned off);
 /* `i`, or what follows it when it is only the end of a row; NULL: not decoded. */
 const struct insn *codecache_follow(const struct vcpu *v, const struct codepage *p, const struct insn *i);
 bool codecache_is_pseudo(const struct insn *i); /* stands for no instruction, or for one that needs its own look */

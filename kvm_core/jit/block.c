@@ -1,6 +1,8 @@
 /* Builds a block: collects its instructions, finds where flags are needed, renders one after the other. */
 #include "jit/build.h"
 
+#include "cpu/sem/common.h"
+
 static bool ends_block(const struct lowering_row *row)
 {
     return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
@@ -183,6 +185,30 @@ static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linka
     return off;
 }
 
+/* Decodes the first instructions of where the block can go on in its page: they say whether flags are needed there. */
+static bool decode_targets(struct build *b, unsigned off)
+{
+    int64_t target[BLOCK_OPS + 1];
+    unsigned targets = 0;
+    bool linkable;
+
+    if (b->span || b->precise)
+        return true;
+    unsigned behind = collect(b, off, BLOCK_OPS, &linkable);
+    for (unsigned n = 0; n < b->count; n++) {
+        const struct op *op = &b->op[n];
+        if (op->row && (op->row->how == LOWER_JCC || (op->row->how == LOWER_JMP && op->row->form == FORM_I)))
+            target[targets++] = target_of(op->i);
+    }
+    if (b->count && !ends_block(b->op[b->count - 1].row))
+        target[targets++] = behind;
+    b->count = 0;
+    for (unsigned n = 0; n < targets && !b->page->stale; n++)
+        if (in_page(target[n]))
+            codecache_ahead(b->v, b->page, (unsigned)target[n]);
+    return !b->page->stale && codecache_at(b->v, b->page, off);
+}
+
 static bool may_leave(const struct op *op)
 {
     return !op->row || op->i->am != AM_NONE || op->row->how >= LOWER_CALL;
@@ -239,7 +265,7 @@ static void render(struct build *b, unsigned off, unsigned max)
         }
     }
     if (!done)
-        put_edge(b, behind, b->count, linkable && !(ends_block(b->op[b->count - 1].row)));
+        put_edge(b, behind, b->count, linkable && !ends_block(b->op[b->count - 1].row));
     put_colds(b);
     strip_add(b);
 }
@@ -292,6 +318,8 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
         return NULL;
     at = ((jit_code_room(v) + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
     begin(&b, v, p, kind, at, off, spans);
+    if (!decode_targets(&b, off))
+        return NULL; /* the page has been dropped, or this part of it */
     struct block *old = jit_block_find(j, p->number, off, kind);
     b.copies = old;
     b.block = jit_block_add(j, p, off, kind, at + JIT_PROLOGUE);

@@ -131,17 +131,10 @@ static void roles_one_byte(const struct encoding *x, struct roles *r)
     }
 }
 
-void find_roles(const struct encoding *x, struct roles *r)
+static void roles_two_bytes(const struct encoding *x, struct roles *r)
 {
     unsigned o = x->opcode;
 
-    *r = (struct roles){.reg_read = true, .reg_write = true, .rm_read = true, .rm_write = true};
-    if (x->map == 0) {
-        roles_one_byte(x, r);
-        return;
-    }
-    if (x->map == 2) /* MOVBE */
-        return;
     if ((o & 0xf0) == 0x40 || o == 0xaf || o == 0xbc || o == 0xbd) { /* CMOVcc, IMUL, BSF, BSR */
         r->rm_write = false;
     } else if ((o & 0xf0) == 0x90) { /* SETcc */
@@ -162,4 +155,31 @@ void find_roles(const struct encoding *x, struct roles *r)
     } else if (o == 0xc0) {
         r->reg8 = r->rm8 = true;
     }
+}
+
+/* MOV, MOVZX, MOVSX, MOVSXD, IMUL by an immediate: their destination is only written. */
+static bool only_writes(const struct encoding *x)
+{
+    unsigned o = x->opcode;
+
+    if (x->map == 0)
+        return (o >= 0x88 && o <= 0x8b) || (o & ~1u) == 0xc6 || o == 0x63 || o == 0x69 || o == 0x6b;
+    return x->map == 1 && (o & 0xf6) == 0xb6;
+}
+
+void find_roles(const struct encoding *x, struct roles *r)
+{
+    *r = (struct roles){.reg_read = true, .reg_write = true, .rm_read = true, .rm_write = true};
+    if (x->map == 0)
+        roles_one_byte(x, r);
+    else if (x->map == 1)
+        roles_two_bytes(x, r);
+    /* map 2: MOVBE */
+    bool whole = x->rex & 8 || !x->p66; /* else a part of the register stays */
+    if (!only_writes(x) || !whole)
+        return;
+    if (r->rm_write)
+        r->rm_read = r->rm8;
+    else
+        r->reg_read = r->reg8;
 }

@@ -144,9 +144,10 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
         jump_to(e, b->j->exit_page);
         return;
     }
-    put_poll_in_page(b, distance);
-    uint8_t *jump = put_jump(e, JUMP_ALWAYS);
+    uint8_t *jump = put_jump(e, CC_JNS);
     put_link(b, jump, distance);
+    load_imm32(e, H_T1, (uint32_t)distance);
+    jump_to(e, b->j->exit_page);
     if (distance == b->block->off && b->kind == b->block->kind && b->selves < SELF_EDGES_MAX)
         b->self[b->selves++] = jump;
 }

@@ -162,6 +162,22 @@ static bool directly(const struct encoding *x, const struct roles *r, unsigned s
     return !r->rm_write || size != 4;
 }
 
+static bool is_move(const struct encoding *x) { return x->map == 0 && (x->opcode == 0x89 || x->opcode == 0x8b); }
+
+/* MOV to a whole register that is in memory, by way of r11. */
+static void lower_move(struct build *b, const struct encoding *x, unsigned to, unsigned from)
+{
+    struct emit *e = &b->e;
+    bool wide = x->rex & 8;
+    int host = host_of(b, from);
+
+    if (host < 0)
+        op_mem(e, wide, 0x8b, H_T1, H_BASE, NO_INDEX, 0, GPR_FIELD(from));
+    else if (!wide)
+        op_reg(e, false, 0x8b, H_T1, (unsigned)host);
+    store_field(e, host < 0 || !wide ? H_T1 : (unsigned)host, GPR_FIELD(to));
+}
+
 /* An instruction with ModRM whose operands are registers. */
 static bool lower_registers(struct build *b, unsigned n)
 {
@@ -187,6 +203,10 @@ static bool lower_registers(struct build *b, unsigned n)
     if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
         flags_want(b);
     bool reg_memory = !r.reg_is_digit && host_reg < 0, rm_memory = host_rm < 0;
+    if (is_move(&x) && op->i->size >= 4 && (r.rm_write ? rm_memory : reg_memory)) {
+        lower_move(b, &x, r.rm_write ? rm : reg, r.rm_write ? reg : rm);
+        return true;
+    }
     bool direct = rm_memory && directly(&x, &r, op->i->size);
     if (reg_memory) {
         host_reg = H_T1;
@@ -196,7 +216,8 @@ static bool lower_registers(struct build *b, unsigned n)
     if (rm_memory && !direct) {
         host_rm = reg_memory ? H_T0 : H_T1;
         b->held.valid &= !reg_memory;
-        load_field(e, (unsigned)host_rm, GPR_FIELD(rm));
+        if (r.rm_read)
+            load_field(e, (unsigned)host_rm, GPR_FIELD(rm));
     }
     put_head(e, &x, r.reg_is_digit ? 0 : (unsigned)host_reg, 0, direct ? (unsigned)H_BASE : (unsigned)host_rm, r.reg8 || r.rm8);
     if (direct)
@@ -246,7 +267,8 @@ static bool lower_opcode(struct build *b, unsigned n)
     bool memory = in_opcode && host < 0;
     if (memory) {
         host = H_T1;
-        load_field(e, H_T1, GPR_FIELD(reg));
+        if (x.map || x.opcode != 0xb8) /* MOV of an immediate */
+            load_field(e, H_T1, GPR_FIELD(reg));
     }
     x.lock = false;
     if (x.p66 && !(x.rex & 8))

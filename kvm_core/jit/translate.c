@@ -186,7 +186,12 @@ static const struct block *find(struct vcpu *v, const struct insn **i)
         return b;
     *i = codecache_lookup(v);
     p = codecache_page(v);
-    return b || is_hot(j, p, off) ? jit_build(v, p, off, kind_of(v)) : NULL;
+    if (!b && !is_hot(j, p, off))
+        return NULL;
+    b = jit_build(v, p, off, kind_of(v));
+    if (!b)
+        *i = codecache_lookup(v); /* it may have dropped the page */
+    return b;
 }
 
 static void run(struct vcpu *v)
