@@ -252,6 +252,7 @@ struct vcpu {
         uint64_t x87_page;  /* REG_PAGE at it */
         uint32_t x87_off;   /* and where in the page it is */
         uint64_t x87_offset; /* of the operand */
+        uint64_t stale;     /* where the call stands of a block whose page is not where it was come to, or 0 */
     } run;
 
     struct segment seg[SEG_COUNT];
@@ -347,6 +348,7 @@ struct vcpu {
     struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];
     struct jump_cache jumps[JUMP_CACHES];
+    uint64_t code_at[2][CODE_PAGES];
     uint8_t short_strips[STRIP_COUNTERS]; /* jit/strip.c: how often a loop left early */
 };
 

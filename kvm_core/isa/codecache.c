@@ -107,7 +107,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear);
 
 static struct codepage *page_of(struct vcpu *v, uint64_t linear)
 {
-    const struct itlb_entry *e = &v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)];
+    const struct itlb_entry *e = itlb_entry_of(v, linear);
 
     return likely(e->tag == ((linear & ~0xfffull) | itlb_key(v))) ? e->page : page_at(v, linear);
 }
@@ -201,8 +201,6 @@ void codecache_flush(struct vcpu *v)
             codepage_retire(v, c->bucket[n]);
     memset(c->cross, 0, sizeof(c->cross));
     decoder_configure(c->decoder, v);
-    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
-        v->itlb[n].tag = ITLB_NONE;
 }
 
 void codecache_translated(struct vcpu *v)
@@ -249,8 +247,6 @@ static void watch(struct vcpu *v, const struct page_ref *ref)
 
 static struct codepage *page_at(struct vcpu *v, uint64_t linear)
 {
-    uint64_t page = linear & ~0xfffull;
-    struct itlb_entry *e = &v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)];
     struct codepage *p;
     struct page_ref ref;
     struct walk w;
@@ -269,11 +265,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
     }
     if (!p)
         p = codepage_new(v, w.gpa, &ref);
-    e->tag = page | itlb_key(v);
-    e->page = p;
-    e->global = w.global;
-    if (!w.global)
-        fills_add(&v->itlb_fills, linear >> 12 & (ITLB_ENTRIES - 1));
+    itlb_enter(v, linear, p, w.global);
     if (w.page_shift > 12)
         large_note(v, linear, w.page_shift);
     return p;
@@ -321,7 +313,7 @@ struct codepage *codecache_enter(struct vcpu *v)
 {
     struct codecache *c = v->code;
     uint64_t linear = v->code_bits == 64 ? v->rip : (uint32_t)(v->rip + v->seg[CS].base);
-    struct itlb_entry *e = &v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)];
+    const struct itlb_entry *e = itlb_entry_of(v, linear);
     struct codepage *p = e->page;
 
     if (unlikely(c->retired))

@@ -33,7 +33,7 @@ static void release(void *p, size_t bytes)
 
 int codestore_create(struct codecache *c)
 {
-    c->page = reserve(PAGES_MAX * sizeof(*c->page));
+    c->page = reserve(CODE_PAGES * sizeof(*c->page));
     c->row = reserve(ROWS_INTERPRETED * sizeof(*c->row));
     c->line = reserve((LINES_INTERPRETED + 1) * sizeof(*c->line));
     if (!c->page || !c->row || !c->line)
@@ -46,7 +46,7 @@ void codestore_destroy(struct codecache *c)
 {
     for (unsigned n = 0; n < c->page_count; n++)
         free(c->page[n].bytes);
-    release(c->page, PAGES_MAX * sizeof(*c->page));
+    release(c->page, CODE_PAGES * sizeof(*c->page));
     release(c->row, ROWS_INTERPRETED * sizeof(*c->row));
     release(c->line, (LINES_INTERPRETED + 1) * sizeof(*c->line));
 }
@@ -110,9 +110,7 @@ void codepage_retire(struct vcpu *v, struct codepage *p)
     drop_rows(c, p);
     if (v->translator)
         v->translator->page_retired(v, p);
-    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
-        if (v->itlb[n].page == p)
-            v->itlb[n].tag = ITLB_NONE;
+    itlb_drop_page(v, p);
     p->stale = true;
     p->next = c->retired;
     c->retired = p;
@@ -163,7 +161,7 @@ struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_re
     struct codecache *c = v->code;
     struct codepage *p;
 
-    if (c->page_count == PAGES_MAX && !c->free_pages && !c->retired)
+    if (c->page_count == CODE_PAGES && !c->free_pages && !c->retired)
         drop_one(v);
     codepage_reuse(c);
     p = c->free_pages;
@@ -174,6 +172,7 @@ struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_re
     *p = (struct codepage){
         .gpa = gpa, .code_bits = v->code_bits, .host = ref->host, .slot = ref->slot, .index = ref->page,
         .number = (uint16_t)(p - c->page), .next = c->bucket[bucket_of(gpa)]};
+    v->code_at[0][p->number] = v->code_at[1][p->number] = CODE_NOWHERE;
     return c->bucket[bucket_of(gpa)] = p;
 }
 

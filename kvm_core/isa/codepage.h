@@ -11,7 +11,7 @@
 #include "isa/codecache.h"
 #include "mmu/phys.h"
 
-enum { PAGES_MAX = 8192, PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64 };
+enum { PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64 };
 
 struct codeline {
     uint32_t at[64]; /* number of the instruction in the ring; 0: not decoded */
@@ -26,7 +26,7 @@ struct cross { /* an instruction that spans two pages, kept by its bytes */
 struct codecache {
     struct decoder *decoder;
     struct codepage *current; /* whose instructions are being executed */
-    struct codepage *page;    /* PAGES_MAX, reserved */
+    struct codepage *page;    /* CODE_PAGES, reserved */
     unsigned page_count;      /* so many of them have been in use */
     unsigned hand;            /* of the clock that looks for a page to drop */
     size_t kept_bytes;        /* copies of lines */

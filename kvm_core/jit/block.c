@@ -270,14 +270,20 @@ static void render(struct build *b, unsigned off, unsigned max)
     strip_add(b);
 }
 
+/* For who comes from another page, with the linear address in r10: is this page still there, for this privilege? */
 static void prologue(struct build *b, unsigned off)
 {
     struct emit *e = &b->e;
+    unsigned user = b->kind == TLB_USER;
 
+    uint8_t *stale = e->p;
+    call_to(e, b->j->exit_stale);
     put_rex(e, true, H_T0, 0, H_T0, false); /* lea r10, [r10 - off], the displacement always 4 bytes */
     put8(e, 0x8d);
     put8(e, 0x80 | (H_T0 & 7) << 3 | (H_T0 & 7));
     put32(e, 0u - off);
+    op_mem(e, true, 0x3b, H_T0, H_BASE, NO_INDEX, 0, FIELD(code_at) + 8 * (int32_t)(user * CODE_PAGES + b->page->number));
+    put8(e, 0x75), put8(e, (uint8_t)(stale - (e->p + 1))); /* jne stale */
     store_field(e, H_T0, GPR_FIELD(REG_PAGE));
 }
 
@@ -316,13 +322,13 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
     struct span span, *spans = first ? span_of(v, first, &span) : NULL;
     if (!first || (codecache_is_pseudo(first) && !spans))
         return NULL;
-    at = ((jit_code_room(v) + JIT_PROLOGUE + 15) & ~15u) - JIT_PROLOGUE;
+    at = ((jit_code_room(v) + JIT_HEAD + 15) & ~15u) - JIT_HEAD;
     begin(&b, v, p, kind, at, off, spans);
     if (!decode_targets(&b, off))
         return NULL; /* the page has been dropped, or this part of it */
     struct block *old = jit_block_find(j, p->number, off, kind);
     b.copies = old;
-    b.block = jit_block_add(j, p, off, kind, at + JIT_PROLOGUE);
+    b.block = jit_block_add(j, p, off, kind, at + JIT_HEAD);
     render(&b, off, spans ? 1 : BLOCK_OPS);
     if (old)
         jit_block_moved(j, old, b.block);
@@ -342,5 +348,5 @@ const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, 
     begin(&b, v, p, kind, j->scratch, off, span_of(v, codecache_at(v, p, off), &span));
     b.copies = true;
     render(&b, off, 1);
-    return b.count ? j->rx + j->scratch : NULL;
+    return b.count ? j->rx + j->scratch + JIT_HEAD - JIT_PROLOGUE : NULL;
 }

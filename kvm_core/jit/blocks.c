@@ -147,8 +147,9 @@ static void reclaim(struct vcpu *v, unsigned r)
         note_ghosts(j, p);
         jit_page_retired(v, p);
     }
+    uint64_t first = (uint64_t)(j->rx + CODE_HEAD + r * REGION_BYTES);
     for (unsigned s = 0; s < JUMP_CACHES; s++)
-        jump_cache_clear(&v->jumps[s]);
+        jump_cache_drop(&v->jumps[s], first, first + REGION_BYTES);
     j->patch = 0;
     j->stat_reclaimed++;
 }
@@ -232,20 +233,27 @@ void jit_code_used(struct jit *j, uint32_t end) { j->region[j->filling].used = e
 
 /* ---- links ----------------------------------------------------------------------------------------------- */
 
-void jit_link(struct jit *j, uint32_t patch, const struct block *b)
+const struct block *jit_block_at(const struct jit *j, uint32_t at)
 {
-    uint32_t at = patch & ~PATCH_RETURN;
     unsigned r = (at - CODE_HEAD) / REGION_BYTES;
     const struct block *first = &j->blocks[r * REGION_BLOCKS];
     uint32_t low = 0, high = j->region[r].blocks + 1;
 
-    while (high - low > 1) { /* the block that the jump is in */
+    while (high - low > 1) {
         uint32_t mid = low + (high - low) / 2;
-        if (first[mid].entry <= at)
+        if (first[mid].entry - JIT_HEAD <= at)
             low = mid;
         else
             high = mid;
     }
-    if (low && first[low].page == b->page)
+    return low ? &first[low] : NULL;
+}
+
+void jit_link(struct jit *j, uint32_t patch, const struct block *b)
+{
+    uint32_t at = patch & ~PATCH_RETURN;
+    const struct block *from = jit_block_at(j, at);
+
+    if (from && from->page == b->page)
         set_jump(j->rw + at, j->rw + b->entry - (patch & PATCH_RETURN ? JIT_PROLOGUE : 0));
 }

@@ -197,7 +197,7 @@ void put_target(struct build *b, unsigned n);                    /* of an indire
 uint8_t *put_jump_lookup(struct build *b);
 #define JUMP_FIELD(b, f)                                                                                                          \
     (FIELD(jumps) + (int32_t)(((b)->kind + ((b)->word == 8 ? JUMPS_LONG : JUMPS_FLAT32)) * sizeof(struct jump_cache) +           \
-                              offsetof(struct jump_cache, f)))
+                              offsetof(struct jump_cache, entry[0].f)))
 enum { NEAR_CALL = 2, NEAR_JMP = 4 };                     /* digits of opcode FF */
 void put_jump_code(struct build *b, unsigned digit);      /* to what was found */
 void put_count(struct build *b, unsigned executed);

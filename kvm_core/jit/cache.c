@@ -191,6 +191,10 @@ static void put_thunks(struct jit *j)
     store_field(&e, H_T0, FIELD(rip));
     put_spill(&e);
     put_return(&e);
+    /* called before a prologue, with the linear address of the block's page in r10 */
+    j->exit_stale = here(&e);
+    pop_field(&e, FIELD(run.stale));
+    jump_to(&e, j->exit_rip);
     j->enter = (void (*)(struct vcpu *, const void *))(uintptr_t)(j->rx + here(&e));
     put_enter(&e, j->exit_rip);
     /* with the offset in the page in r11; at exit_link with r10 the jump to patch */

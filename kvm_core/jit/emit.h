@@ -63,6 +63,12 @@ static inline void op_reg(struct emit *e, bool w, unsigned opcode, unsigned reg,
 }
 static inline void load_field(struct emit *e, unsigned reg, int32_t field) { op_mem(e, true, 0x8b, reg, H_BASE, NO_INDEX, 0, field); }
 static inline void store_field(struct emit *e, unsigned reg, int32_t field) { op_mem(e, true, 0x89, reg, H_BASE, NO_INDEX, 0, field); }
+static inline void pop_field(struct emit *e, int32_t field)
+{
+    put_rex(e, false, 0, 0, H_BASE, false);
+    put8(e, 0x8f);
+    put_mem(e, 0, H_BASE, NO_INDEX, 0, field);
+}
 /* test byte [field], mask */
 static inline void test_field(struct emit *e, int32_t field, unsigned mask)
 {

@@ -68,16 +68,16 @@ uint8_t *put_jump_lookup(struct build *b)
 {
     struct emit *e = &b->e;
 
-    if (b->j->bmi2) { /* rorx r11, r10, 13 */
-        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 13};
+    if (b->j->bmi2) { /* rorx r11, r10, JUMP_SHIFT */
+        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, JUMP_SHIFT};
         memcpy(e->p, rorx, sizeof(rorx));
         e->p += sizeof(rorx);
-    } else { /* shr r11, 13 */
+    } else { /* shr r11, JUMP_SHIFT */
         move(e, H_T1, H_T0);
-        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 13);
+        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, JUMP_SHIFT);
     }
     op_reg(e, false, 0x33, H_T1, H_T0);
-    op_imm(e, false, 4, H_T1, JUMP_ENTRIES - 1);
+    op_imm(e, false, 4, H_T1, (JUMP_ENTRIES - 1) << 1);
     op_mem(e, true, 0x3b, H_T0, H_BASE, H_T1, 3, JUMP_FIELD(b, rip));
     return put_jump(e, CC_JNE);
 }

@@ -51,7 +51,10 @@ struct block { /* straight guest code within a page, left by branches; entered a
     bool diverted;              /* because of that: leads to C, to be translated anew, or to what it was translated to */
 };
 enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */
-enum { JIT_PROLOGUE = 11 }; /* bytes: sets REG_PAGE from r10, the linear address of the block */
+enum { /* bytes before a block */
+    JIT_PROLOGUE = 20,           /* sets REG_PAGE from r10, the linear address of the block, if it is still that */
+    JIT_HEAD = JIT_PROLOGUE + 5  /* where it goes if not */
+};
 
 struct profile;
 struct region { /* of the code cache, and of the blocks with code in it */
@@ -75,7 +78,7 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t exit_rip, exit_return, exit_page, exit_link, interpret, vectors, group; /* thunks: offsets in the code cache */
+    uint32_t exit_rip, exit_stale, exit_return, exit_page, exit_link, interpret, vectors, group; /* thunks: offsets in the code cache */
     struct profile *profile; /* NULL: nobody asked */
     FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;
@@ -95,6 +98,8 @@ struct block *jit_block_find(struct jit *j, unsigned page, unsigned off, unsigne
 uint32_t jit_code_room(struct vcpu *v);
 /* A block whose code, from `entry`, is in that room. */
 struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry);
+/* The block whose code, or what stands before it, that is. */
+const struct block *jit_block_at(const struct jit *j, uint32_t at);
 void jit_code_used(struct jit *j, uint32_t end); /* the room begins there now */
 /* Old leads to `b`, which was translated in its place. */
 void jit_block_moved(struct jit *j, const struct block *old, const struct block *b);

@@ -140,10 +140,13 @@ static void execute(struct vcpu *v, const void *code)
     j->hidden = v->budget - slice;
     v->run.left = slice;
     v->run.patch = 0;
+    v->run.stale = 0;
     v->run.lack = 0xff;
     v->cur = v->blk_start = NULL;
     j->stat_exits++;
     j->enter(v, code);
+    if (v->run.stale)
+        v->rip += jit_block_at(j, (uint32_t)(v->run.stale - (uint64_t)j->rx))->off;
     jit_vectors_left(v);
     v->budget = j->hidden + v->run.left;
     if (unlikely(j->profile != NULL))
@@ -175,10 +178,9 @@ static bool is_hot(struct jit *j, const struct codepage *p, unsigned off)
 }
 
 /* The block at rip, translated if it is hot enough; NULL: *i is to be interpreted. */
-static const struct block *find(struct vcpu *v, const struct insn **i)
+static const struct block *find(struct vcpu *v, struct codepage *p, const struct insn **i)
 {
     struct jit *j = jit_of(v);
-    struct codepage *p = codecache_enter(v);
     unsigned off = v->rip & 0xfff;
     struct block *b = jit_block_find(j, p->number, off, kind_of(v));
 
@@ -207,10 +209,12 @@ static void run(struct vcpu *v)
             interpret(v, codecache_lookup(v));
             continue;
         }
+        struct codepage *p = codecache_enter(v);
         struct jump_cache *jumps = jumps_of(v);
         unsigned n = jump_index(v->rip);
-        if (jumps->rip[n] != v->rip || j->patch) {
-            const struct block *b = find(v, &i);
+        struct jump_entry *hint = &jumps->entry[n];
+        if (hint->rip != v->rip || j->patch) {
+            const struct block *b = find(v, p, &i);
             if (!b) {
                 j->patch = 0;
                 interpret(v, i);
@@ -218,13 +222,14 @@ static void run(struct vcpu *v)
             }
             if (j->patch && rip == v->rip)
                 jit_link(j, j->patch, b);
-            jump_cache_add(jumps, v->rip, (uint64_t)(j->rx + b->entry - JIT_PROLOGUE), itlb_is_global(v, v->rip));
+            *hint = (struct jump_entry){v->rip, (uint64_t)(j->rx + b->entry - JIT_PROLOGUE)};
+            jumps->used = true;
         }
         rip = v->rip;
         int32_t budget = v->budget;
-        execute(v, (const void *)jumps->code[n]);
+        execute(v, (const void *)hint->code);
         if (unlikely(v->rip == rip && v->budget == budget))
-            jumps->rip[n] = n ^ 1; /* its page was retired */
+            hint->rip = jump_none(n); /* its page was retired, or is another now */
         j->patch = v->run.patch;
         rip = v->rip;
     }

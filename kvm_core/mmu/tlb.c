@@ -47,62 +47,44 @@ static void drop_tag(struct tlb_table *t, uint64_t page)
         t->tag[n] = tlb_none(n);
 }
 
-void jump_cache_clear(struct jump_cache *j)
+void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last)
 {
-    if (!j->dirty)
+    for (unsigned n = 0; j->used && n < JUMP_ENTRIES; n++)
+        if (j->entry[n].code >= first && j->entry[n].code < last)
+            j->entry[n].rip = jump_none(n);
+}
+
+/* ---- the fetch look-aside ------------------------------------------------------------------ */
+
+static uint64_t *code_at(struct vcpu *v, uint64_t tag, const struct codepage *p) { return &v->code_at[tag >> 1 & 1][p->number]; }
+
+void itlb_drop(struct vcpu *v, struct itlb_entry *e)
+{
+    if (e->tag == ITLB_NONE)
         return;
-    if (j->fills.count <= FILLS_MAX) {
-        for (unsigned k = 0; k < j->fills.count; k++) {
-            unsigned n = j->fills.at[k];
-            j->pages[jump_page(j->rip[n])].count = 0;
-            j->rip[n] = n ^ 1;
-        }
-    } else {
-        for (unsigned n = 0; n < JUMP_ENTRIES; n++)
-            j->rip[n] = n ^ 1; /* the address of another index */
-        memset(j->pages, 0, sizeof(j->pages));
-    }
-    j->fills.count = 0;
-    j->nonglobal = j->dirty = false;
+    *code_at(v, e->tag, e->page) = CODE_NOWHERE;
+    e->tag = ITLB_NONE;
 }
 
-static void jump_page_add(struct jump_page *p, unsigned n)
+void itlb_drop_page(struct vcpu *v, const struct codepage *page)
 {
-    for (unsigned k = 0; k < p->count && k < JUMPS_NAMED; k++)
-        if (p->at[k] == n)
-            return;
-    if (p->count < JUMPS_NAMED)
-        p->at[p->count] = (uint16_t)n;
-    if (p->count <= JUMPS_NAMED)
-        p->count++;
+    for (unsigned user = 0; user < 2; user++)
+        if (v->code_at[user][page->number] != CODE_NOWHERE)
+            itlb_drop(v, itlb_entry_of(v, v->code_at[user][page->number]));
 }
 
-void jump_cache_add(struct jump_cache *j, uint64_t rip, uint64_t code, bool global)
+void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool global)
 {
-    unsigned n = jump_index(rip);
+    struct itlb_entry *e = itlb_entry_of(v, linear);
+    uint64_t tag = (linear & ~0xfffull) | itlb_key(v), *at = code_at(v, tag, page);
 
-    j->rip[n] = rip;
-    j->code[n] = code;
-    jump_page_add(&j->pages[jump_page(rip)], n);
-    fills_add(&j->fills, n);
-    j->nonglobal |= !global;
-    j->dirty = true;
-}
-
-/* What the page shares its hash with is named anew, as long as there is room. */
-static void jump_cache_forget(struct jump_cache *j, uint64_t linear)
-{
-    struct jump_page *p = &j->pages[jump_page(linear)], old = *p;
-    bool named = old.count <= JUMPS_NAMED;
-
-    p->count = 0;
-    for (unsigned k = 0; k < (named ? old.count : JUMP_ENTRIES); k++) {
-        unsigned n = named ? old.at[k] : k;
-        if ((j->rip[n] ^ linear) < 4096)
-            j->rip[n] = n ^ 1;
-        else if (jump_page(j->rip[n]) == jump_page(linear) && jump_index(j->rip[n]) == n)
-            jump_page_add(p, n);
-    }
+    itlb_drop(v, e);
+    if (*at != CODE_NOWHERE)
+        itlb_drop(v, itlb_entry_of(v, *at));
+    *e = (struct itlb_entry){.tag = tag, .page = page, .global = global};
+    *at = linear & ~0xfffull;
+    if (!global)
+        fills_add(&v->itlb_fills, (unsigned)(e - v->itlb));
 }
 
 static void clear_fetch(struct vcpu *v, bool globals)
@@ -112,16 +94,13 @@ static void clear_fetch(struct vcpu *v, bool globals)
     if (!globals && f->count <= FILLS_MAX) {
         for (unsigned k = 0; k < f->count; k++)
             if (!v->itlb[f->at[k]].global)
-                v->itlb[f->at[k]].tag = ITLB_NONE;
+                itlb_drop(v, &v->itlb[f->at[k]]);
     } else {
         for (unsigned n = 0; n < ITLB_ENTRIES; n++)
             if (globals || !v->itlb[n].global)
-                v->itlb[n].tag = ITLB_NONE;
+                itlb_drop(v, &v->itlb[n]);
     }
     f->count = 0;
-    for (unsigned s = 0; s < JUMP_CACHES; s++)
-        if (globals || v->jumps[s].nonglobal)
-            jump_cache_clear(&v->jumps[s]);
 }
 
 int mmu_create(struct vcpu *v)
@@ -131,10 +110,12 @@ int mmu_create(struct vcpu *v)
         mmu_destroy(v);
         return -1;
     }
+    for (unsigned n = 0; n < ITLB_ENTRIES; n++)
+        v->itlb[n].tag = ITLB_NONE;
     for (unsigned n = 0; n < TLB_SET_COUNT; n++)
         v->tlb_sets[n].dirty = true;
     for (unsigned n = 0; n < JUMP_CACHES; n++)
-        v->jumps[n].rip[0] = 1; /* the others are absent as they are: address 0 has index 0 */
+        v->jumps[n].entry[0].rip = jump_none(0); /* the others are absent as they are */
     v->tlb = &v->tlb_sets[TLB_SUPER];
     tlb_flush_all(v);
     return 0;
@@ -172,16 +153,14 @@ void tlb_flush_nonglobal(struct vcpu *v)
 
 void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
-    struct itlb_entry *fetch = &v->itlb[page >> 12 & (ITLB_ENTRIES - 1)];
+    struct itlb_entry *fetch = itlb_entry_of(v, page);
 
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         drop_tag(&v->tlb_sets[s].read, page);
         drop_tag(&v->tlb_sets[s].write, page);
     }
     if ((fetch->tag & ~0xfffull) == page)
-        fetch->tag = ITLB_NONE;
-    for (unsigned s = 0; s < JUMP_CACHES; s++)
-        jump_cache_forget(&v->jumps[s], page);
+        itlb_drop(v, fetch);
 }
 
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)

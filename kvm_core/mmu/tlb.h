@@ -5,7 +5,7 @@
 #include "cpu/vcpu.h"
 #include "mmu/tlbset.h"
 
-enum { ITLB_ENTRIES = 1024 };
+enum { ITLB_ENTRIES = 8192 };
 #define ITLB_NONE 1ull
 
 struct codepage;
@@ -14,18 +14,20 @@ struct itlb_entry {
     struct codepage *page;
     bool global;
 };
+static inline struct itlb_entry *itlb_entry_of(const struct vcpu *v, uint64_t linear)
+{
+    return &v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)];
+}
+/* A page is in one entry at most for each of the two privileges, and vcpu.code_at says in which. */
+void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool global);
+void itlb_drop(struct vcpu *v, struct itlb_entry *e);
+void itlb_drop_page(struct vcpu *v, const struct codepage *page);
 /* What besides the address decides whether and how a page may be executed: privilege and code size. */
 static inline uint64_t itlb_key(const struct vcpu *v)
 {
     return (uint64_t)(v->cpl == 3) << 1 | (uint64_t)(v->code_bits >> 5) << 2; /* bit 0 clear: never ITLB_NONE */
 }
 
-
-/* Whether the page at `linear`, just looked up for execution, survives MOV CR3. */
-static inline bool itlb_is_global(const struct vcpu *v, uint64_t linear)
-{
-    return v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)].global;
-}
 
 int mmu_create(struct vcpu *v);
 void mmu_destroy(struct vcpu *v);
@@ -35,8 +37,7 @@ void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
 void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
 void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no more */
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear); /* what lies in the same aligned GiB */
-void jump_cache_clear(struct jump_cache *j);
-void jump_cache_add(struct jump_cache *j, uint64_t rip, uint64_t code, bool global);
+void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last); /* what leads to code in [first, last) */
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TLB_ENTRIES = 2048, JUMP_ENTRIES = 8192, JUMP_PAGES = 1024, STRIP_COUNTERS = 1024 };
+enum { TLB_ENTRIES = 2048, JUMP_ENTRIES = 32768, CODE_PAGES = 8192, STRIP_COUNTERS = 1024 };
 
 enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
@@ -49,30 +49,27 @@ struct tlb_set {
 };
 
 /* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes, and for
- * 64-bit and 32-bit code apart. What takes a page out of the TLB takes it out of here too; that the fetch look-aside has no
- * room for it any more does not. */
+ * 64-bit and 32-bit code apart. A hint: the code itself looks, in vcpu.code_at, whether its page is still mapped there, so that
+ * only what takes the code away takes it out of here. */
 enum { JUMPS_LONG = 0, JUMPS_FLAT32 = TLB_SET_COUNT /* first, by tlb_set_kind */, JUMP_CACHES = 2 * TLB_SET_COUNT };
-enum { JUMPS_NAMED = 3 };
-struct jump_page { /* by a hash of the page: which entries it may have */
-    uint16_t count; /* more than JUMPS_NAMED: one must look */
-    uint16_t at[JUMPS_NAMED];
-};
 struct jump_cache {
-    uint64_t rip[JUMP_ENTRIES]; /* absent: the address of another index */
-    uint64_t code[JUMP_ENTRIES];
-    struct jump_page pages[JUMP_PAGES];
-    struct fills fills;
-    bool nonglobal;             /* some of it does not survive MOV CR3: then nothing does */
-    bool dirty;
+    struct jump_entry {
+        uint64_t rip, code; /* absent: rip belongs to another index */
+    } entry[JUMP_ENTRIES];
+    bool used;
 };
+
+/* vcpu.code_at[CPL 3][number of a code page]: the linear address at which the fetch look-aside has it, CODE_NOWHERE: it has not. */
+#define CODE_NOWHERE 1ull
 
 enum { DIRECTORIES = 64 };
 struct directory { /* a page directory: mmu/walk.c */
     uint64_t tag, table, rights;
 };
 
-static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> 13) & (JUMP_ENTRIES - 1); }
-static inline unsigned jump_page(uint64_t rip) { return (rip >> 12 ^ rip >> 24) & (JUMP_PAGES - 1); }
+enum { JUMP_SHIFT = 15 }; /* the index is bits 15:1, so that it is scaled as it is found */
+static inline unsigned jump_index(uint64_t rip) { return (rip ^ rip >> JUMP_SHIFT) >> 1 & (JUMP_ENTRIES - 1); }
+static inline uint64_t jump_none(unsigned index) { return index ? 0 : 2; }
 static inline unsigned tlb_index(uint64_t linear) { return linear >> 12 & (TLB_ENTRIES - 1); }
 /* A tag that no address with this index matches. */
 static inline uint64_t tlb_none(unsigned index) { return (uint64_t)(index ^ 1) << 12; }

@@ -98,21 +98,6 @@ static void measure(const char *name, void (*program)(void))
     printf("%-44s %.2f cycles an instruction\n", name, best);
 }
 
-static void measure_invlpg(void)
-{
-    uint64_t page = 0x123400000000, best = UINT64_MAX;
-
-    for (unsigned n = 0; n < RUNS; n++) {
-        jump_cache_add(&emu->jumps[TLB_USER], page + 0x100, 0, false);
-        jump_cache_add(&emu->jumps[TLB_USER], page + 0x200, 0, false);
-        uint64_t start = __rdtsc();
-        tlb_flush_page(emu, page);
-        uint64_t cycles = __rdtsc() - start;
-        best = cycles < best ? cycles : best;
-    }
-    printf("%-44s %llu cycles\n", "INVLPG of a page with two blocks", (unsigned long long)best);
-}
-
 int main(void)
 {
     emu_create();
@@ -123,6 +108,5 @@ int main(void)
     measure("one function, called from 64 places", sites);
     measure("two levels of calls", levels);
     measure("call; pop", unbalanced);
-    measure_invlpg();
     return 0;
 }
