@@ -20,7 +20,7 @@ struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsig
     } else if (kind == COLD_INTERPRET && b->strip) { /* by a block that begins with it */
         c->kind = COLD_EDGE;
         c->linear = b->op[n].i->off;
-    } else if (kind == COLD_INTERPRET || kind == COLD_VECTORS) {
+    } else if (kind == COLD_INTERPRET || kind == COLD_VECTORS || kind == COLD_FAR || kind == COLD_FAR_CALL) {
         c->ref = ref_of(b, b->op[n].i);
     }
     return c;
@@ -142,6 +142,7 @@ static void put_cold(struct build *b, const struct cold *c)
         jump_to(e, b->j->exit_link);
         return;
     case COLD_EDGE: put_cold_edge(b, c); return;
+    case COLD_FAR: put_cold_far(b, c); return;
     case COLD_STRIP: strip_end(b); return;
     default: put_cold_call(b, c);
     }

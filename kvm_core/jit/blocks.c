@@ -23,7 +23,7 @@ int jit_blocks_create(struct jit *j)
     j->blocks = mmap(NULL, BLOCKS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     j->index = calloc(INDEX_ENTRIES, sizeof(*j->index));
     j->ghosts = calloc(GHOST_BITS / 64, sizeof(*j->ghosts));
-    if (j->blocks == MAP_FAILED || !j->index || !j->ghosts)
+    if (j->blocks == MAP_FAILED || !j->index || !j->ghosts || jit_links_create(j))
         return -ENOMEM;
     j->regions = REGIONS_MIN;
     j->region[0] = (struct region){.begun = 1};
@@ -34,6 +34,7 @@ void jit_blocks_destroy(struct jit *j)
 {
     if (j->blocks != MAP_FAILED)
         munmap(j->blocks, BLOCKS_BYTES);
+    jit_links_destroy(j);
     free(j->index);
     free(j->ghosts);
 }
@@ -107,6 +108,8 @@ static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
     struct block *b = &j->blocks[n];
 
     index_remove(j, key_of(p->number, b->off, b->kind), n);
+    jit_links_cut(j, b);
+    jit_links_forget(j, b);
     b->page = NULL;
     lead(j, b->entry - JIT_PROLOGUE, j->exit_rip);
 }
@@ -171,6 +174,7 @@ void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind)
         return;
     struct emit e = {.p = j->rw + b->entry, .rw = j->rw};
     lead(j, b->entry - JIT_PROLOGUE, j->exit_rip);
+    jit_links_cut(j, b);
     load_imm32(&e, H_T1, off);
     jump_to(&e, j->exit_page);
     b->diverted = true;
@@ -231,12 +235,12 @@ struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, uns
 
 void jit_code_used(struct jit *j, uint32_t end) { j->region[j->filling].used = end - CODE_HEAD - j->filling * REGION_BYTES; }
 
-/* ---- links ----------------------------------------------------------------------------------------------- */
+/* ---- by the place of its code ---------------------------------------------------------------------------- */
 
-const struct block *jit_block_at(const struct jit *j, uint32_t at)
+struct block *jit_block_at(const struct jit *j, uint32_t at)
 {
     unsigned r = (at - CODE_HEAD) / REGION_BYTES;
-    const struct block *first = &j->blocks[r * REGION_BLOCKS];
+    struct block *first = &j->blocks[r * REGION_BLOCKS];
     uint32_t low = 0, high = j->region[r].blocks + 1;
 
     while (high - low > 1) {
@@ -247,13 +251,4 @@ const struct block *jit_block_at(const struct jit *j, uint32_t at)
             high = mid;
     }
     return low ? &first[low] : NULL;
-}
-
-void jit_link(struct jit *j, uint32_t patch, const struct block *b)
-{
-    uint32_t at = patch & ~PATCH_RETURN;
-    const struct block *from = jit_block_at(j, at);
-
-    if (from && from->page == b->page)
-        set_jump(j->rw + at, j->rw + b->entry - (patch & PATCH_RETURN ? JIT_PROLOGUE : 0));
 }

@@ -14,16 +14,17 @@ struct op { /* an instruction of the block */
 };
 
 enum cold_kind {
-    COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_STRIP, COLD_CALLS, COLD_RETURN, COLD_MISMATCH
+    COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_STRIP, COLD_CALLS, COLD_RETURN, COLD_MISMATCH,
+    COLD_FAR, COLD_FAR_CALL
 };
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     uint8_t set;         /* enum tlb_set_kind where it was */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
-    uint8_t *also_from;  /* INTERPRET: another, or NULL */
+    uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
     const uint8_t *join; /* INTERPRET, CALLS: where it goes on; NULL: nowhere */
-    uint32_t ref, executed;
+    uint32_t ref, executed; /* RETURN: ref is PATCH_* */
     uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to the last that shares */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
 };
@@ -185,6 +186,7 @@ bool lower_flow(struct build *b, unsigned n);
 /* Leaves the block, `executed` instructions of it behind; to `distance` from the start of the page. */
 void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable);
 void put_cold_edge(struct build *b, const struct cold *c);
+void put_cold_far(struct build *b, const struct cold *c); /* the branch that ends in another page, counted already */
 uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row); /* enum flag_effect */
 bool flags_needed_at(const struct build *b, int64_t distance);
 void flags_leave(struct build *b); /* in memory, for a block that nothing is known of */

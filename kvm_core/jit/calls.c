@@ -81,17 +81,12 @@ static void put_behind_call(struct build *b, unsigned off)
     struct emit *e = &b->e;
 
     put8(e, 0x41), put8(e, 0x5b); /* pop r11 */
-    if (!in_page(off)) {
-        set_jump(put_jump_lookup(b), e->rw + b->j->exit_rip);
-        put_jump_code(b, NEAR_JMP);
-        return;
-    }
-    const struct block *to = jit_block_find(b->j, b->page->number, off, b->kind);
+    const struct block *to = in_page(off) ? jit_block_find(b->j, b->page->number, off, b->kind) : NULL;
     uint8_t *jump = put_jump(e, JUMP_ALWAYS);
     if (to)
         set_jump(jump, e->rw + to->entry - JIT_PROLOGUE);
     else
-        cold_add(b, COLD_RETURN, jump, 0);
+        cold_add(b, COLD_RETURN, jump, 0)->ref = in_page(off) ? PATCH_RETURN : PATCH_FAR;
 }
 
 static void put_call_in_page(struct build *b, unsigned n, bool remembered)
@@ -110,20 +105,19 @@ static void put_call_in_page(struct build *b, unsigned n, bool remembered)
     put_link(b, put_call_jump(e), target);
 }
 
-/* The interpreter calls what the jump cache does not know: until it is found, nothing changes but what is below RSP. */
+/* The interpreter does it as long as it is not linked: what has been written below RSP is written once more. */
 static void put_far_call(struct build *b, unsigned n, bool remembered)
 {
     struct emit *e = &b->e;
 
-    if (remembered) /* as put_remember(), but for rsp */
-        op_mem(e, true, 0x89, H_T1, H_HOST_SP, NO_INDEX, 0, -8);
     put_linear(b, H_T0, target_of(b->op[n].i));
-    cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
     lea_word(b, H_SP, H_SP, -b->word);
-    put_poll(b, n + 1);
+    put_count(b, n + 1);
+    uint8_t *poll = put_jump(e, CC_JS);
     if (remembered)
-        lea(e, H_HOST_SP, H_HOST_SP, -8);
-    put_jump_code(b, remembered ? NEAR_CALL : NEAR_JMP);
+        put_remember(b);
+    uint8_t *jump = remembered ? put_call_jump(e) : put_jump(e, JUMP_ALWAYS);
+    cold_add(b, COLD_FAR_CALL, jump, n)->also_from = poll;
 }
 
 /* Its target has been looked up before the return address was pushed. */
@@ -232,8 +226,12 @@ void put_cold_call(struct build *b, const struct cold *c)
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
         return;
     case COLD_RETURN:
-        load_imm32(e, H_T1, (uint32_t)(c->from - e->rw) | PATCH_RETURN);
+        load_imm32(e, H_T1, (uint32_t)(c->from - e->rw) | c->ref);
         jump_to(e, b->j->exit_return);
+        return;
+    case COLD_FAR_CALL:
+        lea_word(b, H_SP, H_SP, b->word);
+        put_cold_far(b, c);
         return;
     default: put_other_return(b, c->executed, true);
     }

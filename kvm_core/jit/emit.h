@@ -116,6 +116,13 @@ static inline void set_jump(uint8_t *at, const uint8_t *to)
 
     memcpy(at, &distance, 4);
 }
+static inline uint32_t get_jump(const uint8_t *rw, uint32_t at)
+{
+    int32_t distance;
+
+    memcpy(&distance, rw + at, 4);
+    return at + 4 + (uint32_t)distance;
+}
 static inline void jump_to(struct emit *e, uint32_t target) { set_jump(put_jump(e, JUMP_ALWAYS), e->rw + target); }
 static inline uint8_t *put_call_jump(struct emit *e)
 {

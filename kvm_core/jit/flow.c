@@ -98,21 +98,37 @@ static bool is_branch_to(const struct op *op, int64_t distance)
     return op->row && (op->row->how == LOWER_JCC || op->row->how == LOWER_JMP) && op->i->disp && target_of(op->i) == distance;
 }
 
-/* A branch to what the jump cache does not know is the interpreter's: its target may not be canonical. */
+/* A branch to what is not linked is the interpreter's: its target may not be canonical. C links it then. */
+void put_cold_far(struct build *b, const struct cold *c)
+{
+    struct emit *e = &b->e;
+
+    if (b->block) {
+        op_mem(e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
+        put32(e, (uint32_t)(c->from - e->rw) | PATCH_FAR);
+    }
+    load_imm32(e, H_T0, c->ref);
+    load_imm32(e, H_T1, UINT32_MAX);
+    call_to(e, b->j->interpret);
+    put8(e, 0x0f), put8(e, 0x0b); /* ud2: it has not come back */
+}
+
 static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
 {
     struct emit *e = &b->e;
 
     put_count(b, executed);
     put_linear(b, H_T0, distance);
-    uint8_t *unknown = put_jump_lookup(b);
-    op_reg(e, false, 0x85, H_LEFT, H_LEFT);
-    set_jump(put_jump(e, CC_JS), e->rw + b->j->exit_rip);
-    put_jump_code(b, NEAR_JMP);
-    if (is_branch_to(&b->op[executed - 1], distance))
-        cold_add(b, COLD_INTERPRET, unknown, executed - 1)->executed = UINT32_MAX; /* it is counted already */
+    uint8_t *poll = put_jump(e, CC_JS), *jump = put_jump(e, JUMP_ALWAYS);
+    if (is_branch_to(&b->op[executed - 1], distance)) {
+        cold_add(b, COLD_FAR, jump, executed - 1)->also_from = poll;
+        return;
+    }
+    set_jump(poll, e->rw + b->j->exit_rip);
+    if (b->block)
+        cold_add(b, COLD_RETURN, jump, 0)->ref = PATCH_FAR;
     else
-        set_jump(unknown, e->rw + b->j->exit_rip);
+        set_jump(jump, e->rw + b->j->exit_rip);
 }
 
 void put_link(struct build *b, uint8_t *jump, int64_t distance)

@@ -44,6 +44,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     struct codepage *page;
     uint32_t entry;             /* offset in the code cache: for who stays in the page; JIT_PROLOGUE before it: for others */
     uint32_t next_in_page;      /* 0: none */
+    uint32_t links_to, links_from; /* first of each: links.c */
     uint16_t off;               /* of its first instruction in the page */
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
@@ -56,6 +57,7 @@ enum { /* bytes before a block */
     JIT_HEAD = JIT_PROLOGUE + 5  /* where it goes if not */
 };
 
+struct link;
 struct profile;
 struct region { /* of the code cache, and of the blocks with code in it */
     uint32_t used, blocks; /* bytes; blocks */
@@ -75,6 +77,8 @@ struct jit {
     struct region region[REGIONS_MAX];
     unsigned regions, filling;
     uint64_t *index, *ghosts; /* blocks.c */
+    struct link *links;     /* links.c; [0] unused */
+    uint32_t links_used, free_link;
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
@@ -99,7 +103,7 @@ uint32_t jit_code_room(struct vcpu *v);
 /* A block whose code, from `entry`, is in that room. */
 struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry);
 /* The block whose code, or what stands before it, that is. */
-const struct block *jit_block_at(const struct jit *j, uint32_t at);
+struct block *jit_block_at(const struct jit *j, uint32_t at);
 void jit_code_used(struct jit *j, uint32_t end); /* the room begins there now */
 /* Old leads to `b`, which was translated in its place. */
 void jit_block_moved(struct jit *j, const struct block *old, const struct block *b);
@@ -108,9 +112,16 @@ void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind)
 /* There was a block, and it had to go for lack of room (or so it seems: it is a hash). */
 bool jit_was_dropped(struct jit *j, const struct codepage *p, unsigned off);
 void jit_page_retired(struct vcpu *v, struct codepage *p);
-/* Lets the jump at `patch` go to `b` when that is in the same page; | PATCH_RETURN: by way of its prologue. */
-enum { PATCH_RETURN = 1 << 30 };
-void jit_link(struct jit *j, uint32_t patch, const struct block *b);
+
+/* links.c */
+int jit_links_create(struct jit *j);
+void jit_links_destroy(struct jit *j);
+/* Lets the jump at `patch` go to `b`, if that is in the same page; | PATCH_RETURN: by way of its prologue; | PATCH_FAR: that too,
+ * wherever it is. */
+enum { PATCH_FAR = 1 << 29, PATCH_RETURN = 1 << 30 };
+void jit_link(struct jit *j, uint32_t patch, struct block *b);
+void jit_links_cut(struct jit *j, struct block *b);    /* no other page leads straight to it any more */
+void jit_links_forget(struct jit *j, struct block *b); /* nor it to any other: it is not executed any more */
 
 /* block.c: translates the code at `off` of the page, whose first instruction is decoded; NULL: that one is not for
  * translated code. `once`: a single instruction, in memory that the next such call uses again. */

@@ -130,7 +130,8 @@ static struct jump_cache *jumps_of(struct vcpu *v)
     return &v->jumps[kind_of(v) + (v->code_model == CODE_LONG ? JUMPS_LONG : JUMPS_FLAT32)];
 }
 
-static void execute(struct vcpu *v, const void *code)
+/* -> the block that found its page elsewhere, or NULL. */
+static struct block *execute(struct vcpu *v, const void *code)
 {
     struct jit *j = jit_of(v);
     int32_t slice = v->budget < SLICE ? v->budget : SLICE;
@@ -145,12 +146,14 @@ static void execute(struct vcpu *v, const void *code)
     v->cur = v->blk_start = NULL;
     j->stat_exits++;
     j->enter(v, code);
-    if (v->run.stale)
-        v->rip += jit_block_at(j, (uint32_t)(v->run.stale - (uint64_t)j->rx))->off;
+    struct block *stale = v->run.stale ? jit_block_at(j, (uint32_t)(v->run.stale - (uint64_t)j->rx)) : NULL;
+    if (stale)
+        v->rip += stale->off;
     jit_vectors_left(v);
     v->budget = j->hidden + v->run.left;
     if (unlikely(j->profile != NULL))
         jit_profile_count(v, slice - v->run.left);
+    return stale;
 }
 
 static void interpret(struct vcpu *v, const struct insn *i)
@@ -178,7 +181,7 @@ static bool is_hot(struct jit *j, const struct codepage *p, unsigned off)
 }
 
 /* The block at rip, translated if it is hot enough; NULL: *i is to be interpreted. */
-static const struct block *find(struct vcpu *v, struct codepage *p, const struct insn **i)
+static struct block *find(struct vcpu *v, struct codepage *p, const struct insn **i)
 {
     struct jit *j = jit_of(v);
     unsigned off = v->rip & 0xfff;
@@ -199,6 +202,7 @@ static const struct block *find(struct vcpu *v, struct codepage *p, const struct
 static void run(struct vcpu *v)
 {
     struct jit *j = jit_of(v);
+    struct block *stale = NULL;
     uint64_t rip = 0;
 
     j->patch = 0;
@@ -210,11 +214,14 @@ static void run(struct vcpu *v)
             continue;
         }
         struct codepage *p = codecache_enter(v);
+        if (unlikely(stale) && stale->page != p)
+            jit_links_cut(j, stale);
+        stale = NULL;
         struct jump_cache *jumps = jumps_of(v);
         unsigned n = jump_index(v->rip);
         struct jump_entry *hint = &jumps->entry[n];
         if (hint->rip != v->rip || j->patch) {
-            const struct block *b = find(v, p, &i);
+            struct block *b = find(v, p, &i);
             if (!b) {
                 j->patch = 0;
                 interpret(v, i);
@@ -227,7 +234,7 @@ static void run(struct vcpu *v)
         }
         rip = v->rip;
         int32_t budget = v->budget;
-        execute(v, (const void *)hint->code);
+        stale = execute(v, (const void *)hint->code);
         if (unlikely(v->rip == rip && v->budget == budget))
             hint->rip = jump_none(n); /* its page was retired, or is another now */
         j->patch = v->run.patch;
