@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TLB_ENTRIES = 2048, JUMP_ENTRIES = 32768, CODE_PAGES = 8192, STRIP_COUNTERS = 1024 };
+enum { TLB_ENTRIES = 8192, JUMP_ENTRIES = 32768, CODE_PAGES = 8192, STRIP_COUNTERS = 1024 };
 
 enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
@@ -21,7 +21,7 @@ enum tlb_set_kind { /* what an access is allowed: one set each */
 };
 
 /* Which entries of a table do not survive MOV CR3, so that it need not look at all of them. Some may be replaced since. */
-enum { FILLS_MAX = 256 };
+enum { FILLS_MAX = 1024 };
 struct fills {
     uint16_t count; /* more than FILLS_MAX: it must look */
     uint16_t at[FILLS_MAX];
