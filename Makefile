@@ -37,6 +37,8 @@ PRELOAD := $(BUILD)/libkvmish-preload.so
 DEVFS   := $(BUILD)/kvmish-worker $(BUILD)/libkvmish-devfs.so $(BUILD)/kvmish-launch
 EXT     := $(BUILD)/ext.stamp
 
+PACKAGES := devfs kvm_core kvmish libvirtish vmmuser
+
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 .PHONY: help build core ext asan fuzz generate boot assets assets-full test test-full bench lint clean \
@@ -48,6 +50,7 @@ help:
 ## build      every missing system package, .venv, the C core, the Python module (incremental)
 build: packages
 	@$(MAKE) --no-print-directory ext $(if $(SHIM_SRC),core)
+	@$(PY) -m compileall -q $(PACKAGES)
 
 ## core       the C core and its doors: libkvmcore.a, libkvmish-preload.so, kvmish-worker, kvmish-launch, ... in build/
 core: $(LIB) $(if $(SHIM_SRC),$(PRELOAD)) $(DEVFS)

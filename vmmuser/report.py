@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 
 
 def process_start() -> float:
@@ -44,7 +44,8 @@ class Report:
 
     def json(self) -> str:
         """Return the report as a JSON object."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        text: str = import_module("json").dumps(asdict(self), indent=2)
+        return text + "\n"
 
     def text(self) -> str:
         """Return the summary for people."""

@@ -6,9 +6,13 @@ import asyncio
 import json
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -279,11 +283,59 @@ class TestLoop:
         assert seen == [b"z"]
         loop.close()
 
+    def test_what_is_asked_before_it_runs(self) -> None:
+        loop = EventLoop(threading.RLock())
+        read_end, write_end = os.pipe()
+        seen: list[str] = []
+        loop.soon(seen.append, "soon")
+        loop.add_reader(read_end, partial(seen.append, "a reader that is gone"))
+        loop.remove_reader(read_end)
+        os.write(write_end, b"z")
+        thread = threading.Thread(target=loop.soon, args=(seen.append, "a thread"))
+        thread.start()
+        thread.join()
+        assert not seen
+
+        async def turn() -> list[str]:
+            await asyncio.sleep(0)
+            return list(seen)
+
+        loop.soon(lambda: 1 // 0)
+        failures: list[dict[str, Any]] = []
+        loop.on_failure = failures.append
+        loop.soon(seen.append, "behind a failure")
+        assert loop.run(turn()) == ["soon", "a thread", "behind a failure"]
+        assert [type(failure["exception"]) for failure in failures] == [ZeroDivisionError]
+        loop.close()
+        os.close(read_end)
+        os.close(write_end)
+
+    def test_never_run(self) -> None:
+        loop = EventLoop(threading.RLock())
+        loop.after_ns(0, lambda: 1 // 0)
+        loop.close()
+
     def test_close_cancels_tasks(self) -> None:
         loop = EventLoop(threading.RLock())
         task = loop.asyncio.create_task(asyncio.sleep(1000))
         loop.close()
         assert task.cancelled()
+
+
+def test_imports_before_the_first_instruction() -> None:
+    """They take longer than all else until then."""
+    program = """
+import sys
+import vmmuser.cli
+from vmmuser.bus import Bus
+from vmmuser.loop import EventLoop
+EventLoop(Bus().lock).after_ns(0, print)
+slow = "asyncio", "ssl", "subprocess", "tempfile", "json", "qemu", "lxml", "cffi"
+print(*[name for name in slow if name in sys.modules])
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_report(tmp_path: Path) -> None:
