@@ -133,6 +133,8 @@ static void put_cold(struct build *b, const struct cold *c)
         set_jump(put_jump(e, JUMP_ALWAYS), c->join);
         return;
     case COLD_POLL:
+        if (c->executed)
+            put_count(b, c->executed);
         load_imm32(e, H_T1, (uint32_t)c->linear);
         jump_to(e, b->j->exit_page);
         return;
@@ -248,8 +250,10 @@ static void render(struct build *b, unsigned off, unsigned max)
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
     if (b->span)
         put_span_check(b);
+    again_begin(b);
     for (unsigned n = 0; n < b->count; n++) {
         b->held.used = false;
+        again_poll(b, n);
         done = put_op(b, n);
         if (b->held.used) {
             struct cold *c = &b->cold[b->held.cold];
@@ -269,6 +273,7 @@ static void render(struct build *b, unsigned off, unsigned max)
         put_edge(b, behind, b->count, linkable && !ends_block(b->op[b->count - 1].row));
     put_colds(b);
     strip_add(b);
+    again_end(b);
 }
 
 /* For who comes from another page, with the linear address in r10: is this page still there, for this privilege? */

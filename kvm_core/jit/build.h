@@ -59,6 +59,13 @@ struct span { /* an instruction that ends in the next page */
     uint8_t bytes[15];
 };
 
+struct again { /* again.c */
+    uint8_t *top;      /* behind the block's start, where the flags are in the host; NULL: it is no such loop */
+    uint8_t *edge;     /* the branch back, `executed` instructions behind; NULL: not come to yet */
+    unsigned poll;     /* the instruction before which the slice's end is looked for */
+    unsigned executed, self;
+};
+
 struct strip;
 enum { SELF_EDGES_MAX = 8 };
 
@@ -80,6 +87,7 @@ struct build {
     struct values values;
     int8_t host[16];     /* registers of the host that hold the guest's; -1: in memory */
     struct strip *strip; /* being rendered, or NULL */
+    struct again again;
     unsigned selves;
     uint8_t *self[SELF_EDGES_MAX]; /* jumps from the block to its own start */
     unsigned count;
@@ -180,6 +188,12 @@ void strip_again(struct build *b, unsigned executed); /* to its top; the flags a
 void strip_leave(struct build *b);                    /* everything is where other code expects it; clobbers flags */
 void strip_end(struct build *b);
 void strip_add(struct build *b);                      /* to a block that has been rendered */
+
+/* again.c */
+void again_begin(struct build *b);                    /* before the first instruction */
+void again_poll(struct build *b, unsigned n);         /* before instruction n */
+void again_edge(struct build *b, unsigned executed);  /* the block is about to go to its own start */
+void again_end(struct build *b);                      /* it has been rendered, with its strip */
 
 /* flow.c */
 bool lower_flow(struct build *b, unsigned n);

@@ -172,6 +172,8 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
 {
     struct strip *strip = b->strip;
 
+    if (b->block && linkable && distance == b->block->off && b->kind == b->block->kind)
+        again_edge(b, executed);
     if (b->flags == FLAGS_IN_HOST && (!in_page(distance) || !linkable || flags_needed_at(b, distance)))
         flags_save(&b->e, H_T1);
     if (strip && executed && distance == b->op[0].i->off) {
