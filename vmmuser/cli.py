@@ -171,7 +171,7 @@ class Session:
             yield
 
     def _run_machine(self, machine: Machine) -> Outcome:
-        self.output.after_ns = machine.loop.after_ns
+        machine.loop.soon(self._loop_runs)
         self.output.before_first = self._before_first_output
         if self.interactive:
             machine.loop.add_reader(sys.stdin.fileno(), self._input)
@@ -185,6 +185,11 @@ class Session:
             self.output.flush()
         self._book(machine, outcome, began)
         return outcome
+
+    def _loop_runs(self) -> None:
+        if self.machine:
+            self.output.after_ns = self.machine.loop.after_ns
+            self.output.flush()
 
     def _book(self, machine: Machine, outcome: Outcome, began: float) -> None:
         report, output, now = self.report, self.output, time.monotonic()

@@ -26,7 +26,10 @@ PENDING_BYTES = 1 << 16
 
 
 class Output:
-    """Collects what the guest prints, passes it on in pieces, and notes when marks go by."""
+    """Collects what the guest prints, passes it on in pieces, and notes when marks go by.
+
+    While there is no clock to wait by (`after_ns`), a piece is a line, passed on by who writes it.
+    """
 
     def __init__(self, fd: int, marks: dict[str, bytes]) -> None:
         """Write to `fd`; `marks` are texts to look for, by name."""
@@ -51,14 +54,15 @@ class Output:
             if self.first_byte is None:
                 self.first_byte = time.monotonic()
             self._pending += data
-            full = len(self._pending) >= PENDING_BYTES
-            if not full and (self._scheduled or self.after_ns is None):
+            after_ns = self.after_ns
+            whole = len(self._pending) >= PENDING_BYTES or (after_ns is None and b"\n" in data)
+            if not whole and (self._scheduled or after_ns is None):
                 return
             self._scheduled = True
-        if full:  # a guest that prints faster than the reader reads must wait
+        if whole:  # a guest that prints faster than the reader reads must wait
             self.flush()
-        elif self.after_ns is not None:
-            self.after_ns(FLUSH_NS, self.flush)
+        elif after_ns is not None:
+            after_ns(FLUSH_NS, self.flush)
 
     def tell(self, text: bytes) -> None:
         """Show something that is not the guest's."""

@@ -218,6 +218,17 @@ class TestOutput:
         output.write(b"y")
         assert len(asked) == 2
 
+    def test_without_a_clock_a_line_leaves_when_it_ends(self) -> None:
+        output, read_end, marks = self.make()
+        os.set_blocking(read_end, False)
+        for byte in b"mark one":
+            output.write(bytes([byte]))
+        with pytest.raises(BlockingIOError):
+            os.read(read_end, 1000)
+        output.write(b"\n")
+        assert os.read(read_end, 1000) == b"mark one\n"
+        assert marks == ["one"]
+
     def test_reader_gone(self) -> None:
         output, read_end, marks = self.make()
         os.close(read_end)
