@@ -41,12 +41,23 @@ void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
     pthread_mutex_unlock(&w->lock);
 }
 
+static bool is_run(const struct worker *w, const struct kvm_vcpu *kv)
+{
+    for (const struct call *c = w->calls; c; c = c->next)
+        if (c->running == kv)
+            return true;
+    return false;
+}
+
+/* A signal that came too late to end this KVM_RUN is not for the next one, unless that waits here already. */
 static void unlist(struct call *c)
 {
     pthread_mutex_lock(&c->w->lock);
     *c->link = c->next;
     if (c->next)
         c->next->link = c->link;
+    if (c->running && !is_run(c->w, c->running))
+        atomic_store(&c->running->signalled, 0);
     pthread_mutex_unlock(&c->w->lock);
 }
 

@@ -119,13 +119,19 @@ bool kvmish_signal_arrived(int sig)
         if (__atomic_load_n(&running[i].thread, __ATOMIC_RELAXED) != self)
             continue;
         kv = atomic_load(&running[i].vcpu);
-        vcpu_interrupt(kv);
+        atomic_store(&kv->handled, 1);
+        vcpu_kick(kv);
         return kv->masked && sigismember(&kv->outer_mask, sig) == 1;
     }
     return false;
 }
 
 /* ---- KVM_RUN -------------------------------------------------------------------------------------------------------------- */
+
+static bool must_end(struct kvm_vcpu *kv)
+{
+    return atomic_load(&kv->signalled) || atomic_load(&kv->handled);
+}
 
 static int interrupted(struct kvm_vcpu *kv)
 {
@@ -144,7 +150,7 @@ static void block(struct kvm_vcpu *kv)
     atomic_store(&kv->waiting, 1);
     if (!__atomic_load_n(&kv->cpu.kick, __ATOMIC_SEQ_CST) &&
         syscall(SYS_futex, &kv->cpu.kick, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0) && errno == EINTR)
-        atomic_store(&kv->signalled, 1); /* a handler that is not wrapped ran on this thread */
+        atomic_store(&kv->handled, 1); /* a handler that is not wrapped ran on this thread */
     atomic_store(&kv->waiting, 0);
     clock_gettime(CLOCK_MONOTONIC, &after);
     kv->stat.halt_wait_ns +=
@@ -197,7 +203,7 @@ static int serve_events(struct kvm_vcpu *kv)
         kv->run->eoi.vector = (uint8_t)(i * 64 + (unsigned)__builtin_ctzll(vectors));
         return 0;
     }
-    if (atomic_load(&kv->signalled) || kv->run->immediate_exit) {
+    if (must_end(kv) || kv->run->immediate_exit) {
         int r = finish_instruction(kv);
         return r == -EINTR ? interrupted(kv) : r;
     }
@@ -274,7 +280,7 @@ static int wait_for_sipi(struct kvm_vcpu *kv)
         return -EINTR;
     while (!(atomic_load(&kv->events) & (VCPU_INIT | VCPU_SIPI))) {
         __atomic_store_n(&kv->cpu.kick, 0, __ATOMIC_SEQ_CST);
-        if (atomic_load(&kv->signalled))
+        if (must_end(kv))
             return interrupted(kv);
         if (!(atomic_load(&kv->events) & (VCPU_INIT | VCPU_SIPI)))
             block(kv);
@@ -321,6 +327,7 @@ int vcpu_run(struct kvm_vcpu *kv)
         kv->masked = false;
     }
     running_is(kv, 0);
+    atomic_store(&kv->handled, 0);
     kv->stat.user_exits++;
     if (kv->stat_page)
         stats_publish(kv);

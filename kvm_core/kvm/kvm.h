@@ -196,6 +196,7 @@ struct kvm_vcpu {
     /* reached by other threads */
 
     _Atomic uint32_t signalled;   /* KVM_RUN must return -EINTR */
+    _Atomic uint32_t handled;     /* the same, by a handler of the thread that runs it: never for the next KVM_RUN */
     _Atomic uint32_t waiting;     /* in the futex of `kick` */
     _Atomic bool paused;          /* inside an instruction, waits for its turn to be alone, or is */
     _Atomic uint32_t events;      /* VCPU_* */

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def _pytest(preload: str, arguments: list[str], **extra: str) -> None:
 @pytest.mark.parametrize("arguments", [CONTRACT, OBJECTS], ids=["contract", "objects"])
 def test_on_the_preload_door(arguments: list[str]) -> None:
     _pytest(f"{ROOT}/build/libkvmish-preload.so", arguments)
+
+
+@pytest.mark.parametrize("scenario", ["exits", "kicks"])
+def test_signals_on_the_preload_door(c_program: Callable[[str], Path], scenario: str) -> None:
+    """A handler that runs as KVM_RUN ends does not end the next one."""
+    environment = {**os.environ, "LD_PRELOAD": f"{ROOT}/build/libkvmish-preload.so"}
+    command = [str(c_program("devfs/client.c")), "/dev/kvm", scenario]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
 @pytest.mark.full
