@@ -13,12 +13,13 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "devfs/hand.h"
 #include "devfs/slots.h"
 
-enum { WORKERS_MAX = 4096, SOCKET_OF_WORKER = 3 };
+enum { WORKERS_MAX = 4096, SOCKET_OF_WORKER = 3, REFILL_MS = 50 };
 
 struct child {
     pid_t pid;
@@ -31,6 +32,7 @@ static struct pool {
     pthread_t keeper;
     char path[4096];
     unsigned spares;
+    int64_t taken_ms; /* when the last spare was taken */
     int wake; /* eventfd: look again */
     bool stopping, started;
     struct child child[WORKERS_MAX];
@@ -111,6 +113,24 @@ static unsigned spare_count(void)
     return n;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* With the lock: how long the next spare has to wait, -1: none is needed. A client whose machine is being made needs the processor
+ * more, unless the next client would find none. */
+static int refill_in(void)
+{
+    unsigned n = spare_count();
+    int64_t left = pool.taken_ms + REFILL_MS - now_ms();
+
+    return n >= pool.spares ? -1 : n && left > 0 ? (int)left : 0;
+}
+
 /* With the lock: takes up the dead. */
 static void reap(void)
 {
@@ -131,6 +151,7 @@ static void *keep(void *arg)
     static struct pollfd p[WORKERS_MAX + 1];
     unsigned n, failures = 0;
     uint64_t count;
+    int wait;
 
     (void)arg;
     for (;;) {
@@ -140,13 +161,13 @@ static void *keep(void *arg)
             return NULL;
         }
         reap();
-        while (spare_count() < pool.spares && failures < 3)
+        while (!(wait = refill_in()) && failures < 3)
             failures = add_spare() ? failures + 1 : 0;
         p[0] = (struct pollfd){pool.wake, POLLIN, 0};
         for (n = 0; n < pool.children; n++)
             p[n + 1] = (struct pollfd){pool.child[n].pidfd, POLLIN, 0};
         pthread_mutex_unlock(&pool.lock);
-        poll(p, n + 1, failures ? 1000 : -1);
+        poll(p, n + 1, failures ? 1000 : wait);
         if (failures)
             failures--;
         if (p[0].revents && read(pool.wake, &count, sizeof(count)) < 0)
@@ -190,6 +211,7 @@ int pool_take(void)
             ready = pool.child[i].ready;
             pool.child[i].socket = -1;
         }
+        pool.taken_ms = now_ms();
         if (socket < 0)
             err = add_spare();
     }

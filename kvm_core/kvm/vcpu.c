@@ -74,44 +74,72 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     }
 }
 
-/* All that can fail of a new vCPU. */
-static int vcpu_parts(struct kvm_vcpu *kv)
-{
-    int err = map_file(kv);
+/* ---- a new one: what is the same for any machine, then what is not --------------------------------------------------- */
 
-    if (!err)
-        err = cpu_create(&kv->cpu);
-    if (!err)
-        err = engine_prepare(kv->engine, &kv->cpu);
-    if (!err && vm_has_irqchip(kv->vm)) {
-        err = lapic_init(&kv->lapic, &kv->vm->irq, kv, kv->id, kv->id == kv->vm->bsp_id);
-        kv->has_lapic = !err;
-    }
+static struct kvm_vcpu *body_new(const struct engine *engine, int *err)
+{
+    /* Zero pages that come when they are touched: most of it is tables that a small guest never fills. */
+    struct kvm_vcpu *kv = mmap(NULL, sizeof(*kv), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    *err = -ENOMEM;
+    if (kv == MAP_FAILED)
+        return NULL;
+    kv->fd = kv->stat_fd = -1;
+    kv->user_irq = -1;
+    kv->completing = EXIT_POLL;
+    pthread_mutex_init(&kv->mutex, NULL);
+    kv->cpu.ops = &vm_machine_ops;
+    kv->cpu.machine = kv;
+    kv->cpu.requests = REQ_PHYS_CHANGED;
+    kv->engine = engine;
+    *err = map_file(kv);
+    if (!*err)
+        *err = cpu_create(&kv->cpu);
+    if (!*err)
+        *err = engine_prepare(engine, &kv->cpu);
+    if (!*err)
+        return kv;
+    vcpu_destroy(kv);
+    return NULL;
+}
+
+static struct kvm_vcpu *_Atomic body_ahead;
+
+int vcpu_ahead(void)
+{
+    const struct engine *engine = engine_chosen();
+    struct kvm_vcpu *kv;
+    int err;
+
+    if (!engine)
+        return -EINVAL;
+    kv = body_new(engine, &err);
+    if (kv)
+        vcpu_reset(kv, false); /* touches what a new one needs */
+    kv = atomic_exchange(&body_ahead, kv);
+    if (kv)
+        vcpu_destroy(kv);
     return err;
 }
 
 static int vcpu_new(struct kvm_vm *vm, uint32_t id, const struct engine *engine, struct kvm_vcpu **made)
 {
-    /* Zero pages that come when they are touched: most of it is tables that a small guest never fills. */
-    struct kvm_vcpu *kv = mmap(NULL, sizeof(*kv), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int err;
+    struct kvm_vcpu *kv = atomic_exchange(&body_ahead, NULL);
+    int err = 0;
 
-    if (kv == MAP_FAILED)
-        return -ENOMEM;
+    if (!kv)
+        kv = body_new(engine, &err);
+    if (!kv)
+        return err;
     kv->vm = vm;
     kv->id = id;
     kv->index = vm->vcpus;
-    kv->fd = kv->stat_fd = -1;
-    kv->user_irq = -1;
-    kv->completing = EXIT_POLL;
-    pthread_mutex_init(&kv->mutex, NULL);
     kv->cpu.index = (uint16_t)kv->index;
-    kv->cpu.ops = &vm_machine_ops;
-    kv->cpu.machine = kv;
-    kv->engine = engine;
-    kv->cpu.requests = REQ_PHYS_CHANGED;
     kv->mp_state = !vm_has_irqchip(vm) || id == vm->bsp_id ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
-    err = vcpu_parts(kv);
+    if (vm_has_irqchip(vm)) {
+        err = lapic_init(&kv->lapic, &vm->irq, kv, id, id == vm->bsp_id);
+        kv->has_lapic = !err;
+    }
     if (err) {
         vcpu_destroy(kv);
         return err;
