@@ -27,7 +27,7 @@
 enum { MOURN_MAX = 64, MOURN_MS = 20 };
 
 struct hand {
-    int socket, dev;
+    int socket, dev, cpu;
     pid_t tgid;
     int pidfd;
     struct tracee t;
@@ -222,31 +222,57 @@ static int do_adopt(struct hand *h)
 
 /* ---- the other requests ------------------------------------------------------------------------------------------------ */
 
+static void follow(struct hand *h, int cpu)
+{
+    if (cpu != h->cpu)
+        be_on_processor(cpu);
+    h->cpu = cpu;
+}
+
+/* A number of /proc/TID/status behind this name, which is at the beginning of a line. */
+static unsigned number_in(const char *status, const char *name, unsigned otherwise)
+{
+    const char *at = strstr(status, name);
+
+    return at ? (unsigned)strtoul(at + strlen(name), NULL, 10) : otherwise;
+}
+
 static int identify(struct hand *h, pid_t tid, struct hand_reply *r)
 {
-    unsigned tgid = 0, uid = ~0u, gid = ~0u;
-    char path[64], line[256];
-    FILE *f;
+    char path[64], status[2048];
+    ssize_t got = -1;
+    int fd;
 
     if (h->tgid)
         return -EBUSY;
     snprintf(path, sizeof(path), "/proc/%d/status", tid);
-    f = fopen(path, "re");
-    if (!f)
-        return -ESRCH;
-    while (fgets(line, sizeof(line), f) && sscanf(line, "Gid: %u", &gid) != 1) { /* it comes last of the three */
-        sscanf(line, "Tgid: %u", &tgid);
-        sscanf(line, "Uid: %u", &uid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        got = read(fd, status, sizeof(status) - 1);
+        close(fd);
     }
-    fclose(f);
-    h->pidfd = tgid ? (int)syscall(SYS_pidfd_open, (pid_t)tgid, 0) : -1;
+    if (got <= 0)
+        return -ESRCH;
+    status[got] = 0;
+    r->tgid = (pid_t)number_in(status, "\nTgid:", 0);
+    r->uid = number_in(status, "\nUid:", ~0u);
+    r->gid = number_in(status, "\nGid:", ~0u);
+    h->pidfd = r->tgid ? (int)syscall(SYS_pidfd_open, r->tgid, 0) : -1;
     if (h->pidfd < 0)
         return -ESRCH;
-    h->tgid = (pid_t)tgid;
-    r->tgid = (pid_t)tgid;
-    r->uid = uid;
-    r->gid = gid;
+    h->tgid = r->tgid;
     return 0;
+}
+
+/* What the first client would be the first to touch is in memory then: a fork has left every page to be copied. */
+static void rehearse(struct hand *h)
+{
+    struct hand_reply r;
+
+    if (!identify(h, worker_pid, &r))
+        close(h->pidfd);
+    h->pidfd = -1;
+    h->tgid = 0;
 }
 
 static int open_proc(const struct hand *h, pid_t tid, int64_t which, int *fd)
@@ -325,9 +351,9 @@ static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
     int eventfd;
 
     switch (h->q->op) {
-    case HAND_CLIENT: return identify(h, h->q->tid, r);
+    case HAND_CLIENT: follow(h, (int)h->q->a); return identify(h, h->q->tid, r);
     case HAND_BACKING: return backing(h, fd);
-    case HAND_STOP: return stop(h, h->q->tid);
+    case HAND_STOP: follow(h, (int)h->q->a); return stop(h, h->q->tid);
     case HAND_STOPPED: return h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;
     case HAND_GIVE: return h->t.stopped ? give_file(h, h->q->a != 0, fd) : -ESRCH;
     case HAND_RESUME: resume(h, h->q->a); return 0;
@@ -355,7 +381,7 @@ static void wait_request(struct hand *h)
 
 void hand_main(int socket, int dev, pid_t worker)
 {
-    struct hand h = {.socket = socket, .dev = dev, .pidfd = -1};
+    struct hand h = {.socket = socket, .dev = dev, .cpu = -1, .pidfd = -1};
     int fd, status = 0;
     sigset_t all;
 
@@ -364,6 +390,7 @@ void hand_main(int socket, int dev, pid_t worker)
     sigfillset(&all); /* SIGCHLD is waited for: see trace.c */
     sigprocmask(SIG_SETMASK, &all, NULL);
     h.q = confine_hand() ? NULL : calloc(1, sizeof(*h.q));
+    rehearse(&h);
     while (h.q) {
         struct hand_reply r = {.kind = HAND_DONE};
         int out = -1;

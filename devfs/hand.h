@@ -16,9 +16,9 @@
 #include "devfs/mapping.h"
 
 enum hand_op {
-    HAND_CLIENT = 1, /* tid: whose VM this is from now on */
+    HAND_CLIENT = 1, /* tid: whose VM this is from now on; a: its processor */
     HAND_BACKING,    /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
-    HAND_STOP,       /* tid */
+    HAND_STOP,       /* tid, a: its processor */
     HAND_STOPPED,    /* waits for it */
     HAND_GIVE,       /* fd, a: reopen read-only; -> the client's descriptor */
     HAND_EVENTFD,    /* a: the client's descriptor; -> fd, id */
@@ -64,6 +64,8 @@ struct hand_link {
     pthread_mutex_t lock;
 };
 
+/* The calling thread stays on this processor. */
+void be_on_processor(int cpu);
 void hand_lock(struct hand_link *h);
 void hand_unlock(struct hand_link *h);
 /* All of these with the lock held; -errno, -EIO when the hand is gone. */

@@ -1,5 +1,6 @@
 /* The worker's end of the line to its hand. */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -54,7 +55,19 @@ int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who)
     memset(&q, 0, REQUEST_HEAD);
     q.op = HAND_CLIENT;
     q.tid = tid;
+    q.a = sched_getcpu();
     return ask(h, &q, -1, who, NULL);
+}
+
+void be_on_processor(int cpu)
+{
+    cpu_set_t one;
+
+    if (cpu < 0 || cpu >= CPU_SETSIZE)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof(one), &one); /* it need not succeed */
 }
 
 int hand_backing(struct hand_link *h, int fd)
@@ -64,7 +77,7 @@ int hand_backing(struct hand_link *h, int fd)
 
 int hand_stop(struct hand_link *h, pid_t tid)
 {
-    return simple(h, HAND_STOP, tid, 0, -1);
+    return simple(h, HAND_STOP, tid, sched_getcpu(), -1);
 }
 
 int hand_stopped(struct hand_link *h)

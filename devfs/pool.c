@@ -32,7 +32,7 @@ static struct pool {
     pthread_t keeper;
     char path[4096];
     unsigned spares;
-    int64_t taken_ms; /* when the last spare was taken */
+    int64_t taken_ms; /* when a machine was made last */
     int wake; /* eventfd: look again */
     bool stopping, started;
     struct child child[WORKERS_MAX];
@@ -211,12 +211,10 @@ int pool_take(void)
             ready = pool.child[i].ready;
             pool.child[i].socket = -1;
         }
-        pool.taken_ms = now_ms();
         if (socket < 0)
             err = add_spare();
     }
     pthread_mutex_unlock(&pool.lock);
-    wake();
     if (socket < 0)
         return err ? err : -EAGAIN;
     err = ready ? 0 : await(socket, error, sizeof(error));
@@ -225,6 +223,14 @@ int pool_take(void)
     fprintf(stderr, "kvmish: KVM_CREATE_VM: %s\n", error);
     close(socket);
     return err;
+}
+
+void pool_refill(void)
+{
+    pthread_mutex_lock(&pool.lock);
+    pool.taken_ms = now_ms();
+    pthread_mutex_unlock(&pool.lock);
+    wake();
 }
 
 int pool_start(const char *worker, unsigned spares, char *error, size_t room)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -19,10 +20,23 @@ static bool dismissed(struct readers *s)
     return false;
 }
 
+/* A thread is where the one that has started it is. */
+static int only_processor(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) != 1)
+        return -1;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &set))
+            return cpu;
+    return -1;
+}
+
 static void *read_loop(void *arg)
 {
     struct readers *s = arg;
-    struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = -1};
+    struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = only_processor()};
 
     while (r.buffer && !dismissed(s) && s->read(s->owner, &r))
         ;

@@ -6,6 +6,7 @@
 #include "devfs/slots.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,18 +44,18 @@ void devfs_stop(void)
 /* The worker stops the client's thread before it answers us, and gives it the descriptor once our own answer is out. */
 static int create_vm(pid_t tid, uint64_t type)
 {
-    struct create_vm q = {tid, type};
+    struct create_vm q = {tid, sched_getcpu(), type};
     int32_t ret;
     int socket, fd;
 
     if (type)
         return -EINVAL;
-    socket = pool_take();
-    if (socket < 0)
-        return socket;
-    if (packet_send(socket, &q, sizeof(q), -1) || packet_receive(socket, &ret, sizeof(ret), &fd) != sizeof(ret))
+    socket = ret = pool_take();
+    if (socket >= 0 && (packet_send(socket, &q, sizeof(q), -1) || packet_receive(socket, &ret, sizeof(ret), &fd) != sizeof(ret)))
         ret = -EIO;
-    close(socket);
+    if (socket >= 0)
+        close(socket);
+    pool_refill();
     return ret;
 }
 

@@ -19,12 +19,14 @@ SLOT int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned 
 
 /* pool.c: a worker for one VM. Its socket, ready for struct create_vm; -errno. */
 int pool_take(void);
+/* Its machine is there: now there is time to start another worker. */
+void pool_refill(void);
 int pool_start(const char *worker, unsigned spares, char *error, size_t room);
 void pool_stop(void);
 
 /* The packet from broker to worker (its answer: an int32_t). */
 struct create_vm {
-    int32_t tid;
+    int32_t tid, cpu; /* where the client is: to wake somebody on another processor takes longer than most of what he does */
     uint64_t type;
 };
 

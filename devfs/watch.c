@@ -152,24 +152,23 @@ static void follow(struct call *c)
 void watch_call(struct call *c)
 {
     struct node *n = c->node;
-    bool traced;
+    bool traced, masked;
 
     if (n->known != c->tid && (++n->uses >= FAMILIAR || (c->running && c->running->has_sigmask))) {
         n->uses = 0;
         know(c);
     }
-    if (n->known != c->tid)
-        return;
-    if (c->reader->calls++ % FOLLOW_EVERY == 0 || c->reader->cpu < 0)
+    if (n->known == c->tid && (c->reader->calls++ % FOLLOW_EVERY == 0 || c->reader->cpu < 0))
         follow(c);
     if (!c->running)
         return;
-    if (c->running->has_sigmask && signal_waits(c, &traced))
+    masked = n->known == c->tid && c->running->has_sigmask;
+    if (masked && signal_waits(c, &traced))
         vcpu_interrupt(c->running); /* it was pending before */
-    if (!c->running->has_sigmask && c->reader->cpu < 0)
+    if (!masked && c->reader->cpu < 0)
         return;
     pthread_mutex_lock(&c->w->lock);
-    c->watched = c->running->has_sigmask;
+    c->watched = masked;
     wake_watch(c->w);
     pthread_mutex_unlock(&c->w->lock);
 }

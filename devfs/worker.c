@@ -47,6 +47,7 @@ static int serve(struct worker *w)
         return 1;
     if (packet_receive(w->broker, &q, sizeof(q), &fd) != sizeof(q))
         return 0; /* the broker has ended */
+    be_on_processor(q.cpu);
     hand_lock(&w->hand);
     err = hand_client(&w->hand, q.tid, &who);
     hand_unlock(&w->hand);

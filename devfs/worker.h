@@ -99,7 +99,7 @@ unsigned call_list(void *worker, int32_t *tids, unsigned room);
 
 /* The packet from broker to worker, and its answer: an int. */
 struct create_vm {
-    int32_t tid;
+    int32_t tid, cpu; /* where the client is: to wake somebody on another processor takes longer than most of what he does */
     uint64_t type;
 };
 
