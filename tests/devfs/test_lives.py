@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -83,11 +84,20 @@ def test_what_a_worker_keeps(device: Broker, client: Path) -> None:
         assert all(entry.startswith(b"KVMISH_") for entry in environment if entry)
 
 
-def test_a_client_without_privileges(may_mount: None, client: Path, tmp_path: Path) -> None:
-    """Its machine is a process of its own user; every scenario works for it too."""
-    for directory in (tmp_path, *tmp_path.parents[:2], client.parent, *client.parents[1:3]):
+@pytest.fixture
+def open_to_all(client: Path) -> Iterator[Path]:
+    """Make a place with the client that any user gets at: any other pytest closes pytest's own."""
+    with TemporaryDirectory(prefix="kvmish-test-") as name:
+        directory = Path(name)
         directory.chmod(0o755)
-    with broker(tmp_path / "dev", "--mode", "0666") as one:
+        shutil.copy(client, directory / "client")
+        yield directory
+
+
+def test_a_client_without_privileges(may_mount: None, open_to_all: Path) -> None:
+    """Its machine is a process of its own user; every scenario works for it too."""
+    client = open_to_all / "client"
+    with broker(open_to_all / "dev", "--mode", "0666") as one:
         user = ["setpriv", "--reuid=1234", "--regid=1235", "--clear-groups"]
         for scenario in ("slots", "memory", "eventfds", "signals"):
             command = [*user, str(client), str(one.file), scenario]
@@ -276,11 +286,9 @@ def test_refusals(may_mount: None, arguments: tuple[str, ...], message: str) -> 
     assert done.stderr.count("\n") == 1
 
 
-def test_permissions(may_mount: None, tmp_path: Path) -> None:
+def test_permissions(may_mount: None, open_to_all: Path) -> None:
     """Who is neither root nor in the group gets EACCES."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    with broker(tmp_path / "dev", "--mode", "0660", "--group", "daemon") as one:
+    with broker(open_to_all / "dev", "--mode", "0660", "--group", "daemon") as one:
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         command += ["sh", "-c", 'exec 3<>"$0"', str(one.file)]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
