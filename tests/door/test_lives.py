@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -114,6 +116,18 @@ def test_program_killed_in_kvm_run(client: Path) -> None:
     with launched(client, "/dev/kvm", "forever") as one:
         os.kill(one.program, signal.SIGKILL)
         assert one.front.wait(SECONDS) == -signal.SIGKILL
+
+
+def test_what_the_door_gives_up(client: Path) -> None:
+    """No right by exec, no core dump; the program's own limits are as they were."""
+    with launched(client, "/dev/kvm", "forever") as one:
+        limits = [Path(f"/proc/{pid}/limits").read_text() for pid in (one.door, one.program)]
+        core = [re.findall(r"Max core file size +(\S+) +(\S+)", text)[0] for text in limits]
+        assert core[0] == ("0", "0")
+        soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        assert core[1] == tuple("unlimited" if n == -1 else str(n) for n in (soft, hard))
+        for thread in Path(f"/proc/{one.door}/task").iterdir():
+            assert "\nNoNewPrivs:\t1\n" in (thread / "status").read_text()
 
 
 def test_front_killed(client: Path) -> None:
