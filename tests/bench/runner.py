@@ -56,11 +56,10 @@ class Watch:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return what the threads that live have used (proc(5), schedstat: ns on a processor)."""
-    total = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        total += int(path.read_text().split()[0])
-    return total / 1e9
+    """Return what a process has used, its threads that ended included: a vCPU's may be among them
+    when the last line is read. The number of its clock is clock_getcpuclockid(3)'s.
+    """
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def memory_beyond_guest(pid: int) -> float:

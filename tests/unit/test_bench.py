@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,13 @@ import pytest
 from tests import console
 from tests.bench import image
 from tests.bench.rows import ROWS, SESSIONS, TARGETS, selected
-from tests.bench.runner import Runner, Watch, clock_failure, memory_beyond_guest
+from tests.bench.runner import (
+    Runner,
+    Watch,
+    clock_failure,
+    memory_beyond_guest,
+    processor_seconds,
+)
 from tests.bench.sides import Side, sides
 from tools.performance import render
 from tools.performance_plot import plot
@@ -277,3 +286,18 @@ def test_unknown_rows_are_refused() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "no row matches nothing" in done.stderr
+
+
+def test_processor_time_of_threads_that_ended() -> None:
+    worked: list[float] = []
+
+    def work() -> None:
+        while time.thread_time() < 0.02:
+            hash("work")
+        worked.append(time.thread_time())
+
+    before = processor_seconds(os.getpid())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert processor_seconds(os.getpid()) - before >= worked[0]
