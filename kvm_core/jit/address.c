@@ -32,11 +32,13 @@ void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide)
     if (to == H_T0)
         b->held.valid = false;
     if (i->base != REG_ZERO) {
-        unsigned temp = index == H_T1 ? H_T0 : H_T1;
+        unsigned temp = index == NO_INDEX ? to : index == H_T1 ? H_T0 : H_T1;
         base = in_register(b, i->base, temp);
         b->held.valid &= base != H_T0;
-        if (base != to || index != NO_INDEX || i->disp || !wide)
+        if (index != NO_INDEX || i->disp)
             op_mem(e, wide, 0x8d, to, base, index, i->scale, i->disp);
+        else if (base != to || !wide)
+            op_reg(e, wide, 0x8b, to, base); /* renamed by the host, where LEA would take a cycle */
     } else if (index != NO_INDEX) { /* [index << scale + disp32]: no base is mod 0, base 5 */
         put_rex(e, wide, to, index, 0, false);
         put8(e, 0x8d);
