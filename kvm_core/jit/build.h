@@ -48,7 +48,9 @@ static inline unsigned place_index(const struct place *p) { return p->index == N
 
 struct held { /* r10 is the host address of [low, high), distances from the base as it was at the block's start */
     bool valid, write, used;
+    uint8_t aligned_mask; /* r10 + aligned_at has none of these bits */
     uint16_t cold;
+    int32_t aligned_at;
     int64_t low, high;
     struct values values;
     struct insn at;

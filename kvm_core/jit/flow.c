@@ -160,7 +160,7 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
         jump_to(e, b->j->exit_page);
         return;
     }
-    uint8_t *jump = put_jump(e, CC_JNS);
+    uint8_t *jump = put_jump(e, CC_JGE);
     put_link(b, jump, distance);
     load_imm32(e, H_T1, (uint32_t)distance);
     jump_to(e, b->j->exit_page);

@@ -279,10 +279,18 @@ struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, i
 /* A host address is aligned as the guest's. */
 void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask)
 {
-    lea(&b->e, H_T1, H_T0, disp);
-    put8(&b->e, 0x41), put8(&b->e, 0xf6), put8(&b->e, 0xc3), put8(&b->e, mask); /* test r11b, mask */
+    struct held *h = &b->held;
+    bool moved = disp & (int32_t)mask;
+
+    if (h->valid && (h->aligned_mask & mask) == mask && !((disp - h->aligned_at) & (int32_t)mask))
+        return;
+    if (moved)
+        lea(&b->e, H_T1, H_T0, disp);
+    put8(&b->e, 0x41), put8(&b->e, 0xf6), put8(&b->e, moved ? 0xc3 : 0xc2), put8(&b->e, mask); /* test r11b or r10b, mask */
     cold_add(b, COLD_INTERPRET, put_jump(&b->e, CC_JNE), n);
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
+    h->aligned_mask = (uint8_t)mask;
+    h->aligned_at = disp;
 }
 
 struct cold *put_place(struct build *b, unsigned n, const struct operand *a, struct place *at)

@@ -534,7 +534,7 @@ static void put_fails(struct build *b)
 void strip_again(struct build *b, unsigned executed)
 {
     op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed);
-    set_jump(put_jump(&b->e, CC_JNS), b->strip->top);
+    set_jump(put_jump(&b->e, CC_JGE), b->strip->top);
     cold_add(b, COLD_STRIP, put_jump(&b->e, JUMP_ALWAYS), 0);
 }
 
