@@ -344,7 +344,7 @@ struct vcpu {
 
     /* derived and large; last, so that copies of the state end here */
     uint64_t directory_generation;
-    struct fills itlb_fills;
+    struct fills itlb_fills, itlb_nonglobal; /* as those of a tlb_set */
     struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];
     struct jump_cache jumps[JUMP_CACHES];

@@ -145,9 +145,9 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
         enter(&set->write, n, page, &ref, w.global);
     else if (set->write.tag[n] == page)
         set->write.tag[n] = tlb_none(n);
+    fills_add(&set->fills, n);
     if (!w.global)
-        fills_add(&set->fills, n);
-    set->dirty = true;
+        fills_add(&set->nonglobal, n);
     if (w.page_shift > 12)
         large_note(v, linear, w.page_shift);
 }

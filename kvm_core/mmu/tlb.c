@@ -10,14 +10,17 @@
 #include "mmu/large.h"
 #include "mmu/phys.h"
 
+/* How many entries it has to look at, and the k-th of them. */
+static unsigned fills_count(const struct fills *f, unsigned all) { return f->count <= FILLS_MAX ? f->count : all; }
+static unsigned fills_at(const struct fills *f, unsigned k) { return f->count <= FILLS_MAX ? f->at[k] : k; }
+
 static void clear_set(struct tlb_set *set)
 {
-    if (!set->dirty)
-        return;
-    for (unsigned n = 0; n < TLB_ENTRIES; n++)
+    for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
+        unsigned n = fills_at(&set->fills, k);
         set->read.tag[n] = set->write.tag[n] = tlb_none(n);
-    set->fills.count = 0;
-    set->dirty = false;
+    }
+    set->fills.count = set->nonglobal.count = 0;
 }
 
 static void drop_nonglobal(struct tlb_table *t, unsigned n)
@@ -29,14 +32,12 @@ static void drop_nonglobal(struct tlb_table *t, unsigned n)
 /* What is global stays. */
 static void clear_nonglobal(struct tlb_set *set)
 {
-    struct fills *f = &set->fills;
-
-    for (unsigned k = 0; k < (f->count <= FILLS_MAX ? f->count : TLB_ENTRIES); k++) {
-        unsigned n = f->count <= FILLS_MAX ? f->at[k] : k;
+    for (unsigned k = 0; k < fills_count(&set->nonglobal, TLB_ENTRIES); k++) {
+        unsigned n = fills_at(&set->nonglobal, k);
         drop_nonglobal(&set->read, n);
         drop_nonglobal(&set->write, n);
     }
-    f->count = 0;
+    set->nonglobal.count = 0;
 }
 
 static void drop_tag(struct tlb_table *t, uint64_t page)
@@ -83,24 +84,23 @@ void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool glo
         itlb_drop(v, itlb_entry_of(v, *at));
     *e = (struct itlb_entry){.tag = tag, .page = page, .global = global};
     *at = linear & ~0xfffull;
+    fills_add(&v->itlb_fills, (unsigned)(e - v->itlb));
     if (!global)
-        fills_add(&v->itlb_fills, (unsigned)(e - v->itlb));
+        fills_add(&v->itlb_nonglobal, (unsigned)(e - v->itlb));
 }
 
 static void clear_fetch(struct vcpu *v, bool globals)
 {
-    struct fills *f = &v->itlb_fills;
+    const struct fills *f = globals ? &v->itlb_fills : &v->itlb_nonglobal;
 
-    if (!globals && f->count <= FILLS_MAX) {
-        for (unsigned k = 0; k < f->count; k++)
-            if (!v->itlb[f->at[k]].global)
-                itlb_drop(v, &v->itlb[f->at[k]]);
-    } else {
-        for (unsigned n = 0; n < ITLB_ENTRIES; n++)
-            if (globals || !v->itlb[n].global)
-                itlb_drop(v, &v->itlb[n]);
+    for (unsigned k = 0; k < fills_count(f, ITLB_ENTRIES); k++) {
+        struct itlb_entry *e = &v->itlb[fills_at(f, k)];
+        if (globals || !e->global)
+            itlb_drop(v, e);
     }
-    f->count = 0;
+    v->itlb_nonglobal.count = 0;
+    if (globals)
+        v->itlb_fills.count = 0;
 }
 
 int mmu_create(struct vcpu *v)
@@ -113,7 +113,7 @@ int mmu_create(struct vcpu *v)
     for (unsigned n = 0; n < ITLB_ENTRIES; n++)
         v->itlb[n].tag = ITLB_NONE;
     for (unsigned n = 0; n < TLB_SET_COUNT; n++)
-        v->tlb_sets[n].dirty = true;
+        v->tlb_sets[n].fills.count = FILLS_MAX + 1;
     for (unsigned n = 0; n < JUMP_CACHES; n++)
         v->jumps[n].entry[0].rip = jump_none(0); /* the others are absent as they are */
     v->tlb = &v->tlb_sets[TLB_SUPER];
@@ -184,7 +184,7 @@ void tlb_flush_page(struct vcpu *v, uint64_t linear)
 static void forget_write_tags(struct vcpu *v)
 {
     for (unsigned s = 0; s < TLB_SET_COUNT; s++)
-        if (v->tlb_sets[s].dirty)
+        if (v->tlb_sets[s].fills.count)
             for (unsigned n = 0; n < TLB_ENTRIES; n++)
                 v->tlb_sets[s].write.tag[n] = tlb_none(n);
 }
@@ -193,7 +193,7 @@ void tlb_protect_host_page(struct vcpu *v, const void *hpage)
 {
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
-        if (!set->dirty)
+        if (!set->fills.count)
             continue;
         for (unsigned n = 0; n < TLB_ENTRIES; n++)
             if (set->write.host[n] == (uint64_t)hpage)

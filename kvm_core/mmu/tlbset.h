@@ -20,7 +20,7 @@ enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SET_COUNT
 };
 
-/* Which entries of a table do not survive MOV CR3, so that it need not look at all of them. Some may be replaced since. */
+/* Which entries of a table a flush is about, so that it need not look at all of them. Some may be replaced since. */
 enum { FILLS_MAX = 1024 };
 struct fills {
     uint16_t count; /* more than FILLS_MAX: it must look */
@@ -44,8 +44,7 @@ struct tlb_table {
 
 struct tlb_set {
     struct tlb_table read, write;
-    struct fills fills;
-    bool dirty; /* something was entered since the last flush */
+    struct fills fills, nonglobal; /* since the last flush: all, and what does not survive MOV CR3 */
 };
 
 /* Where the translated code of a linear address is, for indirect branches: one for each tlb_set_kind that executes, and for
