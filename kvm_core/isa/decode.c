@@ -11,6 +11,7 @@
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 #include "isa/decoded.h"
+#include "isa/known.h"
 
 struct isa_entry {
     uint8_t form, size;
@@ -41,6 +42,7 @@ struct isa_variant {
 struct decoder {
     ZydisDecoder mode[3]; /* 16, 32, 64 bits */
     bool configured;
+    struct known_set known[KNOWN_SETS];
 };
 
 struct decoder *decoder_create(void)
@@ -76,6 +78,7 @@ void decoder_configure(struct decoder *d, const struct vcpu *v)
     configure(&d->mode[0], 16, v);
     configure(&d->mode[1], 32, v);
     configure(&d->mode[2], 64, v);
+    memset(d->known, 0, sizeof(d->known));
     d->configured = true;
 }
 
@@ -496,8 +499,8 @@ static enum decode_result decode_without_rep(struct decoder *dec, struct vcpu *v
     return decode_insn(dec, v, copy, z->length, off, out, ends);
 }
 
-enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_t *bytes, unsigned n, uint16_t off,
-                               struct insn *out, bool *ends)
+static enum decode_result decode_new(struct decoder *dec, struct vcpu *v, const uint8_t *bytes, unsigned n, uint16_t off,
+                                     struct insn *out, bool *ends)
 {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -505,8 +508,6 @@ enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_
     const ZydisDecodedOperand *mem = NULL;
     ZyanStatus status;
 
-    if (!dec->configured)
-        decoder_configure(dec, v);
     *ends = true;
     status = ZydisDecoderDecodeFull(&dec->mode[v->code_bits / 32], bytes, n, &z, op);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && v->amd && is_ud_without_modrm(bytes, n, v->code_bits))
@@ -546,6 +547,26 @@ enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_
         return DECODE_OK;
     }
     return bind(v, &z, op, &d, out);
+}
+
+enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_t *bytes, unsigned n, uint16_t off,
+                               struct insn *out, bool *ends)
+{
+    if (!dec->configured)
+        decoder_configure(dec, v);
+    if (n < KNOWN_BYTES)
+        return decode_new(dec, v, bytes, n, off, out, ends);
+    const struct known *k = known_find(dec->known, v->code_bits, bytes);
+    if (k) {
+        *out = k->insn;
+        out->off = off;
+        *ends = k->ends;
+        return DECODE_OK;
+    }
+    enum decode_result result = decode_new(dec, v, bytes, n, off, out, ends);
+    if (result == DECODE_OK)
+        known_add(dec->known, v->code_bits, bytes, out, *ends);
+    return result;
 }
 
 /* ---- for reports ------------------------------------------------------------------------------------ */
