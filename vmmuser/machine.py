@@ -39,7 +39,7 @@ from vmmuser.boot import cpustate, poweron
 from vmmuser.boot.payload import Payload, read_file
 from vmmuser.bus import Bus
 from vmmuser.config import MachineConfig
-from vmmuser.loop import EventLoop
+from vmmuser.loop import EventLoop, LoopTimer
 from vmmuser.memory import GuestMemory
 from vmmuser.processor import KICK_SIGNAL, Processor, Processors
 from vmmuser.runstate import NEEDS_RESET, Event, Policy, Request, RunState, Wish
@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kvmish.machine")
 
-# How often held-back writes are looked for: while the driver waits for the transmitter, and
-# otherwise.
-POLL_BUSY_NS, POLL_IDLE_NS = 2_000_000, 20_000_000
+# How often held-back writes are looked for: while the driver waits for the transmitter,
+# otherwise, and when there were none, and no exit either, so many times in a row.
+POLL_BUSY_NS, POLL_IDLE_NS, POLL_QUIET_NS = 2_000_000, 20_000_000, 200_000_000
+QUIET = 5
 
 Ending = Literal["off", "reset", "quit", "crash", "error"]
 
@@ -88,6 +89,8 @@ class Machine:
         self._request: Request | None = None  # guarded by bus.lock; the first one counts
         self._clock: abi.KvmClockData | None = None  # of a machine that was paused
         self._powered = False
+        self._poll: LoopTimer | None = None
+        self._unanswered = 0  # polls that found nothing
         self._closers: list[Callable[[], None]] = [self.loop.close]
         try:
             self.payload = load_payload(config)
@@ -203,7 +206,7 @@ class Machine:
             self.state = "prelaunch" if paused else "running"
             self._vcpus.start(held=paused or self.outcome is not None)
             if self._coalesces:
-                self.loop.after_ns(POLL_IDLE_NS, self._poll_coalesced)
+                self._poll = self.loop.after_ns(POLL_IDLE_NS, self._poll_coalesced)
             yield
         except BaseException:
             self.stop("error", "the monitor failed")
@@ -410,6 +413,9 @@ class Machine:
     # -- exits: on the vCPUs' threads ---------------------------------------------------------
 
     def _serve_exit(self, processor: Processor, event: VcpuExit) -> None:
+        if self._unanswered >= QUIET:
+            self._unanswered = 0
+            self.loop.soon(self._poll_again)
         if isinstance(event, IoExit):
             processor.exits["io"] += 1
             processor.ports[event.port] += 1
@@ -482,10 +488,20 @@ class Machine:
                     self.bus.write_memory(write.address, write.size, value)
 
     def _poll_coalesced(self) -> None:
+        self._unanswered += 1
         if self.vm.coalesced_pending():
+            self._unanswered = 0
             self.drain()
-        wait = POLL_BUSY_NS if self.board.wants_polling() else POLL_IDLE_NS
-        self.loop.after_ns(wait, self._poll_coalesced)
+        wait = POLL_IDLE_NS if self._unanswered < QUIET else POLL_QUIET_NS
+        if self.board.wants_polling():
+            wait = POLL_BUSY_NS
+        self._poll = self.loop.after_ns(wait, self._poll_coalesced)
+
+    def _poll_again(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+        with self.bus.lock:
+            self._poll_coalesced()
 
     # -- books --------------------------------------------------------------------------------
 
