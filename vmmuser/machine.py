@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kvmish.machine")
 
-# How often held-back writes are looked for: while the driver waits for the transmitter,
-# otherwise, and when there were none, and no exit either, so many times in a row.
+# How often held-back writes are looked for: while the driver waits for the transmitter; otherwise;
+# and when there were none the last few times, until the next exit.
 POLL_BUSY_NS, POLL_IDLE_NS, POLL_QUIET_NS = 2_000_000, 20_000_000, 200_000_000
-QUIET = 5
+POLLS_TO_QUIET = 5
 
 Ending = Literal["off", "reset", "quit", "crash", "error"]
 
@@ -90,7 +90,7 @@ class Machine:
         self._clock: abi.KvmClockData | None = None  # of a machine that was paused
         self._powered = False
         self._poll: LoopTimer | None = None
-        self._unanswered = 0  # polls that found nothing
+        self._empty_polls = 0  # in a row
         self._closers: list[Callable[[], None]] = [self.loop.close]
         try:
             self.payload = load_payload(config)
@@ -413,8 +413,8 @@ class Machine:
     # -- exits: on the vCPUs' threads ---------------------------------------------------------
 
     def _serve_exit(self, processor: Processor, event: VcpuExit) -> None:
-        if self._unanswered >= QUIET:
-            self._unanswered = 0
+        if self._empty_polls >= POLLS_TO_QUIET:
+            self._empty_polls = 0
             self.loop.soon(self._poll_again)
         if isinstance(event, IoExit):
             processor.exits["io"] += 1
@@ -488,11 +488,11 @@ class Machine:
                     self.bus.write_memory(write.address, write.size, value)
 
     def _poll_coalesced(self) -> None:
-        self._unanswered += 1
+        self._empty_polls += 1
         if self.vm.coalesced_pending():
-            self._unanswered = 0
+            self._empty_polls = 0
             self.drain()
-        wait = POLL_IDLE_NS if self._unanswered < QUIET else POLL_QUIET_NS
+        wait = POLL_IDLE_NS if self._empty_polls < POLLS_TO_QUIET else POLL_QUIET_NS
         if self.board.wants_polling():
             wait = POLL_BUSY_NS
         self._poll = self.loop.after_ns(wait, self._poll_coalesced)

@@ -154,7 +154,7 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
         put_far_edge(b, distance, executed);
         return;
     }
-    put_count(b, executed);
+    put_count(b, executed); /* which does not overflow: JGE is JNS then, and Intel's processors fuse it with the SUB */
     if (!linkable || !b->block) {
         load_imm32(e, H_T1, (uint32_t)distance);
         jump_to(e, b->j->exit_page);

@@ -1,40 +1,17 @@
 /* A page that is called from another runs as what it is now, not as what it was when the call was linked to it. */
-#include "../isa/emu.h"
+#include "eax.h"
 
 enum {
     ONE = CODE_ADDR + 4096, TWO = CODE_ADDR + 8192, /* pages that are called */
     GPA_ONE = GPA_CODE + 4096, GPA_TWO = GPA_CODE + 8192, GPA_OTHER = GPA_CODE + 12288
 };
 
-static unsigned run(struct state *after)
-{
-    static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b};
-
-    c.before.rip = CODE_ADDR;
-    c.before.gpr[RSP] = DATA_ADDR + 3800;
-    emu_go(&c, after, 1000, false);
-    return (unsigned)after->gpr[RAX];
-}
-
-static void expect(const char *what, unsigned eax)
-{
-    struct state after;
-
-    for (unsigned n = 0; n < 4; n++) {
-        unsigned got = run(&after);
-        if (got != eax || after.vector != -1) {
-            printf("%s, run %u: EAX %x, vector %d; wanted %x\n", what, n, got, after.vector, eax);
-            exit(1);
-        }
-    }
-}
-
 /* A fault of the fetch at `rip`, which state_normalise() takes for the end of the run. */
 static void expect_stop(const char *what, uint64_t rip)
 {
     struct state after;
 
-    run(&after);
+    run_at(CODE_ADDR, &after);
     if (after.rip != rip) {
         printf("%s: RIP %llx, vector %d\n", what, (unsigned long long)after.rip, after.vector);
         exit(1);
@@ -73,19 +50,19 @@ int main(void)
     put_page(GPA_OTHER, 0x10);
     map(ONE, GPA_ONE, 0x67);
     map(TWO, GPA_TWO, 0x67);
-    expect("as it was", 3);
+    expect_eax("as it was", CODE_ADDR, 3);
     map(ONE, GPA_OTHER, 0x67);
-    expect("another page", 0x12);
+    expect_eax("another page", CODE_ADDR, 0x12);
     map(TWO, GPA_OTHER, 0x67);
-    expect("one page at two addresses", 0x20);
+    expect_eax("one page at two addresses", CODE_ADDR, 0x20);
     map(ONE, GPA_ONE, 0x67);
-    expect("the first again", 0x11);
+    expect_eax("the first again", CODE_ADDR, 0x11);
     put_page(GPA_ONE, 4);
-    expect("written", 0x14);
+    expect_eax("written", CODE_ADDR, 0x14);
     map(TWO, GPA_OTHER, 0x67 | PTE_NX);
     expect_stop("not executable", TWO);
     map(TWO, GPA_OTHER, 0x67);
-    expect("executable again", 0x14);
+    expect_eax("executable again", CODE_ADDR, 0x14);
     map(ONE, GPA_ONE, 0);
     expect_stop("absent", ONE);
     return 0;
