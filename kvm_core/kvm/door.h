@@ -24,6 +24,8 @@ DOOR int kvmish_kick(int fd);
 
 /* ---- for the preload library ------------------------------------------------------------------------- */
 
+/* Is it the device's? A path that cannot be read is not: the kernel refuses it. */
+DOOR bool kvmish_is_device(const char *path);
 /* Is fd one of ours? Cheap, lock-free: asked for every ioctl, close and dup of the client. */
 DOOR bool kvmish_owns(int fd);
 /* newfd, made by dup() and the like from our fd, refers to the same object. */

@@ -116,6 +116,15 @@ int file_install(const struct client *c, enum object_kind kind, void *object, in
     return fd;
 }
 
+bool kvmish_is_device(const char *path)
+{
+    int before = errno;
+    bool is = path && client_has_text(&client_self, (uintptr_t)path, "/dev/kvm") > 0;
+
+    errno = before;
+    return is;
+}
+
 bool kvmish_owns(int fd)
 {
     return fd >= 0 && fd < FILES_MAX && atomic_load_explicit(&table[fd], memory_order_relaxed);

@@ -63,9 +63,11 @@ struct client {
     bool compat; /* a 32-bit caller: the upper halves of pointers in its structs are undefined */
 };
 
-/* 0 or -EFAULT. */
+/* 0 or -EFAULT; -EPERM: the process may not be looked into. */
 int client_read(const struct client *c, void *to, uintptr_t from, size_t n);
 int client_write(const struct client *c, uintptr_t to, const void *from, size_t n);
+/* Does this string stand there? As client_read() when that cannot be said. */
+int client_has_text(const struct client *c, uintptr_t at, const char *text);
 /* A descriptor of our own for the client's file: -EBADF. */
 int client_dup(const struct client *c, int fd);
 /* The same, and it must be an eventfd: -EBADF, -EINVAL. *id: equal for two descriptors of one eventfd. */

@@ -36,11 +36,6 @@ static int finish(int ret)
     return -1;
 }
 
-static bool is_device(const char *path)
-{
-    return path && !strcmp(path, "/dev/kvm");
-}
-
 static pid_t self;
 
 static void forked(void)
@@ -65,7 +60,7 @@ static bool is_vfork_child(void)
 
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
-    if (is_device(path))
+    if (kvmish_is_device(path))
         return finish(flags & O_DIRECTORY ? -ENOTDIR : kvmish_open());
     return (int)syscall(SYS_openat, dir, path, flags, mode);
 }
@@ -237,11 +232,11 @@ EXPORT void *mmap64(void *addr, size_t size, int prot, int flags, int fd, off64_
 
 EXPORT int access(const char *path, int mode)
 {
-    return is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(access)(path, mode);
+    return kvmish_is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(access)(path, mode);
 }
 EXPORT int eaccess(const char *path, int mode)
 {
-    return is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(eaccess)(path, mode);
+    return kvmish_is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(eaccess)(path, mode);
 }
 EXPORT int euidaccess(const char *path, int mode)
 {
@@ -249,7 +244,7 @@ EXPORT int euidaccess(const char *path, int mode)
 }
 EXPORT int faccessat(int dir, const char *path, int mode, int flags)
 {
-    return is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(faccessat)(dir, path, mode, flags);
+    return kvmish_is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(faccessat)(dir, path, mode, flags);
 }
 
 enum { KVM_MAJOR = 10, KVM_MINOR = 232 };
@@ -269,27 +264,27 @@ _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one layout");
 
 EXPORT int stat(const char *path, struct stat *st)
 {
-    return is_device(path) ? device_stat(st) : NEXT(stat)(path, st);
+    return kvmish_is_device(path) ? device_stat(st) : NEXT(stat)(path, st);
 }
 EXPORT int stat64(const char *path, struct stat64 *st)
 {
-    return is_device(path) ? device_stat((struct stat *)st) : NEXT(stat64)(path, st);
+    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(stat64)(path, st);
 }
 EXPORT int lstat(const char *path, struct stat *st)
 {
-    return is_device(path) ? device_stat(st) : NEXT(lstat)(path, st);
+    return kvmish_is_device(path) ? device_stat(st) : NEXT(lstat)(path, st);
 }
 EXPORT int lstat64(const char *path, struct stat64 *st)
 {
-    return is_device(path) ? device_stat((struct stat *)st) : NEXT(lstat64)(path, st);
+    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(lstat64)(path, st);
 }
 EXPORT int fstatat(int dir, const char *path, struct stat *st, int flags)
 {
-    return is_device(path) ? device_stat(st) : NEXT(fstatat)(dir, path, st, flags);
+    return kvmish_is_device(path) ? device_stat(st) : NEXT(fstatat)(dir, path, st, flags);
 }
 EXPORT int fstatat64(int dir, const char *path, struct stat64 *st, int flags)
 {
-    return is_device(path) ? device_stat((struct stat *)st) : NEXT(fstatat64)(dir, path, st, flags);
+    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(fstatat64)(dir, path, st, flags);
 }
 
 /* Programs linked against a C library before 2.33. */
@@ -297,16 +292,16 @@ int __xstat(int version, const char *path, struct stat *st);
 int __lxstat(int version, const char *path, struct stat *st);
 EXPORT int __xstat(int version, const char *path, struct stat *st)
 {
-    return is_device(path) ? device_stat(st) : NEXT(__xstat)(version, path, st);
+    return kvmish_is_device(path) ? device_stat(st) : NEXT(__xstat)(version, path, st);
 }
 EXPORT int __lxstat(int version, const char *path, struct stat *st)
 {
-    return is_device(path) ? device_stat(st) : NEXT(__lxstat)(version, path, st);
+    return kvmish_is_device(path) ? device_stat(st) : NEXT(__lxstat)(version, path, st);
 }
 
 EXPORT int statx(int dir, const char *path, int flags, unsigned mask, struct statx *st)
 {
-    if (!is_device(path))
+    if (!kvmish_is_device(path))
         return NEXT(statx)(dir, path, flags, mask, st);
     memset(st, 0, sizeof(*st));
     st->stx_mask = STATX_BASIC_STATS;

@@ -13,12 +13,13 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "machine.h"
 
 static const uint8_t halts[] = {0xf4, 0xeb, 0xfd}; /* 1: hlt; jmp 1b */
-static const uint8_t loops[] = {0xeb, 0xfe};       /* jmp $ */
+static const uint8_t loops[] = {0xfe, 0x06, 0x00, 0x20, 0xeb, 0xfa}; /* 1: inc byte [DATA]; jmp 1b */
 
 /* ---- closed in every order ------------------------------------------------------------------------------------------ */
 
@@ -254,6 +255,27 @@ static void handed(void)
     CHECK(wait(&status) > 0 && !status);
 }
 
+/* ---- paths at the end of memory ------------------------------------------------------------------------------------------- */
+
+static void paths(void)
+{
+    size_t bytes = strlen(path) + 1;
+    char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *end = page + PAGE;
+    struct stat st;
+    int fd;
+
+    CHECK(page != MAP_FAILED && !munmap(end, PAGE));
+    memcpy(end - bytes, path, bytes);
+    CHECK((fd = open(end - bytes, O_RDWR)) >= 0 && ioctl(fd, KVM_GET_API_VERSION, 0) == 12);
+    CHECK(!stat(end - bytes, &st) && !access(end - bytes, R_OK | W_OK));
+    memcpy(end - bytes + 1, path, bytes - 1); /* its 0 lies beyond */
+    REFUSED(open(end - bytes + 1, O_RDWR), EFAULT);
+    REFUSED(openat(AT_FDCWD, end, O_RDWR), EFAULT);
+    REFUSED(access(end, R_OK), EFAULT);
+    REFUSED(stat(end - 1, &st), EFAULT);
+    close(fd);
+}
+
 /* ---- two calls on one vCPU ------------------------------------------------------------------------------------------------ */
 
 static struct caller {
@@ -271,7 +293,6 @@ static void on_signal(int sig)
 static void *be_in_run(void *arg)
 {
     (void)arg;
-    in_run.tid = gettid();
     REFUSED(ioctl(in_run.vcpu, KVM_RUN, 0), EINTR);
     in_run.done = true;
     return NULL;
@@ -291,7 +312,7 @@ static void await_sleep(const struct caller *c)
 {
     char name[64], text[512], *state = NULL;
 
-    while (!state || !strchr("SD", state[2])) {
+    while (!c->done && (!state || !strchr("SD", state[2]))) {
         FILE *f;
         sched_yield();
         snprintf(name, sizeof(name), "/proc/self/task/%d/stat", c->tid);
@@ -319,16 +340,17 @@ static void *set_and_get(void *arg)
 static void exclusive(void)
 {
     struct sigaction sa = {.sa_handler = on_signal};
+    volatile uint8_t *memory = guest_memory(loops, sizeof(loops));
     struct machine m;
     pthread_t t[4];
 
     sigaction(SIGUSR1, &sa, NULL);
     start(&m, 1);
-    CHECK(!add_slot(m.vm, 0, 0, guest_memory(loops, sizeof(loops)), 16 * PAGE));
+    CHECK(!add_slot(m.vm, 0, 0, (void *)memory, 16 * PAGE));
     set_registers(m.vcpu[0], CODE, 77);
     in_run.vcpu = in_get.vcpu = m.vcpu[0];
     CHECK(!pthread_create(&t[0], NULL, be_in_run, NULL));
-    while (!in_run.tid)
+    while (!memory[DATA]) /* so it is in KVM_RUN */
         sched_yield();
     CHECK(!pthread_create(&t[1], NULL, be_in_get, NULL));
     await_sleep(&in_get);
@@ -530,9 +552,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } scenario[] = {{"orders", orders}, {"children", children}, {"handed", handed}, {"exclusive", exclusive},
-                    {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
-                    {"clean", clean}};
+    } scenario[] = {{"orders", orders}, {"children", children}, {"handed", handed}, {"paths", paths},
+                    {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks}, {"clean", clean}};
 
     if (argc != 3)
         errx(2, "usage: faults PATH SCENARIO");

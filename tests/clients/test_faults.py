@@ -15,7 +15,9 @@ from tests.qemu import KVMISH
 
 HERE = Path(__file__).parent
 FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
-SCENARIOS = ["children", "handed", "exclusive", "full-table", "no-memory", "leaks", "clean"]
+SCENARIOS = [
+    "children", "handed", "paths", "exclusive", "full-table", "no-memory", "leaks", "clean",
+]  # fmt: skip
 
 
 def _compile(name: str, directory: Path) -> Path:
