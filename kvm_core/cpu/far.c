@@ -2,6 +2,7 @@
 #include "cpu/far.h"
 
 #include "cpu/access.h"
+#include "cpu/state.h"
 
 /* ---- stacks ---------------- */
 
@@ -117,8 +118,16 @@ void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *
     v->seg[CS].sel = (uint16_t)((cs->sel & ~3u) | cpl);
     if (ss)
         v->seg[SS] = *ss;
+    far_go(v, cpl, rip);
+}
+
+void far_go(struct vcpu *v, unsigned cpl, uint64_t rip)
+{
     v->cpl = (uint8_t)cpl;
-    cpu_update_mode(v);
+    if (likely(v->mode == MODE_LONG && v->seg[CS].ar & AR_L))
+        cpu_update_privilege(v);
+    else
+        cpu_update_mode(v);
     v->rip = rip;
 }
 

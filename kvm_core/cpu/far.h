@@ -40,6 +40,8 @@ void far_null_data(struct vcpu *v);
 /* Makes cs (with RPL = cpl), ss (unless NULL) and rip current. */
 void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *ss, unsigned cpl,
                 uint64_t rip);
+/* The same, CS and SS being there. */
+void far_go(struct vcpu *v, unsigned cpl, uint64_t rip);
 
 /* Task gate in the GDT, LDT or IDT -> task switch. `error` is the code for faults of the gate's TSS
  * selector's checks; saved_flags goes into the outgoing TSS. */

@@ -164,6 +164,11 @@ static bool window_open(const struct vcpu *v)
     return v->want_window && v->eflags & FL_IF && !v->shadow && !v->log.replay;
 }
 
+bool engine_ready(const struct vcpu *v)
+{
+    return likely(!v->pending.type && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !window_open(v) && !careful(v));
+}
+
 bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
 {
     for (;;) {

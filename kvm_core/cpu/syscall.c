@@ -4,29 +4,25 @@
  */
 #include "cpu/far.h"
 
-/* Flat code and stack of privilege dpl; `code` is AR_L (64-bit) or AR_DB (32-bit). */
-static struct segment flat_code(uint16_t sel, unsigned dpl, uint32_t code)
+/* Code and stack: flat, of privilege dpl; `bits` is AR_L for 64-bit code, AR_DB for 32-bit code and for the stack. Written in place:
+ * the processor would wait for a copy of fields that have just been written one by one. */
+static void load_flat(struct vcpu *v, enum segreg s, unsigned sel, unsigned dpl, uint32_t bits)
 {
-    return (struct segment){.limit = UINT32_MAX,
-                            .sel = sel,
-                            .ar = AR_G | code | AR_P | dpl << AR_DPL_SHIFT | AR_S | AR_CODE |
-                                  AR_READABLE | AR_ACCESSED};
+    uint32_t type = s == CS ? AR_CODE | AR_READABLE : AR_WRITABLE;
+    struct segment *seg = &v->seg[s];
+
+    seg->base = 0;
+    seg->limit = UINT32_MAX;
+    seg->sel = (uint16_t)(sel | dpl);
+    seg->ar = AR_G | bits | AR_P | dpl << AR_DPL_SHIFT | AR_S | type | AR_ACCESSED;
 }
 
-static struct segment flat_stack(uint16_t sel, unsigned dpl)
+static void enter_kernel(struct vcpu *v, unsigned sel, bool long_mode, uint64_t rip)
 {
-    return (struct segment){.limit = UINT32_MAX,
-                            .sel = sel,
-                            .ar = AR_G | AR_DB | AR_P | dpl << AR_DPL_SHIFT | AR_S | AR_WRITABLE |
-                                  AR_ACCESSED};
-}
-
-static void enter_kernel(struct vcpu *v, uint16_t sel, bool long_mode, uint64_t rip)
-{
-    struct segment cs = flat_code(sel & 0xfffc, 0, long_mode ? AR_L : AR_DB);
-    struct segment ss = flat_stack((uint16_t)((sel & 0xfffc) + 8), 0);
-
-    far_commit(v, &cs, &ss, 0, rip);
+    sel &= 0xfffc;
+    load_flat(v, CS, sel, 0, long_mode ? AR_L : AR_DB);
+    load_flat(v, SS, sel + 8, 0, AR_DB);
+    far_go(v, 0, rip);
 }
 
 void insn_syscall(struct vcpu *v, const struct insn *i)
@@ -53,7 +49,6 @@ void insn_sysret(struct vcpu *v, const struct insn *i, unsigned opsize)
     const uint64_t restored = 0x3c7fd7; /* all but RF and VM */
     uint16_t sel = (uint16_t)(v->star >> 48);
     bool wide = opsize == 8;
-    struct segment cs, ss;
     uint64_t rip;
 
     (void)i;
@@ -65,19 +60,18 @@ void insn_sysret(struct vcpu *v, const struct insn *i, unsigned opsize)
     /* Intel checks here, at CPL 0; AMD faults at the target, at CPL 3 */
     if (wide && !v->amd && !cpu_canonical(v, rip))
         cpu_gp(v, 0);
-    cs = flat_code((uint16_t)((sel + (wide ? 16 : 0)) | 3), 3, wide ? AR_L : AR_DB);
-    ss = flat_stack((uint16_t)((sel + 8) | 3), 3);
+    load_flat(v, CS, sel + (wide ? 16 : 0), 3, wide ? AR_L : AR_DB);
     if (v->amd) { /* base, limit and attributes of SS stay: APM vol. 3, SYSRET */
-        uint16_t ss_sel = ss.sel;
-        ss = v->seg[SS];
-        ss.sel = ss_sel;
-        ss.ar |= AR_DPL;
+        v->seg[SS].sel = (uint16_t)((sel + 8) | 3);
+        v->seg[SS].ar |= AR_DPL;
+    } else {
+        load_flat(v, SS, sel + 8, 3, AR_DB);
     }
     if (cpu_lma(v))
         cpu_set_eflags(v, v->gpr[R11] & restored);
     else
         cpu_set_eflags(v, cpu_get_eflags(v) | FL_IF);
-    far_commit(v, &cs, &ss, 3, rip);
+    far_go(v, 3, rip);
     if (v->eflags & FL_TF) /* the TF just loaded counts, unlike IRET's: APM vol. 2, 13.1.4 */
         v->pending = (struct event){.type = EVENT_TRAP, .vector = VEC_DB, .payload = 1 << 14 /* BS */};
 }
@@ -102,7 +96,6 @@ void insn_sysexit(struct vcpu *v, const struct insn *i, unsigned opsize)
     uint16_t sel = (uint16_t)v->sysenter_cs;
     bool wide = opsize == 8;
     uint64_t rip = v->gpr[RDX], rsp = v->gpr[RCX];
-    struct segment cs, ss;
 
     (void)i;
     if (!cpu_protected(v) || v->cpl != 0)
@@ -118,8 +111,8 @@ void insn_sysexit(struct vcpu *v, const struct insn *i, unsigned opsize)
         rsp = (uint32_t)rsp;
     }
     sel &= 0xfffc;
-    cs = flat_code((uint16_t)((sel + (wide ? 32 : 16)) | 3), 3, wide ? AR_L : AR_DB);
-    ss = flat_stack((uint16_t)((sel + (wide ? 40 : 24)) | 3), 3);
+    load_flat(v, CS, sel + (wide ? 32 : 16), 3, wide ? AR_L : AR_DB);
+    load_flat(v, SS, sel + (wide ? 40 : 24), 3, AR_DB);
     v->gpr[RSP] = rsp;
-    far_commit(v, &cs, &ss, 3, rip);
+    far_go(v, 3, rip);
 }

@@ -309,10 +309,15 @@ static bool decode_stretch(struct vcpu *v, struct codepage *p, unsigned off, uns
     return true;
 }
 
+static uint64_t code_linear(const struct vcpu *v, uint64_t rip)
+{
+    return v->code_bits == 64 ? rip : (uint32_t)(rip + v->seg[CS].base);
+}
+
 struct codepage *codecache_enter(struct vcpu *v)
 {
     struct codecache *c = v->code;
-    uint64_t linear = v->code_bits == 64 ? v->rip : (uint32_t)(v->rip + v->seg[CS].base);
+    uint64_t linear = code_linear(v, v->rip);
     const struct itlb_entry *e = itlb_entry_of(v, linear);
     struct codepage *p = e->page;
 
@@ -411,6 +416,14 @@ const struct insn *codecache_at(const struct vcpu *v, const struct codepage *p, 
     return codepage_at(v->code, p, off);
 }
 
+struct codepage *codecache_mapped(const struct vcpu *v, uint64_t rip)
+{
+    uint64_t linear = code_linear(v, rip);
+    const struct itlb_entry *e = itlb_entry_of(v, linear);
+
+    return e->tag == ((linear & ~0xfffull) | itlb_key(v)) ? e->page : NULL;
+}
+
 const struct insn *codecache_follow(const struct vcpu *v, const struct codepage *p, const struct insn *i)
 {
     if (i->fn != op_continue)
@@ -422,7 +435,7 @@ struct codepage *codecache_page(const struct vcpu *v) { return v->code->current;
 
 unsigned codecache_bytes(struct vcpu *v, uint8_t bytes[15])
 {
-    uint64_t linear = v->code_bits == 64 ? v->rip : (uint32_t)(v->rip + v->seg[CS].base), gpa;
+    uint64_t linear = code_linear(v, v->rip), gpa;
     unsigned n = 0;
     bool w, u;
 

@@ -70,6 +70,8 @@ static inline const uint8_t *codecache_bytes_of(const struct codepage *p, const 
  * everything has been dropped. While no row is executed. */
 static inline uint32_t codecache_ref(const struct codepage *p, const struct insn *i) { return (uint32_t)p->number << 12 | i->off; }
 const struct insn *codecache_insn(struct vcpu *v, uint32_t ref);
+/* The page of an address of this code's, when the fetch look-aside has it, or NULL. */
+struct codepage *codecache_mapped(const struct vcpu *v, uint64_t rip);
 /* Decodes a little at an offset of the page, if nothing of it is. While no row is executed; may drop any page. */
 void codecache_ahead(struct vcpu *v, struct codepage *p, unsigned off);
 /* `i`, or what follows it when it is only the end of a row; NULL: not decoded. */

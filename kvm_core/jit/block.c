@@ -188,7 +188,24 @@ static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linka
     return off;
 }
 
-/* Decodes the first instructions of where the block can go on in its page: they say whether flags are needed there. */
+/* Where it leads says something about the block. */
+static bool is_worth_decoding(const struct op *op)
+{
+    if (!op->row || (op->row->how != LOWER_JCC && op->row->form != FORM_I))
+        return false;
+    return op->row->how == LOWER_CALL || ((op->row->how == LOWER_JCC || op->row->how == LOWER_JMP) && in_page(target_of(op->i)));
+}
+
+static void decode_ahead(struct build *b, int64_t target)
+{
+    struct codepage *p = in_page(target) ? b->page : codecache_mapped(b->v, b->v->gpr[REG_PAGE] + (uint64_t)target);
+
+    if (p && !p->stale && !b->page->stale)
+        codecache_ahead(b->v, p, (unsigned)target & 0xfff);
+}
+
+/* Decodes the first instructions of where the block can go on in its page: they say whether flags are needed there; and of the
+ * function that it calls, wherever that is: they say whether it returns. */
 static bool decode_targets(struct build *b, unsigned off)
 {
     int64_t target[BLOCK_OPS + 1];
@@ -198,17 +215,14 @@ static bool decode_targets(struct build *b, unsigned off)
     if (b->span || b->precise)
         return true;
     unsigned behind = collect(b, off, BLOCK_OPS, &linkable);
-    for (unsigned n = 0; n < b->count; n++) {
-        const struct op *op = &b->op[n];
-        if (op->row && (op->row->how == LOWER_JCC || (op->row->how == LOWER_JMP && op->row->form == FORM_I)))
-            target[targets++] = target_of(op->i);
-    }
-    if (b->count && !ends_block(b->op[b->count - 1].row))
+    for (unsigned n = 0; n < b->count; n++)
+        if (is_worth_decoding(&b->op[n]))
+            target[targets++] = target_of(b->op[n].i);
+    if (b->count && in_page(behind) && !ends_block(b->op[b->count - 1].row))
         target[targets++] = behind;
     b->count = 0;
-    for (unsigned n = 0; n < targets && !b->page->stale; n++)
-        if (in_page(target[n]))
-            codecache_ahead(b->v, b->page, (unsigned)target[n]);
+    for (unsigned n = 0; n < targets; n++)
+        decode_ahead(b, target[n]);
     return !b->page->stale && codecache_at(b->v, b->page, off);
 }
 

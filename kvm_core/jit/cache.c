@@ -171,11 +171,19 @@ static void put_c_call(struct emit *e, uint64_t target)
     move(e, H_BASE, H_RBX);
     op_imm(e, false, 7, H_RAX, RESULT_LEAVE);
     uint8_t *leave = put_jump(e, CC_JE), *fill = put_jump(e, CC_JB);
+    op_imm(e, false, 7, H_RAX, RESULT_GO);
+    uint8_t *go = put_jump(e, CC_JE);
     put_vectors_in(e);
     put_x87(e, false);
     set_jump(fill, e->p);
     put_fill(e);
     put8(e, 0xc3);
+    set_jump(go, e->p);
+    load_field(e, H_HOST_SP, FIELD(run.calls)); /* what is remembered was called elsewhere, with other rights maybe */
+    load_field(e, H_T0, FIELD(rip));
+    load_field(e, H_T1, FIELD(run.target[1]));
+    put_fill(e);
+    put8(e, 0x41), put8(e, 0xff), put8(e, 0xe3); /* jmp r11 */
     set_jump(leave, e->p);
     put_return(e);
 }

@@ -49,11 +49,14 @@ static bool drops_return(const struct insn *i)
 /* Whether the call is one that is returned from. */
 static bool is_true_call(const struct build *b, const struct insn *call)
 {
-    const struct insn *i = in_page(target_of(call)) ? codecache_at(b->v, b->page, (unsigned)target_of(call)) : NULL;
+    uint64_t target = b->v->gpr[REG_PAGE] + (uint64_t)target_of(call);
+    const struct codepage *p = codecache_mapped(b->v, target);
+    const struct insn *i = p ? codecache_at(b->v, p, target & 0xfff) : NULL;
     const struct lowering_row *behind;
 
     if (call->disp == 0) /* where am I? */
         return false;
+    i = i ? codecache_follow(b->v, p, i) : NULL;
     if (!i)
         return true;
     behind = codecache_is_pseudo(i) ? NULL : lowering_of(i + 1);

@@ -137,7 +137,10 @@ void jit_perf_map(const struct jit *j, const struct block *b, uint32_t end, uint
 
 /* translate.c: called by translated code. Executes instruction `ref` (codecache_ref()), `executed` instructions of its block being
  * executed. */
-enum { RESULT_NEXT, RESULT_LEAVE /* v->rip is set */, RESULT_VECTORS /* on, with the vector registers loaded */ };
+enum {
+    RESULT_NEXT, RESULT_LEAVE /* v->rip is set */, RESULT_VECTORS /* on, with the vector registers loaded */,
+    RESULT_GO /* v->rip is set, and v->run.target[1] is its code */
+};
 int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
 /* The same, when the vector registers are not as the instruction wants them (VECTOR_* << 16 in `executed`): RESULT_VECTORS:
  * try again. */

@@ -12,6 +12,34 @@ enum {
     HOT = 6           /* entries before a block is translated */
 };
 
+static bool translatable(const struct vcpu *v)
+{
+    int64_t top = (int64_t)v->rip >> 47; /* 48 bits, of one sign: nothing but a direct branch leads out of them */
+
+    return v->code_model != CODE_SEGMENTED && (v->cpl == 0 || v->cpl == 3) && (top == 0 || top == -1) &&
+           v->tlb != &v->tlb_sets[TLB_USER_AC];
+}
+
+static unsigned kind_of(const struct vcpu *v) { return (unsigned)(v->tlb - v->tlb_sets); }
+
+static struct jump_cache *jumps_of(struct vcpu *v)
+{
+    return &v->jumps[kind_of(v) + (v->code_model == CODE_LONG ? JUMPS_LONG : JUMPS_FLAT32)];
+}
+
+/* Behind an instruction that was interpreted and that the block does not go on behind, a system call or a return from an interrupt
+ * above all: straight to the code of what comes next, if that is known, nothing is due in between and no jump wants to be linked. */
+static int go_on(struct vcpu *v)
+{
+    if (v->run.left <= 0 || v->run.patch || !engine_ready(v) || !translatable(v))
+        return RESULT_LEAVE;
+    const struct jump_entry *hint = &jumps_of(v)->entry[jump_index(v->rip)];
+    if (hint->rip != v->rip)
+        return RESULT_LEAVE;
+    v->run.target[1] = hint->code;
+    return RESULT_GO;
+}
+
 /* -> the instruction, when the block goes on behind it; NULL: it is left, v->rip is set. */
 static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
@@ -67,7 +95,7 @@ int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
     const struct insn *i = interpret_one(v, ref, executed);
 
     if (!i)
-        return RESULT_LEAVE;
+        return go_on(v);
     if (!vectors)
         return RESULT_NEXT;
     return likely(jit_vectors_enter(v, vectors)) ? RESULT_VECTORS : leave_behind(v, i, executed);
@@ -114,21 +142,6 @@ int jit_group(struct vcpu *v, uint32_t ref, uint32_t group)
 }
 
 /* ---- the loop -------------------------------------------------------------------------------------- */
-
-static bool translatable(const struct vcpu *v)
-{
-    int64_t top = (int64_t)v->rip >> 47; /* 48 bits, of one sign: nothing but a direct branch leads out of them */
-
-    return v->code_model != CODE_SEGMENTED && (v->cpl == 0 || v->cpl == 3) && (top == 0 || top == -1) &&
-           v->tlb != &v->tlb_sets[TLB_USER_AC];
-}
-
-static unsigned kind_of(const struct vcpu *v) { return (unsigned)(v->tlb - v->tlb_sets); }
-
-static struct jump_cache *jumps_of(struct vcpu *v)
-{
-    return &v->jumps[kind_of(v) + (v->code_model == CODE_LONG ? JUMPS_LONG : JUMPS_FLAT32)];
-}
 
 /* -> the block that found its page elsewhere, or NULL. */
 static struct block *execute(struct vcpu *v, const void *code)

@@ -74,7 +74,9 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
-@pytest.mark.parametrize("name", ["tlb", "kick", "high", "span", "cross", "links", "again"])
+@pytest.mark.parametrize(
+    "name", ["tlb", "kick", "high", "span", "cross", "links", "again", "privilege"]
+)
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
     """tlb: a copy of 16 MiB missed at every step where the distance was a multiple of the TLB's
     size. kick: a PAUSE loop ran on for a whole slice, and munmap on two vCPUs took 20 times
@@ -83,6 +85,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     cross: no bug; what becomes of a probe that is missed again and again.
     links: no bug; a page that is called from another is remapped, written, not executable any more.
     again: no bug; a loop that begins with what looks at the flags of its end.
+    privilege: a jump that waited to be linked was linked to what another instruction led to.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
