@@ -307,6 +307,14 @@ static void prologue(struct build *b, unsigned off)
     store_field(e, H_T0, GPR_FIELD(REG_PAGE));
 }
 
+unsigned jit_prologue_off(uint64_t prologue)
+{
+    int32_t disp; /* of its LEA, behind REX, opcode and ModRM */
+
+    memcpy(&disp, (const uint8_t *)prologue + 3, sizeof(disp));
+    return (unsigned)-disp;
+}
+
 static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned kind, uint32_t at, unsigned off,
                   const struct span *span)
 {

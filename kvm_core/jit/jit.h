@@ -127,6 +127,7 @@ void jit_links_forget(struct jit *j, struct block *b); /* nor it to any other: i
  * translated code. `once`: a single instruction, in memory that the next such call uses again. */
 struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
+unsigned jit_prologue_off(uint64_t prologue); /* the block's, from its code */
 
 /* profile.c */
 void jit_profile_create(struct jit *j);

@@ -143,8 +143,8 @@ int jit_group(struct vcpu *v, uint32_t ref, uint32_t group)
 
 /* ---- the loop -------------------------------------------------------------------------------------- */
 
-/* -> the block that found its page elsewhere, or NULL. */
-static struct block *execute(struct vcpu *v, const void *code)
+/* -> the prologue that found its page elsewhere, or 0. */
+static uint64_t execute(struct vcpu *v, const void *code)
 {
     struct jit *j = jit_of(v);
     int32_t slice = v->budget < SLICE ? v->budget : SLICE;
@@ -159,14 +159,13 @@ static struct block *execute(struct vcpu *v, const void *code)
     v->cur = v->blk_start = NULL;
     j->stat_exits++;
     j->enter(v, code);
-    struct block *stale = v->run.stale ? jit_block_at(j, (uint32_t)(v->run.stale - (uint64_t)j->rx)) : NULL;
-    if (stale)
-        v->rip += stale->off;
+    if (v->run.stale)
+        v->rip += jit_prologue_off(v->run.stale);
     jit_vectors_left(v);
     v->budget = j->hidden + v->run.left;
     if (unlikely(j->profile != NULL))
         jit_profile_count(v, slice - v->run.left);
-    return stale;
+    return v->run.stale;
 }
 
 static void interpret(struct vcpu *v, const struct insn *i)
@@ -212,11 +211,19 @@ static struct block *find(struct vcpu *v, struct codepage *p, const struct insn 
     return b;
 }
 
+/* Another page is there now: who was linked to the block asks where to go. */
+static void cut_links(struct jit *j, uint64_t prologue, const struct codepage *p)
+{
+    struct block *b = jit_block_at(j, (uint32_t)(prologue - (uint64_t)j->rx));
+
+    if (b->page != p)
+        jit_links_cut(j, b);
+}
+
 static void run(struct vcpu *v)
 {
     struct jit *j = jit_of(v);
-    struct block *stale = NULL;
-    uint64_t rip = 0;
+    uint64_t rip = 0, stale = 0;
 
     j->patch = 0;
     while (engine_between(v, jit_single)) {
@@ -227,12 +234,12 @@ static void run(struct vcpu *v)
             continue;
         }
         struct codepage *p = codecache_enter(v);
-        if (unlikely(stale) && stale->page != p)
-            jit_links_cut(j, stale);
-        stale = NULL;
         struct jump_cache *jumps = jumps_of(v);
         unsigned n = jump_index(v->rip);
         struct jump_entry *hint = &jumps->entry[n];
+        if (unlikely(stale) && stale != hint->code)
+            cut_links(j, stale, p);
+        stale = 0;
         if (hint->rip != v->rip || j->patch) {
             struct block *b = find(v, p, &i);
             if (!b) {

@@ -145,6 +145,8 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
         enter(&set->write, n, page, &ref, w.global);
     else if (set->write.tag[n] == page)
         set->write.tag[n] = tlb_none(n);
+    if (unlikely(set->fills.count == FILLS_MAX))
+        tlb_fills_renew(set);
     fills_add(&set->fills, n);
     if (!w.global)
         fills_add(&set->nonglobal, n);

@@ -23,9 +23,11 @@ static void clear_set(struct tlb_set *set)
     set->fills.count = set->nonglobal.count = 0;
 }
 
+static bool is_global(const struct tlb_table *t, unsigned n) { return t->global[n / 64] >> n % 64 & 1; }
+
 static void drop_nonglobal(struct tlb_table *t, unsigned n)
 {
-    if (!(t->global[n / 64] >> n % 64 & 1))
+    if (!is_global(t, n))
         t->tag[n] = tlb_none(n);
 }
 
@@ -183,21 +185,39 @@ void tlb_flush_page(struct vcpu *v, uint64_t linear)
 
 static void forget_write_tags(struct vcpu *v)
 {
-    for (unsigned s = 0; s < TLB_SET_COUNT; s++)
-        if (v->tlb_sets[s].fills.count)
-            for (unsigned n = 0; n < TLB_ENTRIES; n++)
-                v->tlb_sets[s].write.tag[n] = tlb_none(n);
+    for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
+        struct tlb_set *set = &v->tlb_sets[s];
+        for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
+            unsigned n = fills_at(&set->fills, k);
+            set->write.tag[n] = tlb_none(n);
+        }
+    }
+}
+
+/* Who invalidates page by page fills the same entries again and again. What is there may be little. */
+void tlb_fills_renew(struct tlb_set *set)
+{
+    set->fills.count = set->nonglobal.count = 0;
+    for (unsigned n = 0; n < TLB_ENTRIES; n++) {
+        bool read = set->read.tag[n] != tlb_none(n), write = set->write.tag[n] != tlb_none(n);
+        if (read || write)
+            fills_add(&set->fills, n);
+        if ((read && !is_global(&set->read, n)) || (write && !is_global(&set->write, n)))
+            fills_add(&set->nonglobal, n);
+    }
+    if (set->fills.count > FILLS_MAX / 2) /* not again soon */
+        set->fills.count = FILLS_MAX + 1;
 }
 
 void tlb_protect_host_page(struct vcpu *v, const void *hpage)
 {
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
-        if (!set->fills.count)
-            continue;
-        for (unsigned n = 0; n < TLB_ENTRIES; n++)
+        for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
+            unsigned n = fills_at(&set->fills, k);
             if (set->write.host[n] == (uint64_t)hpage)
                 set->write.tag[n] = tlb_none(n);
+        }
     }
 }
 

@@ -38,6 +38,7 @@ void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
 void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no more */
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear); /* what lies in the same aligned GiB */
 void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last); /* what leads to code in [first, last) */
+void tlb_fills_renew(struct tlb_set *set); /* the list of all becomes shorter, or is given up */
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 
