@@ -2,54 +2,18 @@
 #include "devfs/mapping.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HUGE = 2 << 20, RANGES_MAX = 65536, PAGE = 4096 };
+#include "kvm/door.h"
 
-/* What is mapped, for the handler of faults, which can take no lock. */
-static struct range {
-    _Atomic uintptr_t start, end;
-} ranges[RANGES_MAX];
-static _Atomic unsigned ranges_high;
-static pthread_mutex_t ranges_lock = PTHREAD_MUTEX_INITIALIZER;
+enum { HUGE = 2 << 20 };
 
-static int range_add(uintptr_t start, size_t bytes)
-{
-    int err = -ENOMEM;
-
-    pthread_mutex_lock(&ranges_lock);
-    for (unsigned i = 0; i < RANGES_MAX && err; i++) {
-        if (ranges[i].end)
-            continue;
-        atomic_store(&ranges[i].start, start);
-        atomic_store(&ranges[i].end, start + bytes);
-        if (i >= ranges_high)
-            ranges_high = i + 1;
-        err = 0;
-    }
-    pthread_mutex_unlock(&ranges_lock);
-    return err;
-}
-
-static void range_remove(uintptr_t start)
-{
-    pthread_mutex_lock(&ranges_lock);
-    for (unsigned i = 0; i < ranges_high; i++)
-        if (ranges[i].end && ranges[i].start == start) {
-            ranges[i].end = 0;
-            break;
-        }
-    pthread_mutex_unlock(&ranges_lock);
-}
-
-/* Zero pages, at an address that is equal to the client's modulo the size of a huge page. */
+/* Nothing that can be touched, at an address that is equal to the client's modulo the size of a huge page. */
 static uint8_t *reserve(uintptr_t addr, size_t bytes)
 {
-    uint8_t *all = mmap(NULL, bytes + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *all = mmap(NULL, bytes + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     size_t skip;
 
     if (all == MAP_FAILED)
@@ -64,14 +28,8 @@ static uint8_t *reserve(uintptr_t addr, size_t bytes)
 
 int mapping_reserve(uintptr_t addr, size_t bytes, uint8_t **host)
 {
-    uint8_t *at = reserve(addr, bytes);
-    int err = at ? range_add((uintptr_t)at, bytes) : -ENOMEM;
-
-    if (err && at)
-        munmap(at, bytes);
-    if (!err)
-        *host = at;
-    return err;
+    *host = reserve(addr, bytes);
+    return *host ? 0 : -ENOMEM;
 }
 
 int mapping_fill(uint8_t *host, const struct area *a, int fd)
@@ -83,7 +41,6 @@ int mapping_fill(uint8_t *host, const struct area *a, int fd)
 
 void mapping_free(uint8_t *host, size_t bytes)
 {
-    range_remove((uintptr_t)host);
     munmap(host, bytes);
 }
 
@@ -91,18 +48,8 @@ void mapping_free(uint8_t *host, size_t bytes)
 
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
-    uintptr_t at = (uintptr_t)info->si_addr;
-    unsigned high = atomic_load(&ranges_high);
-
-    (void)context;
-    for (unsigned i = 0; i < high && info->si_code > 0; i++) {
-        void *page = (void *)(at & ~(uintptr_t)(PAGE - 1));
-        if (at < ranges[i].start || at >= ranges[i].end)
-            continue;
-        if (mmap(page, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page)
-            return;
-    }
-    signal(sig, SIG_DFL); /* a fault of our own: again, and for good */
+    if (info->si_code <= 0 || !kvmish_fault((uintptr_t)info->si_addr, context))
+        signal(sig, SIG_DFL); /* a fault of our own: again, and for good */
 }
 
 int mapping_guard(void)

@@ -11,12 +11,12 @@ struct area {
     int32_t prot;
 };
 
-/* Zero pages, to be filled; -ENOMEM. addr: of the client's, for the alignment. */
+/* Room for it, to be filled; -ENOMEM. addr: of the client's, for the alignment. */
 int mapping_reserve(uintptr_t addr, size_t bytes, uint8_t **host);
 /* Maps one area of it; fd stays the caller's. */
 int mapping_fill(uint8_t *host, const struct area *a, int fd);
 void mapping_free(uint8_t *host, size_t bytes);
-/* Pages that vanish (a file cut short) read as zero from then on, instead of ending the process. */
+/* Who runs a guest that wants pages which are not there, or no longer, leaves KVM_RUN with EFAULT, instead of the process ending. */
 int mapping_guard(void);
 
 #endif

@@ -1,5 +1,6 @@
 /* The client's guest memory comes into the worker: through the hand, which may look at the client and change it. */
 #include <errno.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "devfs/mapping.h"
@@ -8,13 +9,16 @@
 struct adoption {
     uint8_t *host;
     struct worker *w;
+    size_t writable; /* bytes */
 };
 
 static int map_area(void *owner, const struct hand_reply *r, int fd)
 {
-    int err = mapping_fill(((struct adoption *)owner)->host, &r->area, fd);
+    struct adoption *a = owner;
+    int err = mapping_fill(a->host, &r->area, fd);
 
     close(fd);
+    a->writable += r->area.prot & PROT_WRITE ? r->area.bytes : 0;
     return err;
 }
 
@@ -24,14 +28,13 @@ static unsigned list(void *owner, int32_t *tids, unsigned room)
 }
 
 /* First as it is; when some of it is private, once more with the client stopped. */
-static int adopt_into(struct call *c, uint8_t *host, uintptr_t addr, size_t bytes)
+static int adopt_into(struct adoption *a, struct call *c, uintptr_t addr, size_t bytes)
 {
-    struct adoption a = {host, c->w};
     int err;
 
     if (!c->stopped) {
         hand_lock(&c->w->hand);
-        err = hand_adopt(&c->w->hand, addr, bytes, false, list, map_area, &a);
+        err = hand_adopt(&c->w->hand, addr, bytes, false, list, map_area, a);
         hand_unlock(&c->w->hand);
         if (err != -EAGAIN)
             return err;
@@ -40,19 +43,21 @@ static int adopt_into(struct call *c, uint8_t *host, uintptr_t addr, size_t byte
     if (err)
         return err;
     pthread_rwlock_wrlock(&c->w->answers);
-    err = hand_adopt(&c->w->hand, addr, bytes, true, list, map_area, &a);
+    err = hand_adopt(&c->w->hand, addr, bytes, true, list, map_area, a);
     pthread_rwlock_unlock(&c->w->answers);
     return err;
 }
 
 int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host)
 {
-    int err = mapping_reserve(addr, bytes, host);
+    struct adoption a = {.w = c->w};
+    int err = mapping_reserve(addr, bytes, &a.host);
 
     if (err)
         return err;
-    err = adopt_into(c, *host, addr, bytes);
+    err = adopt_into(&a, c, addr, bytes);
     if (err)
-        mapping_free(*host, bytes);
-    return err;
+        mapping_free(a.host, bytes);
+    *host = a.host;
+    return err ? err : a.writable < bytes;
 }

@@ -109,21 +109,26 @@ static void running_is(struct kvm_vcpu *kv, unsigned long thread)
     atomic_signal_fence(memory_order_seq_cst);
 }
 
-bool kvmish_signal_arrived(int sig)
+struct kvm_vcpu *running_here(void)
 {
     unsigned long self = (unsigned long)pthread_self();
     unsigned high = atomic_load(&running_high);
 
-    for (unsigned i = 0; i < high; i++) {
-        struct kvm_vcpu *kv;
-        if (__atomic_load_n(&running[i].thread, __ATOMIC_RELAXED) != self)
-            continue;
-        kv = atomic_load(&running[i].vcpu);
-        atomic_store(&kv->handled, 1);
-        vcpu_kick(kv);
-        return kv->masked && sigismember(&kv->outer_mask, sig) == 1;
-    }
-    return false;
+    for (unsigned i = 0; i < high; i++)
+        if (__atomic_load_n(&running[i].thread, __ATOMIC_RELAXED) == self)
+            return atomic_load(&running[i].vcpu);
+    return NULL;
+}
+
+bool kvmish_signal_arrived(int sig)
+{
+    struct kvm_vcpu *kv = running_here();
+
+    if (!kv)
+        return false;
+    atomic_store(&kv->handled, 1);
+    vcpu_kick(kv);
+    return kv->masked && sigismember(&kv->outer_mask, sig) == 1;
 }
 
 /* ---- KVM_RUN -------------------------------------------------------------------------------------------------------------- */
@@ -170,6 +175,8 @@ static enum cpu_exit_reason enter(struct kvm_vcpu *kv, int budget)
         reason = v->lockstep ? lockstep_enter(v, budget) : kv->engine->enter(v, budget);
     if (reason == EXIT_INTERNAL && v->lockstep)
         fputs(lockstep_report(v->lockstep), stderr);
+    if (unlikely(v->unbacked))
+        reason = EXIT_UNBACKED;
     __atomic_store_n(&v->in_guest, 0, __ATOMIC_RELEASE); /* who comes back in looks again, after a full barrier */
     return reason;
 }

@@ -80,12 +80,16 @@ void memory_sweep(struct door *d)
 struct adoption {
     struct call *c;
     uint8_t *host;
+    size_t writable; /* bytes */
     struct hold hold;
 };
 
-static int area(void *owner, const struct area *a, int fd)
+static int area(void *owner, const struct area *part, int fd)
 {
-    return mapping_fill(((struct adoption *)owner)->host, a, fd);
+    struct adoption *a = owner;
+
+    a->writable += part->prot & PROT_WRITE ? part->bytes : 0;
+    return mapping_fill(a->host, part, fd);
 }
 
 static int known(void *owner, uint64_t dev, uint64_t ino)
@@ -170,5 +174,5 @@ int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_
             mapping_free(a.host, bytes);
     }
     *host = a.host;
-    return err;
+    return err ? err : a.writable < bytes;
 }

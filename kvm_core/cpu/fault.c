@@ -41,3 +41,9 @@ void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason)
     v->exit.reason = reason;
     longjmp(v->out, LEFT_EXIT);
 }
+
+void cpu_unbacked(struct vcpu *v, uint64_t gpa)
+{
+    v->unbacked = (gpa & ~0xfffull) | 1;
+    cpu_leave(v, EXIT_UNBACKED);
+}

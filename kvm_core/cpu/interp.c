@@ -248,6 +248,7 @@ static bool left(struct vcpu *v, int how)
     case EXIT_RDMSR:
     case EXIT_WRMSR:
     case EXIT_INTERNAL:
+    case EXIT_UNBACKED:
         settle(v, false);
         v->eflags |= v->rf_saved;
         v->rf_saved = 0;

@@ -125,7 +125,8 @@ enum cpu_exit_reason { /* why engine->enter() came back */
     EXIT_DEBUG,    /* guest debug: exit.debug */
     EXIT_HYPERCALL, /* VMCALL that the machine hands to the client (rip is behind it) */
     EXIT_MWAIT,    /* MWAIT: treated as HLT that also wakes at once when in doubt */
-    EXIT_INTERNAL  /* an instruction that cannot be executed here: exit.internal */
+    EXIT_INTERNAL, /* an instruction that cannot be executed here: exit.internal */
+    EXIT_UNBACKED  /* in a slot, but not in the client's memory: vcpu.unbacked; begins anew on entry */
 };
 
 enum { ACCESS_MAX = 64 }; /* fragments an instruction may need from devices (XSAVE to MMIO is refused) */
@@ -215,6 +216,9 @@ struct codepage;
 struct translator {
     void (*page_retired)(struct vcpu *v, struct codepage *p); /* its instructions are no longer what is executed */
     void (*destroy)(struct vcpu *v);
+    /* A signal came in the host code at regs[REG_RIP] (ucontext.h). If it is translated: the code is left when that goes on, as if
+     * its block had not been entered, but for what it has done. Async-signal-safe. */
+    bool (*fault)(struct vcpu *v, long long *regs);
 };
 
 /* ---- the processor ---------------------------------------------------------------------- */
@@ -301,6 +305,7 @@ struct vcpu {
     jmp_buf out;              /* set by the engine; cpu_fault*() jump here with LEFT_FAULT, cpu_leave() with LEFT_EXIT */
     struct event fault;       /* what cpu_fault() raised */
     struct cpu_exit exit;
+    uint64_t unbacked;        /* a guest page that the client's memory does not have, | 1; else 0 */
     struct {                  /* device accesses of the current instruction, in order */
         uint8_t count, next;  /* recorded; consumed by this execution */
         bool replay;          /* the instruction at rip is to be executed again, using the log */

@@ -10,6 +10,7 @@
 #include "isa/decode.h"
 #include "mmu/large.h"
 #include "mmu/phys.h"
+#include "mmu/reach.h"
 
 enum { BLOCK_INSNS = 48 /* longest stretch decoded at once */, AHEAD_INSNS = 3 };
 
@@ -257,6 +258,8 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
         v->exit.internal.rip = v->rip;
         cpu_leave(v, EXIT_INTERNAL);
     }
+    if (unlikely(!reach_read(ref.host)))
+        cpu_unbacked(v, w.gpa);
     watch(v, &ref);
     p = codepage_find(v->code, w.gpa, v->code_bits);
     if (p && !codepage_unchanged(p, &ref)) {

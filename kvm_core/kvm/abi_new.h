@@ -1,4 +1,4 @@
-/* Numbers of the KVM ABI that are younger than the <linux/kvm.h> of the oldest system we build on (Linux 6.1). */
+/* What is not in the <linux/kvm.h> of the oldest system we build on (Linux 6.1): younger numbers, and layouts that it has in no header. */
 #ifndef KVMISH_KVM_ABI_NEW_H
 #define KVMISH_KVM_ABI_NEW_H
 
@@ -24,8 +24,16 @@ struct kvm_userspace_memory_region2 {
 #ifndef KVM_CAP_USER_MEMORY2
 #define KVM_CAP_USER_MEMORY2 231
 #endif
+#ifndef KVM_EXIT_MEMORY_FAULT
+#define KVM_EXIT_MEMORY_FAULT 39
+#define KVM_CAP_MEMORY_FAULT_INFO 232
+#endif
 #ifndef KVM_CAP_VM_TYPES
 #define KVM_CAP_VM_TYPES 235
 #endif
+
+struct kvm_memory_fault { /* in kvm_run's union, with KVM_EXIT_MEMORY_FAULT */
+    __u64 flags, gpa, size;
+};
 
 #endif

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define DOOR __attribute__((visibility("default")))
 
@@ -38,6 +39,13 @@ DOOR void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset);
  * True: the signal was meant to stay pending (it is blocked outside of KVM_RUN, see KVM_SET_SIGNAL_MASK); the handler
  * must queue it again, blocked, and do nothing else. Async-signal-safe. */
 DOOR bool kvmish_signal_arrived(int sig);
+/* A signal came because of memory that is not there, at addr: was it the guest that wanted it? Then the thread, when it goes on in
+ * this context (ucontext_t), leaves KVM_RUN with EFAULT. Async-signal-safe. */
+DOOR bool kvmish_fault(uintptr_t addr, void *context);
+/* The client is about to change what is mapped in these places. True: machines have guest memory there, and stand still until
+ * kvmish_changed(). */
+DOOR bool kvmish_changing(const struct iovec *place, unsigned count);
+DOOR void kvmish_changed(void);
 /* In the child of a fork: objects of the parent answer -EIO. */
 DOOR void kvmish_forked(void);
 

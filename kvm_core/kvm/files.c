@@ -25,7 +25,7 @@ _Atomic unsigned process_generation = 1;
 static int map_self(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t **host)
 {
     (void)c;
-    (void)size_bytes;
+    backing_widen(addr, size_bytes);
     *host = (uint8_t *)addr;
     return 0;
 }
@@ -191,5 +191,6 @@ void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset)
 void kvmish_forked(void)
 {
     atomic_fetch_add(&process_generation, 1);
+    backing_forked();
     pthread_mutex_init(&pool_lock, NULL); /* a thread that is not here may have held it */
 }

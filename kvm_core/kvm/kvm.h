@@ -51,7 +51,7 @@ struct client_ops {
     /* A descriptor of our own for the client's fd, which must be an eventfd: see client_eventfd(). */
     int (*take_eventfd)(const struct client *c, int fd, uint64_t *id);
     /* Makes the client's memory at addr, size_bytes of whole pages, readable and writable at *host, shared with the
-     * client; unmap ends it. */
+     * client; unmap ends it. 1: some of it cannot be written, or is not there. */
     int (*map)(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t **host);
     void (*unmap)(uint8_t *host, size_t size_bytes);
 };
@@ -170,6 +170,9 @@ struct kvm_vm {
     _Atomic uint64_t stat_flushes;
     uint64_t *stat_page;
     int stat_fd;
+
+    struct kvm_vm *next; /* backing.c */
+    bool held;
 };
 
 /* ---- the vCPU ------------------------------------------------------------------------------------------- */
@@ -249,6 +252,7 @@ int system_ioctl(const struct client *c, unsigned long req, uintptr_t arg);
 int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg);
 int vcpu_ioctl(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg);
 void running_remove(struct kvm_vcpu *kv); /* _accel.c: the vCPU goes away */
+struct kvm_vcpu *running_here(void);      /* _accel.c: what the calling thread runs, or NULL. Async-signal-safe */
 int object_ioctl(enum object_kind kind, void *object, const struct client *c, unsigned long req, uintptr_t arg);
 void object_put(enum object_kind kind, void *object); /* drops what install() took over */
 int vcpu_run(struct kvm_vcpu *kv); /* _accel.c: KVM_RUN, with kv->mutex held */
@@ -279,12 +283,22 @@ void memslot_destroy_all(struct kvm_vm *vm);
 int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
 int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);
 
+/* ---- backing.c: memory of a client in this process that it unmaps or protects ---------------------------------- */
+
+void backing_add(struct kvm_vm *vm);
+void backing_remove(struct kvm_vm *vm);
+void backing_widen(uintptr_t addr, size_t size_bytes); /* a slot is there */
+void backing_forked(void);
+
 /* ---- sync.c --------------------------------------------------------------------------------------------------- */
 
 /* Posts REQ_* to every vCPU but `self` and waits until each has served it or is outside of the engine. `self`: the
  * vCPU of the calling thread when it is inside, or NULL; it serves its own TLB requests while it waits. */
 void vm_quiesce(struct kvm_vm *vm, uint32_t request, struct kvm_vcpu *self);
 void vcpu_drain(struct kvm_vcpu *kv);
+/* No vCPU of the machine is inside of the engine until vm_let_go(), and REQ_* are served before one is again. */
+void vm_hold(struct kvm_vm *vm, uint32_t request);
+void vm_let_go(struct kvm_vm *vm);
 /* Sets in_guest, after whoever wants to be alone in the machine has finished. */
 void vcpu_enter_engine(struct kvm_vcpu *kv);
 void ops_pause_loop(struct vcpu *v);

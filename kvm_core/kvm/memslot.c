@@ -88,12 +88,13 @@ static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct client *c,
         slot_free(vm, k, old);
         return NULL;
     }
-    *error = old ? 0 : c->ops->map(c, r->userspace_addr, r->memory_size, &k->obj.host);
-    if (*error) {
+    *error = old ? old->s.partial : c->ops->map(c, r->userspace_addr, r->memory_size, &k->obj.host);
+    if (*error < 0) {
         k->obj.host = NULL;
         slot_free(vm, k, old);
         return NULL;
     }
+    k->s.partial = *error;
     return k;
 }
 

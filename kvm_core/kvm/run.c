@@ -218,6 +218,17 @@ static int exit_internal(struct kvm_vcpu *kv)
     return 0;
 }
 
+/* The instruction begins anew when the client has put it right. KVM API 5, KVM_EXIT_MEMORY_FAULT */
+static int exit_unbacked(struct kvm_vcpu *kv)
+{
+    const struct kvm_memory_fault fault = {.gpa = kv->cpu.unbacked & ~1ull, .size = KVM_PAGE};
+
+    kv->cpu.unbacked = 0;
+    kv->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
+    memcpy(kv->run->padding, &fault, sizeof(fault));
+    return -EFAULT;
+}
+
 static int exit_halt(struct kvm_vcpu *kv)
 {
     kv->stat.halt_exits++;
@@ -264,6 +275,7 @@ int run_exit(struct kvm_vcpu *kv, enum cpu_exit_reason reason)
         run_cancel(kv);
         return 0;
     case EXIT_INTERNAL: return exit_internal(kv);
+    case EXIT_UNBACKED: return exit_unbacked(kv);
     }
     return 1;
 }

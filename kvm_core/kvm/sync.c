@@ -109,6 +109,25 @@ void ops_exclusive_end(struct vcpu *v)
     atomic_store(&self->vm->exclusive, NULL);
 }
 
+/* With nobody's vCPU as the one that is alone. One that waits for its own turn inside an instruction counts as outside: it is held. */
+void vm_hold(struct kvm_vm *vm, uint32_t what)
+{
+    struct kvm_vcpu *nobody = (struct kvm_vcpu *)vm, *owner = NULL;
+    unsigned n = atomic_load(&vm->vcpus), turns = 0;
+
+    while (!atomic_compare_exchange_strong(&vm->exclusive, &owner, nobody)) {
+        owner = NULL;
+        wait_turn(NULL, &turns);
+    }
+    for (unsigned i = 0; i < n; i++)
+        request(vm->vcpu[i], what);
+    for (unsigned i = 0; i < n; i++)
+        while (__atomic_load_n(&vm->vcpu[i]->cpu.in_guest, __ATOMIC_SEQ_CST) && !atomic_load(&vm->vcpu[i]->paused))
+            wait_turn(NULL, &turns);
+}
+
+void vm_let_go(struct kvm_vm *vm) { atomic_store(&vm->exclusive, NULL); }
+
 void vcpu_enter_engine(struct kvm_vcpu *kv)
 {
     for (;;) {

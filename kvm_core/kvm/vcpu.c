@@ -280,6 +280,8 @@ static int set_signal_mask(struct kvm_vcpu *kv, const struct client *c, uintptr_
         return -EFAULT;
     sigemptyset(&kv->sigmask);
     memcpy(&kv->sigmask, &bits, sizeof(bits));
+    sigdelset(&kv->sigmask, SIGSEGV); /* guest memory that is not there raises them: backing.c */
+    sigdelset(&kv->sigmask, SIGBUS);
     kv->has_sigmask = true;
     return 0;
 }

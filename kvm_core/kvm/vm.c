@@ -93,6 +93,7 @@ static struct kvm_vm *vm_new(const struct client *c)
         free(vm);
         return NULL;
     }
+    backing_add(vm);
     return vm;
 }
 
@@ -121,6 +122,7 @@ void vm_put(struct kvm_vm *vm)
 {
     if (atomic_fetch_sub(&vm->refs, 1) != 1)
         return;
+    backing_remove(vm);
     eventfd_destroy_all(vm);
     for (unsigned i = 0; i < vm->vcpus; i++)
         vcpu_destroy(vm->vcpu[i]);

@@ -5,6 +5,7 @@
 #include "isa/codecache.h"
 #include "mmu/large.h"
 #include "mmu/phys.h"
+#include "mmu/reach.h"
 
 /* ---- devices: the access log -------------------------------------------------------------- */
 
@@ -129,6 +130,8 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     if (access == ACC_WRITE && ref.slot->readonly)
         return; /* KVM_MEM_READONLY: a write is MMIO. KVM API 4.35 */
     out->host = ref.host;
+    if (unlikely(!(access == ACC_WRITE && ref.slot->partial ? reach_write(ref.host) : reach_read(ref.host))))
+        cpu_unbacked(v, w.gpa);
     if (access == ACC_WRITE)
         phys_mark_dirty(ref.slot, ref.page);
     if (unlikely(v->lockstep != NULL) && access == ACC_WRITE)
@@ -137,7 +140,7 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
         return;
     struct tlb_set *set = &v->tlb_sets[kind];
     unsigned n = tlb_index(page);
-    bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || v->lockstep)) &&
+    bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || ref.slot->partial || v->lockstep)) &&
                   !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
     if (access != ACC_WRITE || is_free(&set->read, n, page))
         enter(&set->read, n, page, &ref, w.global);

@@ -2,7 +2,8 @@
 #include "mmu/phys.h"
 
 #include <errno.h>
-#include <string.h>
+
+#include "mmu/reach.h"
 
 bool phys_lookup(const struct phys_map *map, uint64_t gpa, struct page_ref *out)
 {
@@ -34,9 +35,8 @@ int phys_read(const struct phys_map *map, uint64_t gpa, void *buf, size_t n)
         size_t part = 4096 - (gpa & 0xfff);
         if (part > n)
             part = n;
-        if (!phys_lookup(map, gpa, &ref))
+        if (!phys_lookup(map, gpa, &ref) || !reach_copy(to, ref.host + (gpa & 0xfff), part))
             return -EFAULT;
-        memcpy(to, ref.host + (gpa & 0xfff), part);
         to += part;
         gpa += part;
         n -= part;
@@ -53,9 +53,8 @@ int phys_write(const struct phys_map *map, uint64_t gpa, const void *buf, size_t
         size_t part = 4096 - (gpa & 0xfff);
         if (part > n)
             part = n;
-        if (!phys_lookup(map, gpa, &ref) || ref.slot->readonly)
+        if (!phys_lookup(map, gpa, &ref) || ref.slot->readonly || !reach_copy(ref.host + (gpa & 0xfff), from, part))
             return -EFAULT;
-        memcpy(ref.host + (gpa & 0xfff), from, part);
         phys_mark_dirty(ref.slot, ref.page);
         from += part;
         gpa += part;

@@ -18,6 +18,7 @@ struct memobj { /* something that backs guest memory */
 struct memslot {
     uint32_t id;          /* the client's slot number (as_id << 16 | slot) */
     bool readonly;        /* KVM_MEM_READONLY: reads are RAM, writes are MMIO */
+    _Atomic bool partial; /* not all of it may be written in the client: who writes asks first */
     uint64_t gpa, size_bytes;
     uint64_t userspace_addr;
     struct memobj *obj;

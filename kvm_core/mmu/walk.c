@@ -5,6 +5,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/lockstep.h"
 #include "mmu/phys.h"
+#include "mmu/reach.h"
 
 enum { /* page-table entry bits, SDM vol. 3, table 4-20 */
     PTE_P = 1 << 0, PTE_W = 1 << 1, PTE_U = 1 << 2, PTE_A = 1 << 5, PTE_D = 1 << 6, PTE_PS = 1 << 7,
@@ -18,16 +19,22 @@ struct entry {
     uint64_t value;
     uint64_t *at64; /* one of both: the entry in host memory */
     uint32_t *at32;
+    uint64_t gpa;
     struct page_ref ref;
 };
 
-static bool entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct entry *e)
+enum step { STEP_OK, STEP_ABSENT, STEP_RESERVED, STEP_UNBACKED };
+
+static enum step entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct entry *e)
 {
     uint8_t *host;
 
+    e->gpa = gpa;
     if (!phys_lookup(v->phys, gpa, &e->ref))
-        return false;
+        return STEP_ABSENT;
     host = e->ref.host + (gpa & 0xfff);
+    if (unlikely(!reach_read(host)))
+        return STEP_UNBACKED;
     if (size == 8) {
         e->at64 = (uint64_t *)host;
         e->at32 = NULL;
@@ -37,7 +44,7 @@ static bool entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct entry
         e->at64 = NULL;
         e->value = __atomic_load_n(e->at32, __ATOMIC_RELAXED);
     }
-    return true;
+    return e->value & PTE_P ? STEP_OK : STEP_ABSENT;
 }
 
 /* Sets A (and D) in an entry; false when the entry has changed meanwhile and the walk must restart. */
@@ -73,8 +80,6 @@ struct path {
     bool global;
 };
 
-enum step { STEP_OK, STEP_ABSENT, STEP_RESERVED };
-
 static uint64_t reserved_long(const struct vcpu *v, uint64_t pte, int shift, bool large)
 {
     uint64_t bits = v->phys_reserved & 0x000ffffffffff000ull;
@@ -102,8 +107,9 @@ static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int 
             p->above = p->rights;
         }
         struct entry *e = &p->level[p->count];
-        if (!entry_read(v, table + (linear >> shift & 511) * 8, 8, e) || !(e->value & PTE_P))
-            return STEP_ABSENT;
+        enum step step = entry_read(v, table + (linear >> shift & 511) * 8, 8, e);
+        if (step)
+            return step;
         p->count++;
         bool large = shift > 12 && e->value & PTE_PS;
         if (reserved_long(v, e->value, shift, large && shift <= 30) || e->value & reserved)
@@ -149,11 +155,13 @@ static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
 static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)
 {
     struct entry *e = &p->level[0];
+    enum step step;
 
     p->count = 0;
     p->rights = PTE_W | PTE_U;
-    if (!entry_read(v, (v->cr3 & 0xfffff000u) + (linear >> 22 & 1023) * 4, 4, e) || !(e->value & PTE_P))
-        return STEP_ABSENT;
+    step = entry_read(v, (v->cr3 & 0xfffff000u) + (linear >> 22 & 1023) * 4, 4, e);
+    if (step)
+        return step;
     p->count = 1;
     p->rights &= e->value;
     if (e->value & PTE_PS && v->cr4 & CR4_PSE) { /* 4 MiB, with PSE-36: bits 20:13 are 39:32 (4.3) */
@@ -166,9 +174,9 @@ static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)
         return STEP_OK;
     }
     e = &p->level[1];
-    if (!entry_read(v, (p->level[0].value & 0xfffff000u) + (linear >> 12 & 1023) * 4, 4, e) ||
-        !(e->value & PTE_P))
-        return STEP_ABSENT;
+    step = entry_read(v, (p->level[0].value & 0xfffff000u) + (linear >> 12 & 1023) * 4, 4, e);
+    if (step)
+        return step;
     p->count = 2;
     p->rights &= e->value;
     p->gpa = e->value & 0xfffff000u;
@@ -230,6 +238,8 @@ uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int a
         enum step step = path_find(v, linear, &p);
         if (step == STEP_ABSENT)
             return WALK_FAULT | error;
+        if (unlikely(step == STEP_UNBACKED))
+            cpu_unbacked(v, p.level[p.count].gpa);
         if (step == STEP_RESERVED)
             return WALK_FAULT | error | PF_P | PF_RSVD;
         struct entry *leaf = &p.level[p.count - 1];

@@ -60,8 +60,10 @@ static bool is_vfork_child(void)
 
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
-    if (kvmish_is_device(path))
+    if (kvmish_is_device(path)) {
+        take_faults();
         return finish(flags & O_DIRECTORY ? -ENOTDIR : kvmish_open());
+    }
     return (int)syscall(SYS_openat, dir, path, flags, mode);
 }
 
@@ -213,12 +215,70 @@ EXPORT void closefrom(int first)
     close_range(first < 0 ? 0 : (unsigned)first, ~0u, 0);
 }
 
+/* ---- memory that a machine has ------------------------------------------------------------------------------------- */
+
+static bool changing(void *addr, size_t size)
+{
+    const struct iovec place = {addr, size};
+
+    return kvmish_changing(&place, 1);
+}
+
+static void changed(void)
+{
+    int saved = errno;
+
+    kvmish_changed();
+    errno = saved;
+}
+
+EXPORT int munmap(void *addr, size_t size)
+{
+    bool held = changing(addr, size);
+    int ret = (int)syscall(SYS_munmap, addr, size);
+
+    if (held)
+        changed();
+    return ret;
+}
+
+EXPORT int mprotect(void *addr, size_t size, int prot)
+{
+    bool held = changing(addr, size);
+    int ret = (int)syscall(SYS_mprotect, addr, size, prot);
+
+    if (held)
+        changed();
+    return ret;
+}
+
+EXPORT void *mremap(void *addr, size_t size, size_t new_size, int flags, ...)
+{
+    struct iovec place[2] = {{addr, size}, {NULL, 0}};
+    void *to = NULL, *at;
+    va_list ap;
+    bool held;
+
+    va_start(ap, flags);
+    if (flags & MREMAP_FIXED)
+        place[1] = (struct iovec){to = va_arg(ap, void *), new_size};
+    va_end(ap);
+    held = kvmish_changing(place, 2);
+    at = (void *)syscall(SYS_mremap, addr, size, new_size, flags, to);
+    if (held)
+        changed();
+    return at;
+}
+
 /* ---- mmap: the coalesced ring in a vCPU's mapping is the VM's ------------------------------------------------------ */
 
 EXPORT void *mmap(void *addr, size_t size, int prot, int flags, int fd, off_t offset)
 {
+    bool held = flags & MAP_FIXED && changing(addr, size);
     void *at = (void *)syscall(SYS_mmap, addr, size, prot, flags, fd, offset);
 
+    if (held)
+        changed();
     if (fd >= 0 && at != MAP_FAILED && !(flags & MAP_ANONYMOUS) && kvmish_owns(fd))
         kvmish_mapped(fd, at, size, offset);
     return at;

@@ -6,4 +6,7 @@
 
 enum { FD_LIMIT = 65536 }; /* descriptors above it are never ours */
 
+/* From now on signals that come of missing memory are looked at before the program has them. */
+void take_faults(void);
+
 #endif

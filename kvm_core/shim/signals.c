@@ -22,6 +22,7 @@ static struct slot {
     _Atomic unsigned current;
 } client[SIGNALS];
 static atomic_flag busy = ATOMIC_FLAG_INIT;
+static atomic_bool taken; /* take_faults() */
 
 typedef int sigaction_fn(int, const struct sigaction *, struct sigaction *);
 
@@ -46,11 +47,38 @@ static void postpone(int sig, siginfo_t *info, ucontext_t *uc)
     syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), sig, info);
 }
 
+static bool is_handler(const struct sigaction *a)
+{
+    return (a->sa_flags & SA_SIGINFO) || (a->sa_handler != SIG_DFL && a->sa_handler != SIG_IGN);
+}
+
+/* Raised by memory that is not there, which may be guest memory. */
+static bool is_fault(int sig) { return sig == SIGSEGV || sig == SIGBUS; }
+
+/* The program has no handler for it. What was a fault comes again at once, and ends it; so does what was sent, behind us. */
+static void as_without(int sig, const struct sigaction *a, const siginfo_t *info)
+{
+    struct sigaction none = {.sa_handler = SIG_DFL};
+
+    if (info->si_code <= 0 && a->sa_handler == SIG_IGN)
+        return;
+    real_sigaction()(sig, &none, NULL);
+    if (info->si_code <= 0)
+        syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), sig);
+}
+
 static void wrapper(int sig, siginfo_t *info, void *context)
 {
     struct slot *s = &client[sig];
     const struct sigaction *a = &s->action[atomic_load(&s->current)];
     int saved = errno;
+
+    if (is_fault(sig) && info->si_code > 0 && kvmish_fault((uintptr_t)info->si_addr, context))
+        return;
+    if (!is_handler(a)) {
+        as_without(sig, a, info);
+        return;
+    }
     bool keep = kvmish_signal_arrived(sig);
 
     if (keep && !(a->sa_flags & SA_RESETHAND)) {
@@ -65,11 +93,6 @@ static void wrapper(int sig, siginfo_t *info, void *context)
         a->sa_handler(sig);
 }
 
-static bool is_handler(const struct sigaction *a)
-{
-    return (a->sa_flags & SA_SIGINFO) || (a->sa_handler != SIG_DFL && a->sa_handler != SIG_IGN);
-}
-
 static int install(int sig, const struct sigaction *act, struct sigaction *old)
 {
     struct slot *s = &client[sig];
@@ -77,7 +100,7 @@ static int install(int sig, const struct sigaction *act, struct sigaction *old)
     struct sigaction ours, before = {0};
     int ret;
 
-    if (act && is_handler(act)) {
+    if (act && (is_handler(act) || (is_fault(sig) && atomic_load(&taken)))) {
         s->action[!was] = *act;
         ours = *act;
         ours.sa_sigaction = wrapper;
@@ -112,6 +135,18 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
     atomic_flag_clear(&busy);
     sigprocmask(SIG_SETMASK, &mask, NULL);
     return ret;
+}
+
+void take_faults(void)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS};
+    struct sigaction now;
+
+    if (atomic_exchange(&taken, true))
+        return;
+    for (unsigned i = 0; i < 2; i++)
+        if (!sigaction(faults[i], NULL, &now) && !is_handler(&now))
+            sigaction(faults[i], &now, NULL);
 }
 
 static sighandler_t simple(int sig, sighandler_t handler, int flags)

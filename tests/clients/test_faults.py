@@ -55,6 +55,19 @@ def test_on_the_device_file(device: Broker, faults: Path, scenario: str) -> None
     _runs([str(faults), str(device.file)], scenario)
 
 
+@pytest.mark.parametrize("engine", ["translate", "emulate"])
+@pytest.mark.parametrize(
+    "way", ["unmapped", "without-a-word", "read-only", "moved", "shortened", "replaced", "own"]
+)
+def test_memory_that_goes_away_under_the_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, way: str
+) -> None:
+    monkeypatch.setenv("KVMISH_ENGINE", engine)
+    program = _compile("gone", tmp_path)
+    command = [str(KVMISH), "exec", "--quiet", "--door", "preload", "--", str(program), "/dev/kvm"]
+    _runs(command, way)
+
+
 @pytest.mark.host_kvm
 @pytest.mark.full
 @pytest.mark.parametrize("scenario", ["orders", *SCENARIOS])

@@ -163,7 +163,19 @@ static void aliases(void)
     finish(&m);
 }
 
-/* Slots over what is not there, or goes away under the machine: it reads zeros there and lives. */
+/* KVM_RUN says EFAULT and where; the instruction has not been executed. */
+static void expect_fault(struct machine *m, uint64_t gpa, uint64_t rip)
+{
+    struct kvm_regs r;
+    uint64_t fault[3]; /* flags, address, bytes: struct kvm_run's memory_fault, which is younger than our headers */
+
+    REFUSED(run(m->vcpu[0]), EFAULT);
+    memcpy(fault, m->run[0]->padding, sizeof(fault));
+    CHECK(m->run[0]->exit_reason == 39 && fault[0] == 0 && fault[1] == gpa && fault[2] == PAGE);
+    CHECK(!ioctl(m->vcpu[0], KVM_GET_REGS, &r) && r.rip == rip);
+}
+
+/* Slots over what is not there, or goes away under the machine. */
 static void holes(void)
 {
     /* mov al, [bx]; inc byte [bx]; out 0x10, al; hlt */
@@ -172,24 +184,30 @@ static void holes(void)
     int memfd = memfd_create("guest", MFD_CLOEXEC);
     struct machine m;
 
-    CHECK(!munmap(p + 4 * PAGE, 4 * PAGE) && !mprotect(p + 8 * PAGE, PAGE, PROT_READ) && !ftruncate(memfd, 4 * PAGE));
-    CHECK(!mprotect(p + 9 * PAGE, PAGE, PROT_NONE));
+    CHECK(!ftruncate(memfd, 4 * PAGE));
     q = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    start(&m, 1); /* maps, too, and would into the hole */
+    CHECK(!munmap(p + 4 * PAGE, 4 * PAGE) && !mprotect(p + 8 * PAGE, PAGE, PROT_READ));
+    CHECK(!mprotect(p + 9 * PAGE, PAGE, PROT_NONE));
     memcpy(p + CODE, code, sizeof(code));
-    start(&m, 1);
     CHECK(!add_slot(m.vm, 0, 0, p, 12 * PAGE));
     CHECK(!add_slot(m.vm, 1, 12 * PAGE, q, 3 * PAGE));
     set_registers(m.vcpu[0], CODE, 5 * PAGE); /* unmapped */
-    expect_io_then_hlt(&m, 0, 0);
+    expect_fault(&m, 5 * PAGE, CODE);
+    expect_fault(&m, 5 * PAGE, CODE);
     set_registers(m.vcpu[0], CODE, 8 * PAGE); /* read-only */
-    expect_io_then_hlt(&m, 0, 0);
+    expect_fault(&m, 8 * PAGE, CODE + 2);
     set_registers(m.vcpu[0], CODE, 9 * PAGE); /* PROT_NONE */
-    expect_io_then_hlt(&m, 0, 0);
+    expect_fault(&m, 9 * PAGE, CODE);
+    set_registers(m.vcpu[0], 6 * PAGE, 0); /* code */
+    expect_fault(&m, 6 * PAGE, 6 * PAGE);
     q[PAGE] = 5;
     set_registers(m.vcpu[0], CODE, 13 * PAGE);
     expect_io_then_hlt(&m, 0, 5);
     CHECK(!ftruncate(memfd, 0)); /* and now the file is cut short */
     set_registers(m.vcpu[0], CODE, 13 * PAGE);
+    expect_fault(&m, 13 * PAGE, CODE);
+    CHECK(!ftruncate(memfd, 4 * PAGE));
     expect_io_then_hlt(&m, 0, 0);
     finish(&m);
 }
@@ -580,24 +598,47 @@ static void unchanged(void)
 }
 
 /* A 64-bit program may make 32-bit system calls: they are as those of a 32-bit one, if only its memory is where those reach. */
+#ifdef __x86_64__
+static int ioctl32(int fd, unsigned request, const void *arg)
+{
+    enum { IOCTL32 = 54 };
+    int ret;
+
+    __asm__ volatile("int $0x80" : "=a"(ret) : "a"(IOCTL32), "b"(fd), "c"(request), "d"(arg) : "memory");
+    return ret;
+}
+#endif
+
 static void int80(void)
 {
 #ifdef __x86_64__
-    enum { IOCTL32 = 54 };
     struct kvm_userspace_memory_region *r = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
                                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
     uint8_t *high = guest_memory(count_and_tell, sizeof(count_and_tell)), *low = (uint8_t *)r + PAGE;
+    struct { /* struct kvm_msr_filter, with pointers of 32 bits */
+        uint32_t flags;
+        struct {
+            uint32_t flags, nmsrs, base, bitmap;
+        } range[16];
+    } *filter = (void *)(low + 0x800);
+    unsigned set_filter = _IOW(KVMIO, 0xc6, *filter);
     struct machine m;
-    int ret;
 
     start(&m, 1);
     *r = (struct kvm_userspace_memory_region){0, 0, 0x10000, PAGE, (uintptr_t)high};
-    __asm__ volatile("int $0x80" : "=a"(ret) : "a"(IOCTL32), "b"(m.vm), "c"(KVM_SET_USER_MEMORY_REGION), "d"(r) : "memory");
-    CHECK(ret == -EFAULT);
+    CHECK(ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r) == -EFAULT);
     memcpy(low, count_and_tell, sizeof(count_and_tell));
     *r = (struct kvm_userspace_memory_region){0, 0, CODE, PAGE, (uintptr_t)low};
-    __asm__ volatile("int $0x80" : "=a"(ret) : "a"(IOCTL32), "b"(m.vm), "c"(KVM_SET_USER_MEMORY_REGION), "d"(r) : "memory");
-    CHECK(!ret);
+    CHECK(!ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r));
+    filter->range[0].flags = KVM_MSR_FILTER_READ;
+    filter->range[0].nmsrs = 8;
+    filter->range[0].bitmap = 8; /* nowhere */
+    CHECK(ioctl32(m.vm, set_filter, filter) == -EFAULT);
+    filter->range[0].bitmap = (uint32_t)(uintptr_t)low;
+    CHECK(!ioctl32(m.vm, set_filter, filter));
+    REFUSED(ioctl(m.vm, set_filter, filter), ENOTTY); /* by a 64-bit call */
+    memset(filter, 0, sizeof(*filter));
+    CHECK(!ioctl32(m.vm, set_filter, filter));
     set_registers(m.vcpu[0], CODE, CODE + 0x800);
     expect_io_then_hlt(&m, 0, 1);
     finish(&m);

@@ -1,0 +1,190 @@
+/* Guest memory is the client's own: it may unmap it, protect it or cut its file short while the machine has it as a slot. KVM_RUN then
+ * says EFAULT (KVM API 5, KVM_EXIT_MEMORY_FAULT), at the instruction that wanted it.
+ *
+ * Whether memory is there is looked at when it enters a look-aside (mmu/reach.h). A client in this process that says what it is about
+ * to do (kvmish_changing) has the look-asides emptied first; what it does without a word is found by the signal that it raises.
+ */
+#include <signal.h>
+#include <ucontext.h>
+
+#include "kvm/door.h"
+#include "kvm/kvm.h"
+#include "mmu/reach.h"
+
+/* ---- before it happens ------------------------------------------------------------------------------------------ */
+
+static pthread_mutex_t vms_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kvm_vm *vms;          /* of clients in this process */
+static sigset_t outer_mask;         /* of the thread that is between kvmish_changing() and kvmish_changed(), with the lock */
+static _Atomic uintptr_t low = UINTPTR_MAX, high; /* all slots lie between */
+
+void backing_add(struct kvm_vm *vm)
+{
+    if (vm->client.pid)
+        return;
+    pthread_mutex_lock(&vms_lock);
+    vm->next = vms;
+    vms = vm;
+    pthread_mutex_unlock(&vms_lock);
+}
+
+void backing_remove(struct kvm_vm *vm)
+{
+    if (vm->client.pid)
+        return;
+    pthread_mutex_lock(&vms_lock);
+    for (struct kvm_vm **p = &vms; *p; p = &(*p)->next)
+        if (*p == vm) {
+            *p = vm->next;
+            break;
+        }
+    pthread_mutex_unlock(&vms_lock);
+}
+
+void backing_forked(void)
+{
+    pthread_mutex_init(&vms_lock, NULL);
+    vms = NULL;
+}
+
+void backing_widen(uintptr_t addr, size_t size_bytes)
+{
+    uintptr_t was = atomic_load(&low), end = atomic_load(&high);
+
+    while (addr < was && !atomic_compare_exchange_weak(&low, &was, addr))
+        ;
+    while (addr + size_bytes > end && !atomic_compare_exchange_weak(&high, &end, addr + size_bytes))
+        ;
+}
+
+static bool overlap(const struct iovec *place, uintptr_t from, uintptr_t to)
+{
+    return (uintptr_t)place->iov_base < to && from < (uintptr_t)place->iov_base + place->iov_len;
+}
+
+/* Has it guest memory there? If so its slots are no longer taken for writable throughout. */
+static bool touches(struct kvm_vm *vm, const struct iovec *place)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&vm->slots_lock);
+    for (unsigned i = 0; i < vm->slots_size; i++) {
+        struct kvm_slot *k = vm->slot[i];
+        if (!k || !overlap(place, k->s.userspace_addr, k->s.userspace_addr + k->s.size_bytes))
+            continue;
+        atomic_store(&k->s.partial, true);
+        found = true;
+    }
+    pthread_mutex_unlock(&vm->slots_lock);
+    return found;
+}
+
+bool kvmish_changing(const struct iovec *place, unsigned count)
+{
+    struct kvm_vcpu *self;
+    sigset_t all, mask;
+    bool any = false;
+
+    for (unsigned i = 0; i < count; i++)
+        any |= overlap(&place[i], atomic_load(&low), atomic_load(&high));
+    if (!any)
+        return false;
+    any = false;
+    self = running_here();
+    if (self && __atomic_load_n(&self->cpu.in_guest, __ATOMIC_RELAXED))
+        return false; /* a signal handler: the thread cannot wait for itself */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    pthread_mutex_lock(&vms_lock);
+    outer_mask = mask;
+    for (struct kvm_vm *vm = vms; vm; vm = vm->next) {
+        for (unsigned i = 0; i < count; i++)
+            vm->held |= touches(vm, &place[i]);
+        any |= vm->held;
+        if (vm->held)
+            vm_hold(vm, REQ_PHYS_CHANGED);
+    }
+    if (!any) {
+        pthread_mutex_unlock(&vms_lock);
+        pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    }
+    return any;
+}
+
+void kvmish_changed(void)
+{
+    sigset_t mask = outer_mask;
+
+    for (struct kvm_vm *vm = vms; vm; vm = vm->next) {
+        if (vm->held)
+            vm_let_go(vm);
+        vm->held = false;
+    }
+    pthread_mutex_unlock(&vms_lock);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
+
+/* ---- when it has happened ----------------------------------------------------------------------------------------- */
+
+static bool guest_page(const struct phys_map *map, uintptr_t addr, uint64_t *gpa)
+{
+    for (unsigned i = 0; map && i < map->count; i++) {
+        const struct memslot *s = map->slot[i];
+        uintptr_t at = addr - (uintptr_t)s->obj->host - s->obj_offset;
+        if (at >= s->size_bytes)
+            continue;
+        *gpa = s->gpa + at;
+        return true;
+    }
+    return false;
+}
+
+#ifdef __x86_64__
+
+enum { RED_ZONE = 128 };
+#define EFLAGS_DF 0x400ll
+
+/* Where C code goes on that has met it, in the middle of an instruction. */
+static _Noreturn void leave(struct kvm_vcpu *kv)
+{
+    if (atomic_load(&kv->vm->exclusive) == kv)
+        ops_exclusive_end(&kv->cpu);
+    cpu_leave(&kv->cpu, EXIT_UNBACKED);
+}
+
+bool kvmish_fault(uintptr_t addr, void *context)
+{
+    greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
+    uintptr_t on = reach_recover((uintptr_t)regs[REG_RIP]);
+    struct kvm_vcpu *kv = on ? NULL : running_here();
+    uint64_t gpa;
+
+    if (on) {
+        regs[REG_RIP] = (greg_t)on;
+        return true;
+    }
+    if (!kv || !kv->cpu.in_guest || !guest_page(kv->cpu.phys, addr, &gpa))
+        return false;
+    kv->cpu.unbacked = (gpa & ~(KVM_PAGE - 1ull)) | 1;
+    __atomic_fetch_or(&kv->cpu.requests, REQ_PHYS_CHANGED, __ATOMIC_SEQ_CST); /* what led there leads there no more */
+    vcpu_kick(kv);
+    if (kv->cpu.translator && kv->cpu.translator->fault(&kv->cpu, regs))
+        return true;
+    regs[REG_RDI] = (greg_t)kv;
+    regs[REG_RSP] = (greg_t)((((uintptr_t)regs[REG_RSP] - RED_ZONE) & ~(uintptr_t)15) - 8); /* as behind a call */
+    regs[REG_EFL] &= ~EFLAGS_DF;
+    regs[REG_RIP] = (greg_t)leave;
+    return true;
+}
+
+#else
+
+bool kvmish_fault(uintptr_t addr, void *context)
+{
+    (void)addr;
+    (void)context;
+    (void)guest_page;
+    return false;
+}
+
+#endif
