@@ -32,6 +32,16 @@ struct kvm_userspace_memory_region2 {
 #define KVM_CAP_VM_TYPES 235
 #endif
 
+/* Of 32-bit programs: struct kvm_msr_filter with their pointers. */
+struct kvm_msr_filter_range_compat {
+    __u32 flags, nmsrs, base, bitmap;
+};
+struct kvm_msr_filter_compat {
+    __u32 flags;
+    struct kvm_msr_filter_range_compat ranges[KVM_MSR_FILTER_MAX_RANGES];
+};
+#define KVM_X86_SET_MSR_FILTER_COMPAT _IOW(KVMIO, 0xc6, struct kvm_msr_filter_compat)
+
 struct kvm_memory_fault { /* in kvm_run's union, with KVM_EXIT_MEMORY_FAULT */
     __u64 flags, gpa, size;
 };

@@ -357,7 +357,7 @@ int msrs_get_index_list(const struct client *c, uintptr_t arg, bool feature);
 int msrs_get_system(const struct client *c, uintptr_t arg);
 int msrs_get(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg);
 int msrs_set(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg);
-int msrs_set_filter(struct kvm_vm *vm, const struct client *c, uintptr_t arg);
+int msrs_set_filter(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg);
 void msrs_filter_free(struct msr_filter *f);
 int ops_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value);
 int ops_wrmsr(struct vcpu *v, uint32_t index, uint64_t value);

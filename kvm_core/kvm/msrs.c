@@ -200,14 +200,28 @@ static int filter_add(struct msr_filter *f, const struct client *c, const struct
     return 0;
 }
 
-int msrs_set_filter(struct kvm_vm *vm, const struct client *c, uintptr_t arg)
+static int read_compat(const struct client *c, uintptr_t arg, struct kvm_msr_filter *out)
+{
+    struct kvm_msr_filter_compat in;
+
+    if (GET(c, in, arg))
+        return -EFAULT;
+    out->flags = in.flags;
+    for (unsigned i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
+        out->ranges[i] = (struct kvm_msr_filter_range){
+            .flags = in.ranges[i].flags, .nmsrs = in.ranges[i].nmsrs, .base = in.ranges[i].base,
+            .bitmap = (void *)(uintptr_t)in.ranges[i].bitmap};
+    return 0;
+}
+
+int msrs_set_filter(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg)
 {
     struct kvm_msr_filter in;
     struct msr_filter *f, *old;
     bool empty = true;
     int err = 0;
 
-    if (GET(c, in, arg))
+    if (req == KVM_X86_SET_MSR_FILTER ? GET(c, in, arg) : read_compat(c, arg, &in))
         return -EFAULT;
     if (in.flags & ~(uint32_t)KVM_MSR_FILTER_DEFAULT_DENY)
         return -EINVAL;

@@ -421,7 +421,8 @@ int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintp
     case KVM_SET_TSS_ADDR:
     case KVM_SET_IDENTITY_MAP_ADDR: return set_addresses(vm, c, req, arg);
     case KVM_SET_BOOT_CPU_ID: return set_boot_cpu(vm, arg);
-    case KVM_X86_SET_MSR_FILTER: return msrs_set_filter(vm, c, arg);
+    case KVM_X86_SET_MSR_FILTER: return msrs_set_filter(vm, c, req, arg);
+    case KVM_X86_SET_MSR_FILTER_COMPAT: return c->compat ? msrs_set_filter(vm, c, req, arg) : -ENOTTY;
     case KVM_CREATE_DEVICE: return create_device(c, arg);
     case KVM_GET_STATS_FD: return stats_vm_fd(vm, c);
     case KVM_GET_TSC_KHZ: return (int)vm->tsc_khz;
