@@ -25,7 +25,8 @@ ffi.set_source(
     "#include <stdint.h>\n"
     '#include "cpu/cpuid_models.h"\n'
     '#include "kvm/door.h"\n'
-    '#include "kvm/engines.h"\n',
+    '#include "kvm/engines.h"\n'
+    '#include "runner.h"\n',
     include_dirs=["kvm_core"],
     extra_objects=[str(ARCHIVE)],
     libraries=["Zydis", "pthread", "dl", "m"],
@@ -35,6 +36,7 @@ ffi.set_source(
         "kvm_core/cpu/cpuid_models.h",
         "kvm_core/kvm/door.h",
         "kvm_core/kvm/engines.h",
+        "kvm_core/runner.h",
     ],
     extra_compile_args=["-O2", "-std=gnu11"],
 )

@@ -16,12 +16,15 @@ import struct
 import threading
 from collections.abc import Iterable, Sequence
 from ctypes import sizeof
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from kvm_core import abi, exits
 from kvm_core.abi import Cap, Exit
 from kvm_core.door import DeviceDoor, DirectDoor, Door, open_door
 from kvm_core.models import apply_cpu_model, cpu_model_names
+from kvm_core.standing import StandingAnswers
 
 __all__ = [
     "CoalescedWrite",
@@ -188,7 +191,7 @@ class Kvm(_Object):
 
 
 class CoalescedWrite(NamedTuple):
-    """A write that the core kept for later."""
+    """Writes that the core kept for later: in a row to one place, `size` bytes of `data` each."""
 
     address: int
     size: int
@@ -206,6 +209,7 @@ class Vm(_Object):
         self.vcpu_mmap_size = kvm.get_vcpu_mmap_size()
         self._ring_lock = threading.Lock()
         self._ring: mmap.mmap | None = None
+        self.standing = StandingAnswers()
 
     def __enter__(self) -> Vm:
         """Use it with `with`."""
@@ -327,17 +331,22 @@ class Vm(_Object):
         ring, base = self._ring, abi.PAGE_SIZE * abi.COALESCED_MMIO_PAGE_OFFSET
         if ring is None:
             return []
-        limit = (abi.PAGE_SIZE - 8) // 24
-        writes: list[CoalescedWrite] = []
+        limit, entries = (abi.PAGE_SIZE - 8) // 24, base + 8
         with self._ring_lock:
             first, last = _RING.unpack_from(ring, base)
-            while first != last and first < limit and len(writes) < limit:
-                address, size, pio, data = _RING_ENTRY.unpack_from(ring, base + 8 + 24 * first)
-                writes.append(CoalescedWrite(address, size, bool(pio), data[: min(size, 8)]))
-                first = (first + 1) % limit
-            if writes:
-                struct.pack_into("<I", ring, base, first)
-        return writes
+            if first == last or first >= limit or last >= limit:
+                return []
+            end = last if first < last else limit
+            taken = ring[entries + 24 * first : entries + 24 * end]
+            if end != last:
+                taken += ring[entries : entries + 24 * last]
+            struct.pack_into("<I", ring, base, last)
+        return [
+            CoalescedWrite(address, size, bool(pio), b"".join(data[:size] for *_, data in run))
+            for (address, size, pio), run in groupby(
+                _RING_ENTRY.iter_unpack(taken), itemgetter(0, 1, 2)
+            )
+        ]
 
     def coalesced_pending(self) -> bool:
         """Say, cheaply, whether drain_coalesced would return something."""
@@ -406,7 +415,7 @@ class Vcpu(_Object):
         self.map = vm.door.mmap(fd, vm.vcpu_mmap_size)
         self._view = memoryview(self.map)
         self._mmio_data = self._view[_EXIT_OFFSET + 8 : _EXIT_OFFSET + 16]
-        self._enter = vm.door.runner(fd)
+        self._enter = vm.door.runner(fd, self.map, vm.standing.table)
 
     @property
     def shared(self) -> abi.KvmRun:
@@ -414,7 +423,9 @@ class Vcpu(_Object):
         return abi.KvmRun.from_buffer(self.map)
 
     def run(self) -> exits.VcpuExit:
-        """Enter the guest (KVM_RUN, KVM API 4.10) and say why it came back."""
+        """Enter the guest (KVM_RUN, KVM API 4.10) and say why it came back: for what no standing
+        answer serves.
+        """
         result = self._enter()
         if result < 0:
             if -result in (errno.EINTR, errno.EAGAIN):

@@ -12,13 +12,14 @@ import mmap
 import os
 import stat
 from collections.abc import Callable
-from importlib import import_module
+from functools import partial
 from typing import Any, Protocol
 
 from kvm_core import engines
-from kvm_core.errors import BackendError, ConfigError
+from kvm_core.errors import ConfigError
 
 Argument = int | ctypes.Structure | ctypes.Array[Any] | bytearray | ctypes.c_uint64
+Answers = ctypes.Array[ctypes.c_uint32]
 
 # The host's own KVM (Documentation/admin-guide/devices.txt: misc 232).
 _KVM_DEVICE = os.makedev(10, 232)
@@ -41,8 +42,11 @@ class Door(Protocol):
     def ioctl(self, fd: int, request: int, arg: Argument = 0) -> int:
         """Call, and return what the call returns. :raise OSError: with KVM's errno."""
 
-    def runner(self, fd: int) -> Callable[[], int]:
-        """Return KVM_RUN of this vCPU as a function: 0 or -errno, lets other threads run."""
+    def runner(self, fd: int, shared: mmap.mmap, answers: Answers) -> Callable[[], int]:
+        """Return KVM_RUN of this vCPU as a function: 0 or -errno, lets other threads run.
+
+        `shared` are its pages; exits that `answers` serve (runner.h) do not come back.
+        """
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """Map a vCPU's shared pages."""
@@ -56,6 +60,13 @@ class Door(Protocol):
 
 def _map_shared(fd: int, size_bytes: int) -> mmap.mmap:
     return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _runner(function: str, fd: int, shared: mmap.mmap, answers: Answers) -> Callable[[], int]:
+    core = engines.core()
+    table = core.ffi.from_buffer("uint32_t[]", answers)
+    run = core.ffi.from_buffer(shared)
+    return partial(getattr(core.lib, function), fd, run, table, len(answers))
 
 
 class DeviceDoor:
@@ -100,17 +111,9 @@ class DeviceDoor:
             return result
         return int(fcntl.ioctl(fd, request, arg, True))
 
-    def runner(self, fd: int) -> Callable[[], int]:
-        """See Door."""
-        ioctl = fcntl.ioctl
-
-        def run() -> int:
-            try:
-                return int(ioctl(fd, 0xAE80, 0))
-            except OSError as error:
-                return -(error.errno or 5)
-
-        return run
+    def runner(self, fd: int, shared: mmap.mmap, answers: Answers) -> Callable[[], int]:
+        """See Door. :raise BackendError: if the core's module was not built."""
+        return _runner("runner_device", fd, shared, answers)
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """See Door."""
@@ -131,13 +134,7 @@ class DirectDoor:
 
     def __init__(self) -> None:
         """Load the module. :raise BackendError: if it was not built."""
-        try:
-            module = import_module("kvm_core._kvm")
-        except ImportError as error:
-            raise BackendError(
-                f"the core is not built ({error}); run `make ext`, or use --kvm PATH"
-            ) from None
-        self._lib: Any = module.lib
+        self._lib: Any = engines.core().lib
         self.engine = engines.chosen()
 
     def open(self) -> int:
@@ -153,15 +150,9 @@ class DirectDoor:
             return self._check(self._lib.kvmish_ioctl(fd, request, ctypes.addressof(holder)))
         return self._check(self._lib.kvmish_ioctl(fd, request, ctypes.addressof(arg)))
 
-    def runner(self, fd: int) -> Callable[[], int]:
+    def runner(self, fd: int, shared: mmap.mmap, answers: Answers) -> Callable[[], int]:
         """See Door."""
-        ioctl = self._lib.kvmish_ioctl
-
-        def run() -> int:
-            result: int = ioctl(fd, 0xAE80, 0)
-            return result
-
-        return run
+        return _runner("runner_direct", fd, shared, answers)
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
         """See Door."""

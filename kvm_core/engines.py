@@ -1,4 +1,7 @@
-"""The engines' names. The core reads KVMISH_ENGINE where it creates a vCPU (kvm/engines.c)."""
+"""The core's module, and the names of its engines.
+
+The core reads KVMISH_ENGINE where it creates a vCPU (kvm/engines.c).
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,21 @@ VARIABLE = "KVMISH_ENGINE"
 ENGINES = ("translate", "emulate")  # the default first
 
 
+def core() -> Any:
+    """Return the module that cffi made of the core. :raise BackendError: if it was not built."""
+    try:
+        return import_module("kvm_core._kvm")
+    except ImportError as error:
+        raise BackendError(f"the core is not built ({error}); run `make ext`") from None
+
+
 def chosen() -> str:
     """Return the engine that a vCPU in this process gets: by the environment, or the default.
 
     :raise ConfigError: if the environment names none.
     :raise BackendError: if the core is not built.
     """
-    try:
-        module: Any = import_module("kvm_core._kvm")
-    except ImportError as error:
-        raise BackendError(f"the core is not built ({error}); run `make ext`") from None
+    module = core()
     name = module.lib.engine_chosen_name()
     if not name:
         raise _unknown(VARIABLE, os.environ[VARIABLE])

@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from importlib import import_module
-from typing import Any
 
+from kvm_core import engines
 from kvm_core.abi import KvmCpuidEntry2
-from kvm_core.errors import BackendError, ConfigError
-
-
-def _module() -> Any:
-    try:
-        return import_module("kvm_core._kvm")
-    except ImportError as error:
-        raise BackendError(f"the core is not built ({error}); run `make ext`") from None
+from kvm_core.errors import ConfigError
 
 
 def cpu_model_names() -> list[str]:
     """Return what `--cpu` may be. :raise BackendError: if the core is not built."""
-    module = _module()
+    module = engines.core()
     names: list[str] = []
     while name := module.lib.cpuid_model_name(len(names)):
         names.append(module.ffi.string(name).decode("ascii"))
@@ -35,7 +27,7 @@ def apply_cpu_model(supported: list[KvmCpuidEntry2], name: str) -> list[KvmCpuid
 
     :raise ConfigError: for an unknown model, or one that needs what is not supported.
     """
-    module = _module()
+    module = engines.core()
     entries = (KvmCpuidEntry2 * len(supported))(*supported)
     pointer = module.ffi.cast("struct kvm_cpuid_entry2 *", ctypes.addressof(entries))
     count = module.lib.cpuid_model_apply(name.encode(), pointer, len(supported))

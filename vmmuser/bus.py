@@ -7,7 +7,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from kvm_core.errors import ConfigError
-from vmmuser.device import Device
+from vmmuser.device import Device, StringDevice
 
 
 class Window(NamedTuple):
@@ -17,6 +17,7 @@ class Window(NamedTuple):
     end: int
     device: Device
     region: int
+    strings: StringDevice | None
 
 
 class Bus:
@@ -41,7 +42,8 @@ class Bus:
         places = {"pio": _as_list(pio), "mmio": _as_list(mmio)}
         for index, region in enumerate(device.regions):
             base = places[region.kind].pop(0)
-            window = Window(base, base + region.size, device, index)
+            strings = device if isinstance(device, StringDevice) else None
+            window = Window(base, base + region.size, device, index, strings)
             if region.kind == "pio":
                 self._attach_ports(window)
             else:
@@ -83,6 +85,15 @@ class Bus:
         else:
             for i in range(size):
                 self.write_port((port + i) & 0xFFFF, 1, value >> 8 * i & 0xFF)
+
+    def write_port_string(self, port: int, size: int, data: bytes) -> None:
+        """OUTS: elements of `size` bytes, one after the other; at once, where a device can."""
+        window = self._ports.get(port)
+        if window is not None and window.strings is not None and size == 1:
+            window.strings.write_string(window.region, port - window.base, data)
+            return
+        for at in range(0, len(data), size):
+            self.write_port(port, size, int.from_bytes(data[at : at + size], "little"))
 
     def _find(self, address: int, size: int) -> Window | None:
         at = bisect_right(self._bases, address) - 1

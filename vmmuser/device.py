@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 State = dict[str, Any]
 """Named fields, and a version under `v`."""
@@ -38,6 +38,14 @@ class Device(Protocol):
         """Take a state that save returned. :raise ConfigError: on an unknown version."""
 
 
+@runtime_checkable
+class StringDevice(Protocol):
+    """A device that takes many bytes for one register at once."""
+
+    def write_string(self, region: int, offset: int, data: bytes) -> None:
+        """Take them as so many writes of one byte."""
+
+
 class IrqLine(Protocol):
     """One interrupt input of the board."""
 
@@ -46,6 +54,13 @@ class IrqLine(Protocol):
 
     def pulse(self) -> None:
         """Raise and lower it: one edge; for any thread."""
+
+
+class StandingAnswer(Protocol):
+    """What a register reads as, for drivers that poll it: its device is not asked."""
+
+    def set(self, value: int | None) -> None:
+        """Let reads of one byte get `value`; None: let them reach the device, to have an effect."""
 
 
 class Timer(Protocol):

@@ -435,13 +435,12 @@ class Machine:
 
     def _io(self, event: IoExit) -> None:
         port, size, data = event.port, event.size, event.data
+        if event.is_write:
+            self.bus.write_port_string(port, size, bytes(data))
+            return
         for at in range(0, size * event.count, size):
-            if event.is_write:
-                value = int.from_bytes(data[at : at + size], "little")
-                self.bus.write_port(port, size, value)
-            else:
-                value = self.bus.read_port(port, size) & (1 << 8 * size) - 1
-                data[at : at + size] = value.to_bytes(size, "little")
+            value = self.bus.read_port(port, size) & (1 << 8 * size) - 1
+            data[at : at + size] = value.to_bytes(size, "little")
 
     def _mmio(self, event: MmioExit) -> None:
         size = event.size
@@ -478,17 +477,15 @@ class Machine:
         self.loop.soon(self.shut_down, "error", message, "host-error")
 
     def drain(self) -> None:
-        """Give the devices the writes that the core kept for later."""
+        """Give the devices the writes to ports that the core kept for later."""
         with self.bus.lock:
             for write in self.vm.drain_coalesced():
-                value = int.from_bytes(write.data, "little")
-                if write.is_pio:
-                    self.bus.write_port(write.address, write.size, value)
-                else:
-                    self.bus.write_memory(write.address, write.size, value)
+                self.bus.write_port_string(write.address, write.size, write.data)
 
     def _poll_coalesced(self) -> None:
         self._empty_polls += 1
+        # From now on a driver that polls before it writes is noticed, and ends the quiet.
+        self.vm.standing.suspended = self._empty_polls >= POLLS_TO_QUIET
         if self.vm.coalesced_pending():
             self._empty_polls = 0
             self.drain()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -198,13 +199,67 @@ def test_coalesced_writes() -> None:
             (MMIO + 0x100, False, 0x11),
             (0x50, True, 0x22),
         ]
-        written = []
+        written = b""
         while isinstance(end := guest.run(), exits.MmioExit):
-            written += [int.from_bytes(w.data, "little") for w in guest.vm.drain_coalesced()]
-            written.append(int.from_bytes(end.data, "little"))
-        written += [int.from_bytes(w.data, "little") for w in guest.vm.drain_coalesced()]
+            written += b"".join(w.data for w in guest.vm.drain_coalesced())
+            written += bytes(end.data)
+        written += b"".join(w.data for w in guest.vm.drain_coalesced())
         assert isinstance(end, exits.Hlt)
-        assert written == list(range(400, 0, -1))
+        assert struct.unpack("<400I", written) == tuple(range(400, 0, -1))
+
+
+def test_standing_answers() -> None:
+    """Reads of one byte get the byte that stands, and come out when none does."""
+    source = """
+        in al, 0x51
+        movzx ebx, al
+        say ebx
+        in al, 0x50
+        in ax, 0x51
+        in al, 0x51
+        done
+    """
+    with Guest(source) as guest:
+        answer = guest.vm.standing.at(0x51)
+        answer.set(0xA5)
+        ports = []
+        while isinstance(end := guest.run(), exits.IoExit):
+            ports.append((end.port, end.size))
+            if end.size == 2:
+                answer.set(None)
+        assert isinstance(end, exits.Hlt)
+        assert guest.said == [0xA5]
+        assert ports == [(0x50, 1), (0x51, 2), (0x51, 1)]
+    assert guest.vcpu.map.closed
+
+
+def test_suspended_answers_exit() -> None:
+    with Guest("in al, 0x51\nin al, 0x52\nin al, 0x51\ndone") as guest:
+        standing = guest.vm.standing
+        standing.at(0x51).set(1)
+        standing.at(0x52).set(2)
+        standing.suspended = True
+        ports = []
+        while isinstance(end := guest.run(), exits.IoExit):
+            ports.append(end.port)
+            standing.suspended = end.port == 0x51
+        assert ports == [0x51, 0x52]
+
+
+def test_standing_answer_changes_under_a_guest_that_polls() -> None:
+    """And kvmish_kick() ends a poll that never will."""
+    source = "say 1\n1: in al, 0x51\ntest al, al\njz 1b\nsay 2\n2: in al, 0x51\njmp 2b"
+    with Guest(source) as guest, ThreadPoolExecutor() as pool:
+        answer = guest.vm.standing.at(0x51)
+        answer.set(0)
+        end = pool.submit(guest.run)
+        while guest.said != [1]:
+            assert not end.done()
+        answer.set(1)
+        while guest.said != [1, 2]:
+            assert not end.done()
+        guest.vcpu.kick()
+        assert isinstance(end.result(), exits.Interrupted)
 
 
 IOAPIC_LEVEL = f"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from kvm_core.standing import StandingAnswers
 from vmmuser.board.base import Platform
 from vmmuser.board.microvm import MicroVm, ram_ranges
 from vmmuser.bus import Bus
@@ -15,6 +16,9 @@ from vmmuser.memory import GuestMemory
 
 class NoVm:
     """Takes interrupts and notifications, and has no capabilities."""
+
+    def __init__(self) -> None:
+        self.standing = StandingAnswers()
 
     def irq_line(self, gsi: int, level: int) -> None: ...
 

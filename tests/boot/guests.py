@@ -9,6 +9,15 @@ FLOOD = """
     jmp off
 """
 
+PROMPT = """
+    say "prompt> "
+    mov dx, 0x3fd
+5:  in al, dx
+    test al, 1
+    jz 5b
+    jmp off
+"""
+
 TRIPLE_FAULT = """
     lidt [rip + none]
     ud2

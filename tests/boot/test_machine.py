@@ -83,10 +83,20 @@ def test_pvh_entry(boot: Boot) -> None:
 
 
 def test_output_is_coalesced(boot: Boot) -> None:
-    """The data port costs no exit; the polled status port does."""
+    """Neither the data port nor the polled status costs an exit to Python."""
     done, report = boot(guests.FLOOD % {"count": 5000})
     assert done.stdout == "x" * 5000
     assert report["ports"].get("0x3f8", 0) <= 100
+    assert report["ports"].get("0x3fd", 0) <= 100
+
+
+def test_last_words_of_a_guest_that_never_exits_again(boot: Boot) -> None:
+    """A prompt is short of a line, and behind it the guest waits for a key that it polls for."""
+    command = boot.command(guests.PROMPT)
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as p:
+        assert p.stdout is not None
+        assert p.stdout.read(len("prompt> ")) == b"prompt> "
+        p.terminate()
 
 
 def test_driver_that_sleeps_until_the_transmitter_is_empty(boot: Boot) -> None:

@@ -67,7 +67,21 @@ class FakeClock:
 
 class Sink:
     def __init__(self) -> None:
-        self.data = b""
+        self.pieces: list[bytes] = []
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self.pieces)
 
     def write(self, data: bytes) -> None:
-        self.data += data
+        self.pieces.append(data)
+
+
+class Standing:
+    """A standing answer: what is polled reads as this, None: the device is asked."""
+
+    def __init__(self) -> None:
+        self.value: int | None = None
+
+    def set(self, value: int | None) -> None:
+        self.value = value

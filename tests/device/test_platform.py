@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kvm_core.errors import ConfigError
-from tests.device.fakes import Line
+from tests.device.fakes import Line, Sink, Standing
 from vmmuser.bus import Bus
 from vmmuser.device import Region, State
 from vmmuser.devices.i8042 import I8042
 from vmmuser.devices.power import AcpiPm1, ResetControl
+from vmmuser.devices.serial import Serial
 
 
 class Calls:
@@ -167,6 +168,20 @@ class TestBus:
         bus.write_port(0x101, 2, 0xBBAA)
         assert (one.store[1], two.store[0]) == (0xAA, 0xBB)
         assert bus.read_port(0x101, 4) == 0xFF00BBAA
+
+    def test_strings(self) -> None:
+        bus, device = Bus(), Bytes("pio", 4)
+        bus.attach(device, pio=0x100)
+        bus.write_port_string(0x101, 1, b"abc")
+        bus.write_port_string(0x102, 2, b"defg")
+        assert device.store == b"\0cfg"
+
+    def test_strings_at_once(self) -> None:
+        bus, sink = Bus(), Sink()
+        bus.attach(Serial(Line(), sink, Standing()), pio=0x3F8)
+        bus.write_port_string(0x3F8, 1, b"hello")
+        bus.write_port_string(0x3F8, 2, b"a\0")  # to two registers
+        assert sink.pieces == [b"hello", b"a"]
 
     def test_the_last_port_wraps(self) -> None:
         bus, device = Bus(), Bytes("pio", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvm_core.errors import ConfigError
-from tests.device.fakes import Line, Sink
+from tests.device.fakes import Line, Sink, Standing
 from vmmuser.devices.serial import DATA, IER, IIR_FCR, LCR, LSR, MCR, MSR, SCR, Serial
 
 
@@ -14,10 +14,14 @@ class Uart:
 
     def __init__(self) -> None:
         self.line, self.sink = Line(), Sink()
-        self.serial = Serial(self.line, self.sink)
+        self.polled = Standing()
+        self.serial = Serial(self.line, self.sink, self.polled)
 
     def read(self, offset: int) -> int:
-        return self.serial.read(0, offset, 1)
+        standing = self.polled.value
+        value = self.serial.read(0, offset, 1)
+        assert offset != LSR or standing in (value, None)
+        return value
 
     def write(self, offset: int, value: int) -> None:
         self.serial.write(0, offset, 1, value)
@@ -48,6 +52,59 @@ def test_characters_leave(uart: Uart) -> None:
     for byte in b"hello":
         uart.write(DATA, byte)
     assert uart.sink.data == b"hello"
+
+
+def test_string_leaves_in_one_piece(uart: Uart) -> None:
+    uart.serial.write_string(0, DATA, b"hello")
+    assert uart.sink.pieces == [b"hello"]
+
+
+def test_strings_to_other_registers(live: Uart) -> None:
+    live.serial.write_string(0, SCR, b"abc")
+    assert live.read(SCR) == ord("c")
+    live.write(LCR, 0x83)
+    live.serial.write_string(0, DATA, b"\x0c\x01")
+    assert live.read(DATA) == 0x01
+    live.write(LCR, 0x03)
+    live.write(MCR, 0x1B)  # loopback
+    live.serial.write_string(0, DATA, b"xy")
+    assert [live.read(DATA), live.read(DATA)] == [ord("x"), ord("y")]
+    assert live.sink.pieces == []
+
+
+def test_polled_status_stands_while_nothing_hangs_on_the_poll(live: Uart) -> None:
+    assert live.polled.value == 0x60
+    live.serial.receive(b"k")
+    assert live.polled.value == 0x61
+    live.read(DATA)
+    assert live.polled.value == 0x60
+
+
+def test_polls_are_seen_while_held_back_characters_would_interrupt(live: Uart) -> None:
+    live.write(IER, 0x02)
+    assert live.polled.value is None
+    live.write(IER, 0x01)
+    assert live.polled.value == 0x60
+
+
+def test_polls_are_seen_in_loopback_and_when_they_clear_an_error(live: Uart) -> None:
+    live.write(MCR, 0x1B)
+    assert live.polled.value is None
+    for value in range(17):
+        live.write(DATA, value)
+    live.write(MCR, 0x0B)
+    assert live.polled.value is None
+    assert live.read(LSR) == 0x63
+    assert live.polled.value == 0x61
+
+
+def test_the_status_is_there_before_the_interrupt(live: Uart) -> None:
+    seen: list[int | None] = []
+    live.line.set = lambda level: seen.append(live.polled.value)  # type: ignore[method-assign]
+    live.write(IER, 0x01)
+    live.serial.receive(b"k")
+    live.read(DATA)
+    assert seen == [0x61, 0x60]
 
 
 def test_divisor_is_behind_dlab(uart: Uart) -> None:

@@ -38,7 +38,7 @@ class PlayedDoor:
     def ioctl(self, fd: int, request: int, arg: Any = 0) -> int:
         return self.answers[request](arg)
 
-    def runner(self, fd: int) -> Callable[[], int]:
+    def runner(self, fd: int, shared: mmap.mmap, answers: Any) -> Callable[[], int]:
         return lambda: self.run_result
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:
@@ -137,11 +137,12 @@ def test_immediate_exit_is_a_byte_of_kvm_run(machine: Machine) -> None:
 
 class TestRing:
     def fill(self, machine: Machine, first: int, last: int) -> None:
-        ring = machine.vcpu.map
-        struct.pack_into("<II", ring, RING, first, last)
+        struct.pack_into("<II", machine.vcpu.map, RING, first, last)
         for i in range(170):
-            entry = struct.pack("<QIIQ", 0x1000 + i, 4, i & 1, i)
-            ring[RING + 8 + 24 * i : RING + 32 + 24 * i] = entry
+            self.put(machine, i, 0x1000 + i, 4, i & 1, i)
+
+    def put(self, machine: Machine, i: int, *entry: int) -> None:
+        struct.pack_into("<QIIQ", machine.vcpu.map, RING + 8 + 24 * i, *entry)
 
     def test_order_and_wrap(self, machine: Machine) -> None:
         self.fill(machine, 168, 2)
@@ -151,6 +152,17 @@ class TestRing:
         assert writes[1] == CoalescedWrite(0x1000 + 169, 4, True, struct.pack("<I", 169))
         assert not machine.vm.coalesced_pending()
         assert machine.vm.drain_coalesced() == []
+
+    def test_writes_to_one_place_come_as_one(self, machine: Machine) -> None:
+        self.fill(machine, 168, 3)
+        for i, port, byte in ((168, 0x3F8, b"a"), (169, 0x3F8, b"b"), (0, 0x3F8, b"c"),
+                              (1, 0x3F9, b"d"), (2, 0x3F8, b"e")):  # fmt: skip
+            self.put(machine, i, port, 1, 1, ord(byte))
+        assert machine.vm.drain_coalesced() == [
+            CoalescedWrite(0x3F8, 1, True, b"abc"),
+            CoalescedWrite(0x3F9, 1, True, b"d"),
+            CoalescedWrite(0x3F8, 1, True, b"e"),
+        ]
 
     @pytest.mark.parametrize(("first", "last"), [(500, 3), (0, 500), (0xFFFFFFFF, 0)])
     def test_nonsense_ends(self, machine: Machine, first: int, last: int) -> None:

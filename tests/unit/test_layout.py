@@ -45,7 +45,7 @@ C_MAY = {
     "irq": {"cpu", "mmu"},
     "kvm": {"cpu", "mmu", "isa", "irq", "jit", "gen"},
     "shim": {"kvm"},
-    "": {"cpu", "mmu", "isa", "irq", "jit", "gen", "kvm"},  # _accel.c
+    "": {"cpu", "mmu", "isa", "irq", "jit", "gen", "kvm"},  # _accel.c, runner.c
 }
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Protocol
 
 from kvm_core.errors import ConfigError
-from vmmuser.device import IrqLine, Region, State
+from vmmuser.device import IrqLine, Region, StandingAnswer, State
 
 # Offsets; 0 and 1 are the divisor's while LCR_DLAB is set.
 DATA, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR = range(8)
@@ -43,9 +43,10 @@ class Serial:
 
     regions = (Region("pio", 8),)
 
-    def __init__(self, irq: IrqLine, sink: Sink) -> None:
-        """Start in the state after power-on."""
+    def __init__(self, irq: IrqLine, sink: Sink, lsr: StandingAnswer) -> None:
+        """Start in the state after power-on; `lsr` is the line status register's answer."""
         self._irq = irq
+        self._lsr = lsr
         self._sink = sink
         self._waiting: deque[int] = deque()  # typed, but not yet in the FIFO
         self._level = False
@@ -82,6 +83,14 @@ class Serial:
         for i in range(min(size, 8 - offset)):
             self._write(offset + i, value >> 8 * i & 0xFF)
 
+    def write_string(self, region: int, offset: int, data: bytes) -> None:
+        """See StringDevice; what is printed is passed on as one piece."""
+        if offset == DATA and not self.lcr & LCR_DLAB:
+            self._transmit(data)
+            return
+        for value in data:
+            self._write(offset, value)
+
     def _read(self, offset: int) -> int:
         match offset:
             case 5:  # LSR, which drivers poll
@@ -110,7 +119,7 @@ class Serial:
             case 0 if self.lcr & LCR_DLAB:
                 self.divisor = self.divisor & 0xFF00 | value
             case 0:
-                self._transmit(value)
+                self._transmit(bytes((value,)))
             case 1 if self.lcr & LCR_DLAB:
                 self.divisor = self.divisor & 0xFF | value << 8
             case 1:
@@ -128,10 +137,11 @@ class Serial:
             case 7:
                 self.scr = value
 
+    def _line_status(self) -> int:
+        return LSR_THRE | LSR_TEMT | self._lsr_errors | (LSR_DR if self._fifo else 0)
+
     def _read_lsr(self) -> int:
-        value = LSR_THRE | LSR_TEMT | self._lsr_errors
-        if self._fifo:
-            value |= LSR_DR
+        value = self._line_status()
         if self._lsr_errors:
             self._lsr_errors = 0
             self._update()
@@ -178,12 +188,13 @@ class Serial:
         value |= MSR_RI if self.mcr & MCR_OUT1 else 0
         return value | (MSR_DCD if self.mcr & MCR_OUT2 else 0)
 
-    def _transmit(self, value: int) -> None:
+    def _transmit(self, data: bytes) -> None:
         self._thre_pending = True
         if self.mcr & MCR_LOOP:
-            self._put(value)
+            for value in data:
+                self._put(value)
         else:
-            self._sink.write(bytes((value,)))
+            self._sink.write(data)
         self._update()
 
     # -- the host's side ----------------------------------------------------------------------
@@ -215,7 +226,11 @@ class Serial:
         while self._waiting and len(self._fifo) < self._capacity():
             self._fifo.append(self._waiting.popleft())
 
-    # -- interrupts ---------------------------------------------------------------------------
+    # -- interrupts, and what polls -----------------------------------------------------------
+
+    def _must_see_polls(self) -> bool:
+        """Whether a read of LSR changes something, or held-back characters would."""
+        return bool(self._lsr_errors or self.ier & IER_THRE or self.mcr & MCR_LOOP)
 
     def _cause(self) -> int:
         """The pending cause of highest priority, as IIR shows it."""
@@ -233,6 +248,7 @@ class Serial:
         return IIR_NONE
 
     def _update(self) -> None:
+        self._lsr.set(None if self._must_see_polls() else self._line_status())
         # OUT2 gates the line on a PC; in loopback the pin is inactive.
         gate = self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
         level = gate and self._cause() != IIR_NONE
