@@ -20,6 +20,7 @@ enum cold_kind {
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     uint8_t set;         /* enum tlb_set_kind where it was */
+    uint8_t part;        /* and of a strip: strip.h */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
@@ -92,6 +93,8 @@ struct build {
     struct again again;
     unsigned selves;
     uint8_t *self[SELF_EDGES_MAX]; /* jumps from the block to its own start */
+    uint8_t *inward;     /* the first back into its middle, by instruction inward_from; NULL: none */
+    unsigned inward_from;
     unsigned count;
     struct op op[BLOCK_OPS];
     unsigned colds;
@@ -161,6 +164,7 @@ bool operand_ahead(const struct build *b, const struct op *op, struct operand *a
 bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp); /* a slot at RSP + disp; true */
 void values_after(const struct build *b, unsigned n, struct values *s);
 unsigned registers_named(const struct build *b, const struct op *op); /* bits; the implicit RAX, RCX and RDX may lack */
+unsigned registers_implied(const struct build *b, const struct op *op); /* all three, if one may be */
 
 /* system.c */
 bool lower_system(struct build *b, unsigned n);
@@ -186,9 +190,12 @@ uint8_t x87_effect(const struct build *b, const struct insn *i);
 /* strip.c */
 bool strip_answers(const struct build *b, unsigned n); /* instruction n's operand needs no probe */
 bool strip_place(struct build *b, unsigned n, struct place *at);
-void strip_again(struct build *b, unsigned executed); /* to its top; the flags are where they are wanted */
+/* To `distance`, the flags being where they are wanted there; false: that is not in the strip. */
+bool strip_again(struct build *b, int64_t distance, unsigned executed);
 void strip_leave(struct build *b);                    /* everything is where other code expects it; clobbers flags */
 void strip_end(struct build *b);
+unsigned strip_part(const struct build *b); /* that is being rendered; 0: no strip is */
+void strip_go_on(struct build *b, unsigned part);
 void strip_add(struct build *b);                      /* to a block that has been rendered */
 
 /* again.c */

@@ -98,7 +98,7 @@ static inline void op_imm(struct emit *e, bool w, unsigned digit, unsigned reg, 
 }
 
 /* A jump whose distance is filled in later: -> where it stands. */
-enum { JUMP_ALWAYS = 0x100, CC_JG = 15, CC_JGE = 13, CC_JNS = 9, CC_JS = 8, CC_JA = 7, CC_JBE = 6, CC_JNE = 5, CC_JE = 4, CC_JAE = 3, CC_JB = 2 };
+enum { JUMP_ALWAYS = 0x100, CC_JG = 15, CC_JGE = 13, CC_JL = 12, CC_JNS = 9, CC_JS = 8, CC_JA = 7, CC_JBE = 6, CC_JNE = 5, CC_JE = 4, CC_JAE = 3, CC_JB = 2 };
 static inline uint8_t *put_jump(struct emit *e, unsigned cc)
 {
     if (cc == JUMP_ALWAYS) {

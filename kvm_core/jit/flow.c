@@ -146,6 +146,18 @@ void put_poll_in_page(struct build *b, int64_t distance)
     cold_add(b, COLD_POLL, put_jump(&b->e, CC_JS), 0)->linear = (uint64_t)distance;
 }
 
+/* A jump back into the block: strip.c, nest.c. */
+static void note_back(struct build *b, uint8_t *jump, int64_t distance, unsigned executed)
+{
+    if (distance == b->block->off) {
+        if (b->selves < SELF_EDGES_MAX)
+            b->self[b->selves++] = jump;
+    } else if (distance > b->block->off && executed && distance <= b->op[executed - 1].i->off && !b->inward) {
+        b->inward = jump;
+        b->inward_from = executed - 1;
+    }
+}
+
 static void put_exit(struct build *b, int64_t distance, unsigned executed, bool linkable)
 {
     struct emit *e = &b->e;
@@ -164,8 +176,8 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
     put_link(b, jump, distance);
     load_imm32(e, H_T1, (uint32_t)distance);
     jump_to(e, b->j->exit_page);
-    if (distance == b->block->off && b->kind == b->block->kind && b->selves < SELF_EDGES_MAX)
-        b->self[b->selves++] = jump;
+    if (b->kind == b->block->kind)
+        note_back(b, jump, distance, executed);
 }
 
 void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable)
@@ -176,10 +188,8 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
         again_edge(b, executed);
     if (b->flags == FLAGS_IN_HOST && (!in_page(distance) || !linkable || flags_needed_at(b, distance)))
         flags_save(&b->e, H_T1);
-    if (strip && executed && distance == b->op[0].i->off) {
-        strip_again(b, executed);
+    if (strip && strip_again(b, distance, executed))
         return;
-    }
     if (strip)
         strip_leave(b);
     b->strip = NULL; /* from here on it is any block's */

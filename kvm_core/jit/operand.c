@@ -82,8 +82,9 @@ unsigned registers_named(const struct build *b, const struct op *op)
 {
     const struct insn *i = op->i;
     const struct native_op *native = op->row ? NULL : native_plain(i);
-    unsigned mask = 0;
+    unsigned mask = 0, reg, rm;
     struct encoding x;
+    struct roles r;
 
     if (i->am != AM_NONE || (op->row && op->row->how == LOWER_LEA))
         mask |= (i->base < 16 ? REG_BIT(i->base) : 0) | (i->index < 16 ? REG_BIT(i->index) : 0);
@@ -94,10 +95,36 @@ unsigned registers_named(const struct build *b, const struct op *op)
     parse_encoding(b, i, &x);
     if (!x.has_modrm)
         return mask | REG_BIT((x.opcode & 7) | (x.rex & 1) << 3);
-    mask |= REG_BIT((x.modrm >> 3 & 7) | (x.rex & 4) << 1) | REG_BIT(x.modrm >> 3 & 3); /* AH is RAX */
+    find_roles(&x, &r);
+    reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
+    rm = (x.modrm & 7) | (x.rex & 1) << 3;
+    if (!r.reg_is_digit)
+        mask |= REG_BIT(reg) | (r.reg8 ? REG_BIT(reg & 3) : 0); /* AH is RAX */
     if (x.modrm >= 0xc0)
-        mask |= REG_BIT((x.modrm & 7) | (x.rex & 1) << 3) | REG_BIT(x.modrm & 3);
+        mask |= REG_BIT(rm) | (r.rm8 ? REG_BIT(rm & 3) : 0);
     return mask;
+}
+
+unsigned registers_implied(const struct build *b, const struct op *op)
+{
+    enum { ALL = REG_BIT(RAX) | REG_BIT(RCX) | REG_BIT(RDX) };
+    const struct native_op *native = op->row ? NULL : native_plain(op->i);
+    struct encoding x;
+
+    if (!op->row)
+        return native && native->kind == NATIVE_GPR ? ALL : 0; /* MULX */
+    if (op->row->how == LOWER_LEA || op->row->how == LOWER_NOP || op->row->how == LOWER_JCC || op->row->how == LOWER_JMP)
+        return 0;
+    if (op->row->how > LOWER_PLAIN)
+        return ALL;
+    parse_encoding(b, op->i, &x);
+    unsigned o = x.opcode, digit = x.modrm >> 3 & 7;
+    if (!x.has_modrm)
+        return x.map == 0 && o >= 0xb0 && o <= 0xbf ? 0 : ALL;
+    if (x.map == 0)
+        return o < 0x40 || o == 0x63 || o == 0x69 || o == 0x6b || (o >= 0x80 && o <= 0x8b) || (o & ~1u) == 0xc0 ||
+               (o & ~1u) == 0xd0 || (o & ~1u) == 0xc6 || o >= 0xfe || ((o & ~1u) == 0xf6 && digit <= 3) ? 0 : ALL;
+    return x.map == 1 && (o >> 4 == 4 || o >> 4 == 9 || o == 0xaf || (o & 0xf6) == 0xb6) ? 0 : ALL;
 }
 
 static unsigned written(const struct build *b, const struct op *op)

@@ -11,48 +11,14 @@
  * Nothing in a strip calls C, so that the TLB stays as it is. An operand that is no stream has its probe, and leaves the
  * strip when that does not hit.
  */
-#include "jit/build.h"
+#include "jit/strip.h"
 
 #include "cpu/native.h"
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 
-enum { STREAMS_MAX = 8, SPAN_MAX = 256, STRIDE_MAX = 128 /* bytes */, EXITS_MAX = 12 };
+enum { SPAN_MAX = 256, STRIDE_MAX = 128 /* bytes */ };
 enum { SHORT = 8 /* iterations: the gate has cost more than it saved */, SHORT_MAX = 16 /* such strips */ };
-enum { NO_REGISTER = 0xff };
-
-struct stream {
-    struct insn at;        /* base, index, scale */
-    bool write;
-    uint8_t align_mask;    /* of the linear address at distance `align_at` */
-    uint8_t host;          /* register with the host's address less what `moving` says */
-    uint8_t by;            /* the register that an iteration adds, shifted; or NO_REGISTER */
-    uint8_t by_shift;
-    bool base_moves, index_moves;
-    int64_t stride;        /* bytes that an iteration adds */
-    int64_t low, high;     /* of its operands, from the base and index as an iteration finds them */
-    int64_t align_at;
-};
-
-struct strip {
-    unsigned last;         /* instruction of the body: a branch to its start */
-    unsigned fewest;       /* instructions of the shortest way through it */
-    struct values end;     /* behind `last` */
-    uint16_t wild;         /* registers that an iteration changes otherwise */
-    uint8_t by[16];        /* by which register; NO_REGISTER */
-    uint8_t of[BLOCK_OPS]; /* stream of an instruction's operand, from 1 */
-    unsigned streams;
-    struct stream stream[STREAMS_MAX];
-    uint8_t need;          /* VECTOR_* */
-    uint16_t lent;         /* guest registers whose hosts the strip uses */
-    uint16_t housed;       /* guest registers that are in such a host, instead of in memory: which */
-    int8_t house[16];
-    unsigned selves;
-    const uint8_t *way_in[SELF_EDGES_MAX];
-    const uint8_t *next, *top; /* the gate for who is inside, the first iteration */
-    unsigned fails;
-    uint8_t *fail[3 * STREAMS_MAX];
-};
 
 /* ---- the body ------------------------------------------------------------------------------------------ */
 
@@ -201,28 +167,30 @@ static bool merge(struct stream *to, const struct stream *g)
     return true;
 }
 
+void strip_stream(struct strip *s, unsigned n, const struct stream *g, unsigned max)
+{
+    unsigned k = 0;
+
+    while (k < s->streams && !merge(&s->stream[k], g))
+        k++;
+    if (k == s->streams && k < max)
+        s->stream[s->streams++] = *g;
+    s->of[n] = (uint8_t)(k < s->streams ? k + 1 : 0);
+}
+
 static void find_streams(const struct build *b, struct strip *s, unsigned max)
 {
     struct values now = {0};
     struct stream g;
 
     for (unsigned n = 0; n <= s->last; n++) {
-        if (stream_of(b, s, &now, n, &g)) {
-            unsigned k = 0;
-            while (k < s->streams && !merge(&s->stream[k], &g))
-                k++;
-            if (k == s->streams && k < max)
-                s->stream[s->streams++] = g;
-            s->of[n] = (uint8_t)(k < s->streams ? k + 1 : 0);
-        }
+        if (stream_of(b, s, &now, n, &g))
+            strip_stream(s, n, &g, max);
         values_after(b, n, &now);
     }
 }
 
 /* ---- registers -------------------------------------------------------------------------------------------- */
-
-/* Not RAX, RCX and RDX: instructions use them without naming them. */
-enum { LENDABLE = 1 << RBX | 1 << RSP | 1 << RBP | 1 << RSI | 1 << RDI | 1 << R12 | 1 << R13 | 1 << R14 };
 
 static unsigned lend(const struct build *b, struct strip *s, unsigned *free)
 {
@@ -233,14 +201,33 @@ static unsigned lend(const struct build *b, struct strip *s, unsigned *free)
     return (unsigned)host_of(b, guest);
 }
 
+void strip_registers(const struct build *b, struct strip *s, unsigned named, unsigned free)
+{
+    for (unsigned k = 0; k < s->streams; k++)
+        s->stream[k].host = (uint8_t)lend(b, s, &free);
+    for (unsigned r = 0; r < 16 && free; r++)
+        if (named >> r & 1 && host_of(b, r) < 0) {
+            s->house[r] = (int8_t)lend(b, s, &free);
+            s->housed |= (uint16_t)(1u << r);
+        }
+}
+
+bool strip_asks(const struct build *b, const struct strip *s, unsigned n)
+{
+    const struct op *op = &b->op[n];
+
+    if (op->row && (op->row->how == LOWER_LEA || op->row->how == LOWER_NOP || op->row->how == LOWER_JCC || op->row->how == LOWER_JMP))
+        return false;
+    return op->i->am != AM_NONE && !s->of[n];
+}
+
 static bool is_worth_it(const struct build *b, const struct strip *s)
 {
     unsigned answered = 0, asked = 0;
 
     for (unsigned n = 0; n <= s->last; n++) {
-        const struct op *op = &b->op[n];
         answered += s->of[n] != 0;
-        asked += op->i->am != AM_NONE && !s->of[n] && !(op->row && (op->row->how == LOWER_LEA || op->row->how == LOWER_NOP));
+        asked += strip_asks(b, s, n);
     }
     return answered >= asked && answered && asked <= EXITS_MAX;
 }
@@ -252,25 +239,32 @@ static bool plan(struct build *b, struct strip *s)
     *s = (struct strip){0};
     if (!find_body(b, s))
         return false;
+    find_changes(b, s);
+    struct strip nest = *s;
+    if (nest_plan(b, &nest)) {
+        *s = nest;
+        return true;
+    }
     for (unsigned n = 0; n <= s->last; n++)
         named |= registers_named(b, &b->op[n]);
     free = LENDABLE & ~named;
-    find_changes(b, s);
     unsigned spare = (unsigned)__builtin_popcount(free);
     find_streams(b, s, spare < STREAMS_MAX ? spare : STREAMS_MAX);
     if (!is_worth_it(b, s))
         return false;
-    for (unsigned k = 0; k < s->streams; k++)
-        s->stream[k].host = (uint8_t)lend(b, s, &free);
-    for (unsigned r = 0; r < 16 && free; r++)
-        if (named >> r & 1 && host_of(b, r) < 0) {
-            s->house[r] = (int8_t)lend(b, s, &free);
-            s->housed |= (uint16_t)(1u << r);
-        }
+    strip_registers(b, s, named, free);
     return true;
 }
 
 /* ---- operands in the strip -------------------------------------------------------------------------------- */
+
+unsigned strip_part(const struct build *b) { return b->strip ? b->strip->part : 0; }
+
+void strip_go_on(struct build *b, unsigned part)
+{
+    if (b->strip)
+        b->strip->part = (uint8_t)part;
+}
 
 bool strip_answers(const struct build *b, unsigned n) { return b->strip && b->strip->of[n]; }
 
@@ -379,7 +373,7 @@ static void put_fixed(struct build *b, const struct stream *g)
         op_mem(e, true, 0x8d, g->host, g->host, in_register(b, g->at.index, H_T1), g->at.scale, 0);
 }
 
-static void put_stream(struct build *b, const struct stream *g, bool *first)
+void strip_put_stream(struct build *b, const struct stream *g, bool *first)
 {
     int32_t size = (int32_t)(g->high - g->low);
     struct emit *e = &b->e;
@@ -427,19 +421,34 @@ static void put_budget(struct build *b)
     op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.rest));
 }
 
-static void put_lent(struct build *b, bool back)
+/* Lends registers, and gives homes to others. */
+void strip_put_lent(struct build *b)
 {
-    for (unsigned r = 0; r < 16; r++) {
-        if (!(b->strip->lent >> r & 1))
-            continue;
-        if (back)
-            load_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-        else
+    struct strip *s = b->strip;
+
+    for (unsigned r = 0; r < 16; r++)
+        if (s->lent >> r & 1)
             store_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-    }
+    for (unsigned r = 0; r < 16; r++)
+        if (s->housed >> r & 1) {
+            b->host[r] = s->house[r];
+            load_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
+        }
 }
 
-/* For each of the block's jumps to its start, which leads here. Those of a loop that leaves early are led back for good. */
+/* A loop that leaves early is led back for good. */
+void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n)
+{
+    struct emit *e = &b->e;
+
+    op_mem(e, false, 0x80, 7, H_BASE, NO_INDEX, 0, counter_field(b)); /* cmp byte [counter], SHORT_MAX */
+    put8(e, SHORT_MAX);
+    struct cold *c = cold_add(b, COLD_LINK, put_jump(e, CC_JAE), 0);
+    c->ref = (uint32_t)(edge - e->rw);
+    c->linear = b->op[n].i->off;
+}
+
+/* For each of the block's jumps to its start, which leads here. */
 static void put_ways_in(struct build *b)
 {
     struct strip *s = b->strip;
@@ -448,16 +457,19 @@ static void put_ways_in(struct build *b)
 
     for (unsigned k = 0; k < s->selves; k++) {
         s->way_in[k] = e->p;
-        op_mem(e, false, 0x80, 7, H_BASE, NO_INDEX, 0, counter_field(b)); /* cmp byte [counter], SHORT_MAX */
-        put8(e, SHORT_MAX);
-        struct cold *c = cold_add(b, COLD_LINK, put_jump(e, CC_JAE), 0);
-        c->ref = (uint32_t)(b->self[k] - e->rw);
-        c->linear = b->op[0].i->off;
+        strip_put_way_in(b, b->self[k], 0);
         if (k + 1 < s->selves)
             on[k] = put_jump(e, JUMP_ALWAYS);
     }
     for (unsigned k = 0; k + 1 < s->selves; k++)
         set_jump(on[k], e->p);
+}
+
+/* Who leaves sooner than this has had a short strip. */
+void strip_put_mark(struct build *b)
+{
+    lea(&b->e, H_T0, H_LEFT, -SHORT * (int32_t)b->strip->fewest);
+    op_mem(&b->e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.mark));
 }
 
 /* What speaks against a strip whatever its operands' pages. */
@@ -487,35 +499,30 @@ static void put_gate(struct build *b)
     struct emit *e = &b->e;
     bool first = true;
 
-    put_lent(b, false);
-    for (unsigned r = 0; r < 16; r++)
-        if (s->housed >> r & 1) {
-            b->host[r] = s->house[r];
-            load_field(e, (unsigned)host_of(b, r), GPR_FIELD(r));
-        }
+    strip_put_lent(b);
     s->next = e->p;
     op_mem(e, false, 0x89, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
+    strip_put_mark(b);
     for (unsigned k = 0; k < s->streams; k++)
-        put_stream(b, &s->stream[k], &first);
+        strip_put_stream(b, &s->stream[k], &first);
     if (!first) {
         put_budget(b);
     } else {
         op_mem(e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.rest)); /* mov dword [run.rest], 0 */
         put32(e, 0);
     }
-    lea(e, H_T0, H_LEFT, -SHORT * (int32_t)s->fewest);
-    op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.mark));
 }
 
-/* The guest's registers where other code expects them. */
-static void put_home(struct build *b)
+void strip_put_home(struct build *b)
 {
     struct strip *s = b->strip;
 
     for (unsigned r = 0; r < 16; r++)
         if (s->housed >> r & 1 && s->end.any[r])
             store_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-    put_lent(b, true);
+    for (unsigned r = 0; r < 16; r++)
+        if (s->lent >> r & 1)
+            load_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
 }
 
 static void put_fails(struct build *b)
@@ -524,24 +531,37 @@ static void put_fails(struct build *b)
 
     for (unsigned k = 0; k < b->strip->fails; k++)
         set_jump(b->strip->fail[k], e->p);
-    put_home(b);
+    strip_put_home(b);
     op_mem(e, false, 0x8b, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
     jump_to(e, b->block->entry);
 }
 
 /* ---- the strip ------------------------------------------------------------------------------------------------ */
 
-void strip_again(struct build *b, unsigned executed)
+bool strip_again(struct build *b, int64_t distance, unsigned executed)
 {
-    op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed);
-    set_jump(put_jump(&b->e, CC_JGE), b->strip->top);
+    struct strip *s = b->strip;
+    const uint8_t *to = s->top;
+
+    if (s->part == PART_COUNTED && s->first && executed == s->back + 1 && distance == b->op[s->first].i->off)
+        to = s->inner;
+    else if (!executed || distance != b->op[0].i->off || (s->part == PART_COUNTED && s->first))
+        return false;
+    op_imm(&b->e, false, 5, H_LEFT, (int32_t)(executed - (s->part == PART_BEFORE ? 0 : s->first)));
+    set_jump(put_jump(&b->e, CC_JGE), to);
     cold_add(b, COLD_STRIP, put_jump(&b->e, JUMP_ALWAYS), 0);
+    return true;
 }
 
 void strip_leave(struct build *b)
 {
+    const struct strip *s = b->strip;
     struct emit *e = &b->e;
 
+    if (s->part == PART_COUNTED)
+        op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
+    if (s->part != PART_BEFORE && s->first)
+        op_imm(e, false, 0, H_LEFT, (int32_t)s->first);
     op_mem(e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.mark));
     op_reg(e, false, 0x2b, H_T0, H_LEFT);
     put_shift(e, false, 5, H_T0, 31); /* 1: it was short */
@@ -552,18 +572,20 @@ void strip_leave(struct build *b)
     put_rex(e, false, H_T1, 0, H_T0, false); /* imul r11d, r10d */
     put8(e, 0x0f), op_reg(e, false, 0xaf, H_T1 & 7, H_T0 & 7);
     op_mem(e, false, 0x88, H_T1, H_BASE, NO_INDEX, 0, counter_field(b));
-    put_home(b);
-    op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
+    strip_put_home(b);
 }
 
 void strip_end(struct build *b)
 {
+    const struct strip *s = b->strip;
     struct emit *e = &b->e;
 
-    op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    set_jump(put_jump(e, CC_JNS), b->strip->next);
-    put_home(b);
-    load_imm32(e, H_T1, b->op[0].i->off);
+    if (s->part == PART_COUNTED) {
+        op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
+        set_jump(put_jump(e, CC_JNS), s->next);
+    }
+    strip_put_home(b);
+    load_imm32(e, H_T1, b->op[s->part == PART_COUNTED ? s->first : 0].i->off);
     jump_to(e, b->j->exit_page);
 }
 
@@ -582,6 +604,17 @@ static void put_alignment(struct emit *e, unsigned bytes)
     }
 }
 
+void strip_put_top(struct build *b)
+{
+    struct strip *s = b->strip;
+
+    put_alignment(&b->e, 64);
+    s->top = b->e.p;
+    b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
+    b->vectors = s->need;
+    b->sharing = b->held.valid = false;
+}
+
 static bool render(struct build *b)
 {
     struct strip *s = b->strip;
@@ -590,11 +623,7 @@ static bool render(struct build *b)
     put_ways_in(b);
     put_conditions(b);
     put_gate(b);
-    put_alignment(&b->e, 64);
-    s->top = b->e.p;
-    b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
-    b->vectors = s->need;
-    b->sharing = b->held.valid = false;
+    strip_put_top(b);
     for (unsigned n = 0; n <= s->last; n++)
         if (!lower(b, n))
             return false;
@@ -616,9 +645,9 @@ void strip_add(struct build *b)
     if (plan(b, &s)) {
         b->strip = &s;
         s.selves = b->selves;
-        if (render(b)) {
+        if (s.first ? nest_render(b) : render(b)) {
             b->v->short_strips[counter(b)] = 0;
-            for (unsigned k = 0; k < s.selves; k++)
+            for (unsigned k = 0; k < s.selves && !s.first; k++)
                 set_jump(b->self[k], s.way_in[k]);
         } else {
             b->e.p = start;

@@ -1,0 +1,70 @@
+/* Between strip.c and nest.c: a strip while it is planned and rendered. */
+#ifndef KVMISH_JIT_STRIP_H
+#define KVMISH_JIT_STRIP_H
+
+#include "jit/build.h"
+
+enum { STREAMS_MAX = STRIP_STREAMS, EXITS_MAX = 12 };
+enum { NO_REGISTER = 0xff };
+
+struct stream {
+    struct insn at;        /* base, index, scale */
+    bool write;
+    uint8_t align_mask;    /* of the linear address at distance `align_at` */
+    uint8_t host;          /* register with the host's address less what `moving` says */
+    uint8_t by;            /* the register that an iteration adds, shifted; or NO_REGISTER */
+    uint8_t by_shift;
+    bool base_moves, index_moves;
+    bool window;           /* nest.c: asked for before each time of the inner loop */
+    int64_t stride;        /* bytes that an iteration adds */
+    int64_t low, high;     /* of its operands, from the base and index as an iteration finds them */
+    int64_t align_at;
+};
+
+/* Of a nest: before the inner loop; in it, what precedes it having been counted; behind it. Another strip is all PART_COUNTED. */
+enum { PART_COUNTED, PART_BEFORE, PART_BEHIND };
+
+struct strip {
+    unsigned last;         /* instruction of the body: a branch to its start */
+    unsigned fewest;       /* instructions of the shortest way through it */
+    unsigned first, back;  /* nest.c: the inner loop's first instruction, 0: there is none; its branch back */
+    uint8_t part;          /* PART_*, of what is being rendered */
+    struct values end;     /* behind `last` */
+    uint16_t wild;         /* registers that an iteration changes otherwise */
+    uint8_t by[16];        /* by which register; NO_REGISTER */
+    uint8_t of[BLOCK_OPS]; /* stream of an instruction's operand, from 1 */
+    unsigned streams;
+    struct stream stream[STREAMS_MAX];
+    uint8_t need;          /* VECTOR_* */
+    uint16_t lent;         /* guest registers whose hosts the strip uses */
+    uint16_t housed;       /* guest registers that are in such a host, instead of in memory: which */
+    int8_t house[16];
+    unsigned selves;
+    const uint8_t *way_in[SELF_EDGES_MAX];
+    const uint8_t *next, *top; /* the gate for who is inside, the first iteration */
+    unsigned fails;
+    uint8_t *fail[3 * STREAMS_MAX];
+    uint8_t *unfit;        /* nest.c, from here: whatever its operands' pages */
+    uint8_t *to_windows, *elsewhere[STREAMS_MAX];
+    const uint8_t *found[STREAMS_MAX], *inner;
+};
+
+/* Not RAX, RCX and RDX: instructions use them without naming them. */
+enum { LENDABLE = 1 << RBX | 1 << RSP | 1 << RBP | 1 << RSI | 1 << RDI | 1 << R12 | 1 << R13 | 1 << R14 };
+
+/* strip.c */
+bool strip_asks(const struct build *b, const struct strip *s, unsigned n); /* instruction n's operand has a probe */
+void strip_stream(struct strip *s, unsigned n, const struct stream *g, unsigned max); /* of instruction n; one of at most max */
+void strip_registers(const struct build *b, struct strip *s, unsigned named, unsigned free);
+void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n); /* for a jump of the block to instruction n */
+void strip_put_lent(struct build *b);
+void strip_put_stream(struct build *b, const struct stream *g, bool *first);
+void strip_put_mark(struct build *b);
+void strip_put_home(struct build *b); /* the guest's registers where other code expects them */
+void strip_put_top(struct build *b);  /* the gate ends here */
+
+/* nest.c */
+bool nest_plan(const struct build *b, struct strip *s);
+bool nest_render(struct build *b);
+
+#endif
