@@ -13,7 +13,7 @@
  */
 #include "jit/strip.h"
 
-enum { TURNS = 16, WINDOW_MAX = 1024 /* bytes of TURNS iterations */ };
+enum { TURNS = 4, TIMES = 4, WINDOW_MAX = 1024 /* bytes of TURNS iterations */ };
 
 /* ---- the plan ---------------------------------------------------------------------------------------------- */
 
@@ -68,6 +68,7 @@ static bool stream_of(const struct build *b, const struct strip *s, const struct
     return !(g->stride & g->align_mask) && g->low == (int32_t)g->low;
 }
 
+static unsigned turns_length(const struct strip *s) { return TURNS * (s->back + 1 - s->first); } /* instructions */
 static unsigned reach(const struct stream *g) { return (unsigned)((g->stride < 0 ? -g->stride : g->stride) * (TURNS - 1)); }
 static unsigned window_size(const struct stream *g) { return (unsigned)(g->high - g->low) + reach(g); }
 
@@ -128,11 +129,11 @@ static int32_t window_field(const struct strip *s, const struct stream *g)
 }
 
 /* Goes on with the inner loop's first instruction in another block. */
-static void put_miss(struct build *b, unsigned cc)
+static void put_miss(struct build *b, uint8_t *jump, unsigned executed)
 {
-    struct cold *c = cold_add(b, COLD_EDGE, put_jump(&b->e, cc), 0);
+    struct cold *c = cold_add(b, COLD_EDGE, jump, 0);
 
-    c->executed = b->strip->first;
+    c->executed = executed;
     c->linear = b->op[b->strip->first].i->off;
 }
 
@@ -175,8 +176,14 @@ static void put_window(struct build *b, unsigned k)
     if (g->align_mask) {
         lea(e, H_T1, H_T0, (int32_t)(g->align_at - g->low));
         put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc3), put8(e, g->align_mask); /* test r11b, mask */
-        put_miss(b, CC_JNE);
+        put_miss(b, put_jump(e, CC_JNE), s->first);
     }
+}
+
+static void put_times(struct build *b)
+{
+    op_mem(&b->e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.times)); /* mov dword [run.times], TIMES - 1 */
+    put32(&b->e, TIMES - 1);
 }
 
 /* Before the inner loop. */
@@ -185,14 +192,15 @@ static void put_windows(struct build *b)
     struct strip *s = b->strip;
     struct emit *e = &b->e;
     bool flags = b->op[s->first].live || b->precise;
-    int32_t turns = (int32_t)((TURNS - 1) * (s->back + 1 - s->first));
+    int32_t turns = (int32_t)(turns_length(s) - (s->back + 1 - s->first));
 
     if (b->flags == FLAGS_IN_HOST && flags)
         flags_save(e, H_T1);
     b->flags = flags ? FLAGS_IN_MEMORY : 0;
+    put_times(b);
     set_jump(s->to_windows, e->p);
     op_imm(e, false, 7, H_LEFT, (int32_t)s->first + turns);
-    put_miss(b, CC_JL);
+    put_miss(b, put_jump(e, CC_JL), s->first);
     for (unsigned k = 0; k < s->streams; k++)
         if (s->stream[k].window)
             put_window(b, k);
@@ -215,9 +223,7 @@ static void put_looks(struct build *b)
         set_jump(s->elsewhere[k], b->e.p);
         uint8_t *fail = put_look(b, &s->stream[k]);
         set_jump(put_jump(&b->e, JUMP_ALWAYS), s->found[k]);
-        struct cold *c = cold_add(b, COLD_EDGE, fail, 0);
-        c->executed = s->first;
-        c->linear = b->op[s->first].i->off;
+        put_miss(b, fail, s->first);
     }
 }
 
@@ -248,8 +254,15 @@ static void put_gate(struct build *b)
         else
             strip_put_stream(b, &s->stream[k], &first);
     }
-    strip_put_mark(b);
+    strip_put_mark(b, SHORT * s->fewest + TIMES * turns_length(s));
+    put_times(b);
+    uint8_t *enter = put_jump(e, JUMP_ALWAYS);
+    s->part = PART_BEFORE;
     s->next = e->p;
+    op_mem(e, false, 0x83, 5, H_BASE, NO_INDEX, 0, FIELD(run.times)); /* sub dword [run.times], 1 */
+    put8(e, 1);
+    put_miss(b, put_jump(e, CC_JS), 0);
+    set_jump(enter, e->p);
     op_mem(e, false, 0x8d, H_LEFT, H_LEFT, NO_INDEX, 0, (int32_t)s->first); /* which the windows count */
     s->to_windows = put_jump(e, JUMP_ALWAYS);
 }
@@ -276,7 +289,6 @@ bool nest_render(struct build *b)
     strip_put_way_in(b, b->inward, s->first);
     put_gate(b);
     strip_put_top(b);
-    s->part = PART_BEFORE;
     for (unsigned n = 0; n <= s->last; n++) {
         if (n == s->first)
             put_windows(b);

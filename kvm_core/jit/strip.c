@@ -18,7 +18,7 @@
 #include "gen/handlers.h"
 
 enum { SPAN_MAX = 256, STRIDE_MAX = 128 /* bytes */ };
-enum { SHORT = 8 /* iterations: the gate has cost more than it saved */, SHORT_MAX = 16 /* such strips */ };
+enum { SHORT_MAX = 16 /* short strips */ };
 
 /* ---- the body ------------------------------------------------------------------------------------------ */
 
@@ -466,9 +466,9 @@ static void put_ways_in(struct build *b)
 }
 
 /* Who leaves sooner than this has had a short strip. */
-void strip_put_mark(struct build *b)
+void strip_put_mark(struct build *b, unsigned instructions)
 {
-    lea(&b->e, H_T0, H_LEFT, -SHORT * (int32_t)b->strip->fewest);
+    lea(&b->e, H_T0, H_LEFT, -(int32_t)instructions);
     op_mem(&b->e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.mark));
 }
 
@@ -502,7 +502,7 @@ static void put_gate(struct build *b)
     strip_put_lent(b);
     s->next = e->p;
     op_mem(e, false, 0x89, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    strip_put_mark(b);
+    strip_put_mark(b, SHORT * s->fewest);
     for (unsigned k = 0; k < s->streams; k++)
         strip_put_stream(b, &s->stream[k], &first);
     if (!first) {

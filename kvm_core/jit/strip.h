@@ -5,6 +5,7 @@
 #include "jit/build.h"
 
 enum { STREAMS_MAX = STRIP_STREAMS, EXITS_MAX = 12 };
+enum { SHORT = 8 }; /* iterations, in which a gate has cost more than it saved */
 enum { NO_REGISTER = 0xff };
 
 struct stream {
@@ -59,7 +60,7 @@ void strip_registers(const struct build *b, struct strip *s, unsigned named, uns
 void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n); /* for a jump of the block to instruction n */
 void strip_put_lent(struct build *b);
 void strip_put_stream(struct build *b, const struct stream *g, bool *first);
-void strip_put_mark(struct build *b);
+void strip_put_mark(struct build *b, unsigned instructions);
 void strip_put_home(struct build *b); /* the guest's registers where other code expects them */
 void strip_put_top(struct build *b);  /* the gate ends here */
 
