@@ -92,6 +92,8 @@ unsigned registers_named(const struct build *b, const struct op *op)
         mask |= native->map[n] ? REG_BIT(n) : 0;
     if (!op->row || op->row->how == LOWER_JCC || op->row->how == LOWER_JMP)
         return mask;
+    if (op->row->how == LOWER_LEA)
+        return mask | REG_BIT(i->dst & 15);
     parse_encoding(b, i, &x);
     if (!x.has_modrm)
         return mask | REG_BIT((x.opcode & 7) | (x.rex & 1) << 3);

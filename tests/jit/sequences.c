@@ -313,19 +313,10 @@ static void put_advance(void)
     }
 }
 
-/* A loop over memory, R13 times: what jit/strip.c has a second version for. */
-static void put_walk(void)
+/* The body of a loop over memory: n instructions, and one that advances. */
+static void put_body(unsigned n, unsigned x)
 {
-    unsigned aligned = pointers64[below(sizeof(pointers64) - 1)], x = below(16);
-    uint8_t *at, *leave = NULL;
-
-    if (chance(40)) { /* and aligned, -16 */
-        put(0x48 | aligned >> 3), put(0x83), put(0xe0 | (aligned & 7)), put(0xf0);
-    }
-    put_bytes(0xbd41, 2);
-    put_bytes(1 + below(chance(50) ? 300 : 12), 4);
-    at = out;
-    for (unsigned n = 1 + below(4), k = below(n); n--;) {
+    for (unsigned k = below(n); n--;) {
         unsigned what = below(100);
         if (n == k && chance(80))
             put_advance();
@@ -340,11 +331,63 @@ static void put_walk(void)
         else
             put_atomic();
     }
+}
+
+static void put_counter(unsigned opcode, unsigned digit)
+{
+    put(opcode), put(digit << 3 | 4), put(0x25);
+    put_bytes(COUNTER_ADDR, 4);
+}
+
+/* A loop of a few iterations, counted in memory or, when nothing else is to be in it, in RCX. */
+static void put_inner_walk(unsigned x)
+{
+    bool copied = chance(50), in_memory = chance(70);
+    unsigned count = 1 + below(chance(80) ? 6 : 40);
+    uint8_t *at;
+
+    if (copied) /* lea rbx or rsi, [another]: from the same place each time */
+        put(0x48), put(0x8d), put(0x45 | (chance(50) ? 3 : 6) << 3), put(4 * below(20));
+    if (in_memory)
+        put_counter(0xc7, 0);
+    else
+        put(0xb9);
+    put_bytes(count, 4);
+    at = out;
+    if (in_memory) {
+        put_body(1 + below(3), x);
+        put_advance();
+        put_counter(0xff, 1);
+    } else { /* add rsi, 8; mov [rsi], rcx; dec ecx */
+        put_bytes(0x894808c68348, 6), put(0x0e), put_bytes(0xc9ff, 2);
+    }
+    put(0x0f), put(0x85);
+    put_bytes((uint64_t)(at - out - 4), 4);
+}
+
+/* A loop over memory, R13 times, perhaps with another in it: what jit/strip.c and jit/nest.c have a second version for. */
+static void put_walk(void)
+{
+    unsigned aligned = pointers64[below(sizeof(pointers64) - 1)], x = below(16);
+    bool nest = chance(40);
+    uint8_t *at, *leave = NULL;
+
+    if (chance(40)) { /* and aligned, -16 */
+        put(0x48 | aligned >> 3), put(0x83), put(0xe0 | (aligned & 7)), put(0xf0);
+    }
+    put_bytes(0xbd41, 2);
+    put_bytes(1 + below(nest ? 60 : chance(50) ? 300 : 12), 4);
+    at = out;
+    if (!nest || chance(50))
+        put_body(1 + below(nest ? 2 : 4), x);
+    if (nest)
+        put_inner_walk(x);
     if (chance(30)) {
         put(0x70 | below(16)), put(0);
         leave = out;
     }
-    put_advance();
+    if (!nest || chance(50))
+        put_advance();
     put_bytes(0xcdff41, 3); /* dec r13d */
     put(0x0f), put(0x85);
     put_bytes((uint64_t)(at - out - 4), 4);

@@ -75,7 +75,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tlb", "kick", "high", "span", "cross", "links", "again", "privilege"]
+    "name", ["tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest"]
 )
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
     """tlb: a copy of 16 MiB missed at every step where the distance was a multiple of the TLB's
@@ -86,6 +86,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     links: no bug; a page that is called from another is remapped, written, not executable any more.
     again: no bug; a loop that begins with what looks at the flags of its end.
     privilege: a jump that waited to be linked was linked to what another instruction led to.
+    nest: no bug; a short loop in another, at the ends of pages, while pages change.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
