@@ -2,7 +2,8 @@
  * runs, into its own code. */
 #include "../isa/emu.h"
 
-enum { ROWS_ADDR = 0x11000000, SUMS_ADDR = 0x12000000, GPA_ROWS = 0x90000, GPA_OTHERS = 0x94000, GPA_SUMS = 0x98000, PAGES = 3 };
+/* In entries of the TLB of their own. */
+enum { ROWS_ADDR = 0x11000000, SUMS_ADDR = 0x12010000, GPA_ROWS = 0x90000, GPA_OTHERS = 0x94000, GPA_SUMS = 0x98000, PAGES = 3 };
 enum { STRIDE = 264, SLICE = 1000, BODY = 7 /* instructions of the inner loop */ };
 
 static const uint8_t nest[] = {
@@ -38,15 +39,20 @@ struct way { /* through the nest */
     uint64_t rows, sums;
     unsigned rounds, turns;
     unsigned moves; /* bytes that the sums go on each time */
+    bool protects;  /* the second page of the sums */
 };
+
+static void map(uint64_t linear, uint64_t gpa, uint64_t rights)
+{
+    emu_map(linear, gpa, rights | PTE_NX);
+    tlb_flush_page(emu, linear);
+}
 
 static void map_data(uint64_t gpa_rows, uint64_t sums_rights)
 {
     for (unsigned k = 0; k < PAGES; k++) {
-        emu_map(ROWS_ADDR + 4096 * k, gpa_rows + 4096 * k, 0x67 | PTE_NX);
-        emu_map(SUMS_ADDR + 4096 * k, GPA_SUMS + 4096 * k, sums_rights | PTE_NX);
-        tlb_flush_page(emu, ROWS_ADDR + 4096 * k);
-        tlb_flush_page(emu, SUMS_ADDR + 4096 * k);
+        map(ROWS_ADDR + 4096 * k, gpa_rows + 4096 * k, 0x67);
+        map(SUMS_ADDR + 4096 * k, GPA_SUMS + 4096 * k, sums_rights);
     }
 }
 
@@ -57,6 +63,8 @@ static void begin(const struct way *w)
     static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b};
 
     map_data(GPA_ROWS, 0x67);
+    if (w->protects)
+        map(SUMS_ADDR + 4096, GPA_SUMS + 4096, 0x65);
     memset(emu_ram + GPA_SUMS, 0, PAGES * 4096);
     emu_code_put(CODE_ADDR, nest, sizeof(nest));
     c.before.rip = CODE_ADDR;
@@ -115,7 +123,7 @@ static void pages_end(void)
 
     for (unsigned n = 0; n < sizeof(turns) / sizeof(turns[0]); n++)
         for (unsigned at = 0; at < 3; at++) {
-            struct way w = {ROWS_ADDR + 100, SUMS_ADDR + 4096 * at - 8 * (at ? turns[n] / 2 : 0) + (at == 2 ? 4 : 0), 40, turns[n], 0};
+            struct way w = {ROWS_ADDR + 100, SUMS_ADDR + 4096 * at - 8 * (at ? turns[n] / 2 : 0) + (at == 2 ? 4 : 0), 40, turns[n], 0, false};
             compare("ends of pages", &w);
             w.moves = 8 * turns[n];
             compare("moving sums", &w);
@@ -134,7 +142,7 @@ static uint64_t sum_of_sums(void)
 /* All rows are 1, so that the sums say how far it has come; then 2. */
 static void exchanged(void)
 {
-    const struct way w = {ROWS_ADDR, SUMS_ADDR + 64, 40, 4, 0};
+    const struct way w = {ROWS_ADDR, SUMS_ADDR + 64, 40, 4, 0, false};
     const uint64_t total = w.rounds * w.turns;
     struct state s;
 
@@ -153,7 +161,7 @@ static void exchanged(void)
 
 static void protected(void)
 {
-    const struct way w = {ROWS_ADDR, SUMS_ADDR + 64, 40, 4, 0};
+    const struct way w = {ROWS_ADDR, SUMS_ADDR + 64, 40, 4, 0, false};
     struct state s;
 
     begin(&w);
@@ -168,11 +176,20 @@ static void protected(void)
     expect("sums", sum_of_sums(), before);
 }
 
+/* The sums come to a page that is only for reading; the rows, in it too, have been read. */
+static void into_protected(void)
+{
+    const struct way w = {SUMS_ADDR + 4096, SUMS_ADDR + 4096 - 32 * 10, 30, 4, 32, true};
+
+    compare("protected", &w);
+    expect("protected", emu->cr2, SUMS_ADDR + 4096);
+}
+
 /* The sums, being zero but for one, go over the code; that one makes the stride 8 longer. */
 static void own_code(void)
 {
     enum { BEFORE = 30 };
-    const struct way w = {ROWS_ADDR, SUMS_ADDR + 4096 * PAGES - 8 * BEFORE + (STRIDE_AT & 7), BEFORE + 40 / 8, 3, 8};
+    const struct way w = {ROWS_ADDR, SUMS_ADDR + 4096 * PAGES - 8 * BEFORE + (STRIDE_AT & 7), BEFORE + 40 / 8, 3, 8, false};
     const unsigned at = STRIDE * (BEFORE + STRIDE_AT / 8 - 2) + 8 * 2; /* in the rows, when the third sum is the stride */
 
     memset(emu_ram + GPA_ROWS, 0, PAGES * 4096);
@@ -194,6 +211,7 @@ int main(void)
     expect("a window was used", emu->run.window[0] != 0, true);
     exchanged();
     protected();
+    into_protected();
     own_code();
     return failures != 0;
 }
