@@ -2,14 +2,14 @@
  *
  * The strip is the outer loop. The gate asks the TLB for the operands that stay where they are in all of it. A stream of the
  * inner loop has a window: the page where it was last, in vcpu.run.window, and the distance to the host's address in a
- * register. Before the inner loop its address is compared with that, for the bytes of TURNS iterations at once; only where
- * it has come to another page, the TLB is asked. After TURNS iterations it is compared again. All other operands have their
- * probes.
+ * register. Before the inner loop its address is compared with that, for the bytes of TURNS iterations at once; only when
+ * it has come to another page, the TLB is asked. After TURNS iterations it is compared again, TIMES in all: who goes on longer
+ * is served better by the inner loop's own strip. All other operands have their probes.
  *
  * In the inner loop r15 has what is left of the TURNS iterations, and vcpu.run.rest what the slice has beyond them; outside
  * of it r15 is the slice. What of the outer loop precedes the inner one is counted with the windows. The way in is the
- * inner loop's first branch back in the block, the next instruction being the inner loop's first. The same is where to go on when a
- * window does not hold: in the block of the inner loop, which has a strip of its own.
+ * block's first branch back to the inner loop, so that the gate stands before the inner loop's first instruction. When a
+ * window does not hold, that one's block goes on.
  */
 #include "jit/strip.h"
 
@@ -35,7 +35,6 @@ static bool find_inner(const struct build *b, struct strip *s)
 
 static bool is_inside(const struct strip *s, unsigned n) { return n >= s->first && n <= s->back; }
 
-/* How often a register is changed, in the outer loop or, when it is to be constant steps, in the inner one. */
 static unsigned changes(const uint8_t *count, unsigned guest) { return guest < 16 ? count[guest] : 0; }
 
 /* What constants that are added make of an address. */
@@ -173,11 +172,8 @@ static void put_window(struct build *b, unsigned k)
     op_imm(e, true, 7, H_T0, (int32_t)(4096 - window_size(g)));
     s->elsewhere[k] = put_jump(e, CC_JA);
     s->found[k] = e->p;
-    if (g->align_mask) {
-        lea(e, H_T1, H_T0, (int32_t)(g->align_at - g->low));
-        put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc3), put8(e, g->align_mask); /* test r11b, mask */
-        put_miss(b, put_jump(e, CC_JNE), s->first);
-    }
+    if (g->align_mask)
+        put_miss(b, strip_put_aligned(b, g), s->first);
 }
 
 static void put_times(struct build *b)

@@ -295,11 +295,11 @@ bool strip_place(struct build *b, unsigned n, struct place *at)
 static unsigned counter(const struct build *b) { return (unsigned)(b->block - b->j->blocks) % STRIP_COUNTERS; }
 static int32_t counter_field(const struct build *b) { return FIELD(short_strips) + (int32_t)counter(b); }
 
-static void put_fail(struct build *b, unsigned cc)
+static void add_fail(struct build *b, uint8_t *jump)
 {
     struct strip *s = b->strip;
 
-    s->fail[s->fails++] = put_jump(&b->e, cc);
+    s->fail[s->fails++] = jump;
 }
 
 static void put_shift(struct emit *e, bool w, unsigned digit, unsigned reg, unsigned count) /* SHL 4, SHR 5 */
@@ -373,6 +373,18 @@ static void put_fixed(struct build *b, const struct stream *g)
         op_mem(e, true, 0x8d, g->host, g->host, in_register(b, g->at.index, H_T1), g->at.scale, 0);
 }
 
+uint8_t *strip_put_aligned(struct build *b, const struct stream *g)
+{
+    int32_t at = (int32_t)(g->align_at - g->low);
+    bool moved = at & g->align_mask;
+    struct emit *e = &b->e;
+
+    if (moved)
+        lea(e, H_T1, H_T0, at);
+    put8(e, 0x41), put8(e, 0xf6), put8(e, moved ? 0xc3 : 0xc2), put8(e, g->align_mask); /* test r11b or r10b, mask */
+    return put_jump(e, CC_JNE);
+}
+
 void strip_put_stream(struct build *b, const struct stream *g, bool *first)
 {
     int32_t size = (int32_t)(g->high - g->low);
@@ -385,12 +397,9 @@ void strip_put_stream(struct build *b, const struct stream *g, bool *first)
     op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
     op_mem(e, true, 0x2b, g->host, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
     op_imm(e, true, 7, H_T0, 4096 - size);
-    put_fail(b, CC_JA);
-    if (g->align_mask) {
-        lea(e, H_T1, H_T0, (int32_t)(g->align_at - g->low));
-        put8(e, 0x41), put8(e, 0xf6), put8(e, 0xc3), put8(e, g->align_mask); /* test r11b, mask */
-        put_fail(b, CC_JNE);
-    }
+    add_fail(b, put_jump(e, CC_JA));
+    if (g->align_mask)
+        add_fail(b, strip_put_aligned(b, g));
     if (is_moving(g)) {
         if (g->stride >= 0) {
             op_reg(e, false, 0xf7, 3, H_T0); /* neg r10d */
@@ -421,7 +430,6 @@ static void put_budget(struct build *b)
     op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.rest));
 }
 
-/* Lends registers, and gives homes to others. */
 void strip_put_lent(struct build *b)
 {
     struct strip *s = b->strip;
@@ -465,7 +473,6 @@ static void put_ways_in(struct build *b)
         set_jump(on[k], e->p);
 }
 
-/* Who leaves sooner than this has had a short strip. */
 void strip_put_mark(struct build *b, unsigned instructions)
 {
     lea(&b->e, H_T0, H_LEFT, -(int32_t)instructions);

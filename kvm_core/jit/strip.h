@@ -58,9 +58,11 @@ bool strip_asks(const struct build *b, const struct strip *s, unsigned n); /* in
 void strip_stream(struct strip *s, unsigned n, const struct stream *g, unsigned max); /* of instruction n; one of at most max */
 void strip_registers(const struct build *b, struct strip *s, unsigned named, unsigned free);
 void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n); /* for a jump of the block to instruction n */
-void strip_put_lent(struct build *b);
+void strip_put_lent(struct build *b); /* lends registers, and gives others homes */
+/* r10: offset in the page of the stream's lowest operand; -> the jump that is taken when it is not aligned as it must be */
+uint8_t *strip_put_aligned(struct build *b, const struct stream *g);
 void strip_put_stream(struct build *b, const struct stream *g, bool *first);
-void strip_put_mark(struct build *b, unsigned instructions);
+void strip_put_mark(struct build *b, unsigned instructions); /* who leaves sooner has had a short strip */
 void strip_put_home(struct build *b); /* the guest's registers where other code expects them */
 void strip_put_top(struct build *b);  /* the gate ends here */
 
