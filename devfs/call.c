@@ -16,18 +16,17 @@ static struct call *call_of(const struct client *c)
 
 static void answer(struct call *c, int ret)
 {
-    struct fuse_ioctl_out out = {.result = ret};
     int32_t packet = ret;
 
     if (c->unique)
-        session_reply(&c->w->session, c->unique, 0, &out, sizeof(out));
+        session_result(&c->w->session, c->unique, ret, c->payload.data, c->payload.out);
     else
         packet_send(c->w->broker, &packet, sizeof(packet), -1);
 }
 
 void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
 {
-    c->client = (struct client){.pid = w->client, .ops = &foreign_ops};
+    c->client = (struct client){.pid = w->client, .ops = &foreign_ops, .payload = &c->payload};
     c->w = w;
     c->unique = unique;
     c->tid = tid;
@@ -67,10 +66,14 @@ void call_end(struct call *c, int ret)
         unlist(c);
         hand_resume(&c->w->hand, ret);
         hand_unlock(&c->w->hand);
+        if (c->reader)
+            readers_idle(c->reader->all);
         return;
     }
     pthread_rwlock_rdlock(&c->w->answers);
     unlist(c);
+    if (c->reader)
+        readers_idle(c->reader->all); /* before: the answered thread's next call may come while we are on our way back */
     answer(c, ret);
     pthread_rwlock_unlock(&c->w->answers);
 }
@@ -116,6 +119,7 @@ int call_stop(struct call *c)
     }
     c->stopped = true;
     answer(c, 0);
+    c->client.payload = NULL; /* it has gone back */
     return hand_stopped(&c->w->hand);
 }
 

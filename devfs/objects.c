@@ -152,7 +152,7 @@ static bool is_client(struct worker *w, uint32_t tid)
     return !syscall(SYS_tgkill, w->client, (pid_t)tid, 0) || errno == EPERM;
 }
 
-static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_header *h, const struct fuse_ioctl_in *in)
+static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_header *h, struct fuse_ioctl_in *in)
 {
     struct node *n = node_of(w, h->nodeid);
     struct call c = {.node = n, .reader = r};
@@ -165,6 +165,7 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
             object_put(n->kind, object);
         return;
     }
+    c.payload = (struct payload){.at = in->arg, .data = (uint8_t *)(in + 1), .in = in->in_size, .room = in->out_size};
     c.running = n->kind == OBJECT_VCPU && in->cmd == KVM_RUN ? object : NULL;
     readers_busy(&w->session.readers);
     call_begin(&c, w, h->unique, (pid_t)h->pid);
@@ -174,7 +175,6 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
     object_put(n->kind, object);
     if (c.stopped)
         exit_if_last(w);
-    readers_idle(&w->session.readers);
 }
 
 static void interrupt(struct worker *w, const struct fuse_in_header *h, const struct fuse_interrupt_in *in)
@@ -183,7 +183,7 @@ static void interrupt(struct worker *w, const struct fuse_in_header *h, const st
         session_reply(&w->session, h->unique, -EAGAIN, NULL, 0);
 }
 
-void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, const void *body)
+void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, void *body)
 {
     struct worker *w = s->owner;
 

@@ -7,14 +7,16 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { STACK = 1 << 20, READERS_MAX = 4096 };
+/* IDLE_MAX is more than FIRST by far: who has been answered asks again while his reader is still on its way back, and would have a thread
+ * started and one ended for each of his calls. */
+enum { STACK = 1 << 20, READERS_MAX = 4096, FIRST = 2, IDLE_MAX = 8 };
 
 /* Is this reader one too many? Then it no longer counts: of several that ask at once, only so many may go. */
 static bool dismissed(struct readers *s)
 {
     int idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
 
-    while (idle > s->spare)
+    while (idle > IDLE_MAX)
         if (atomic_compare_exchange_weak(&s->idle, &idle, idle - 1))
             return true;
     return false;
@@ -68,11 +70,11 @@ static int start_reader(struct readers *s)
     return err;
 }
 
-int readers_start(struct readers *s, int first)
+int readers_start(struct readers *s)
 {
     int err = 0;
 
-    while (first-- > 0 && !err)
+    for (unsigned i = 0; i < FIRST && !err; i++)
         err = start_reader(s);
     return err;
 }

@@ -18,15 +18,14 @@ struct reader {
 
 struct readers {
     _Atomic int idle, count;
-    int spare; /* how many may wait at once */
     size_t buffer_bytes;
     /* Takes one request and answers it. False: this thread shall end; it has said that it is busy, or there are no requests. */
     bool (*read)(void *owner, struct reader *r);
     void *owner;
 };
 
-/* Starts `first` of them. -EAGAIN */
-int readers_start(struct readers *s, int first);
+/* Starts the first of them. -EAGAIN */
+int readers_start(struct readers *s);
 /* Before work that may take long: leaves a reader for what comes meanwhile. */
 void readers_busy(struct readers *s);
 void readers_idle(struct readers *s);

@@ -15,7 +15,7 @@
 
 #include "devfs/fuse_abi.h"
 
-enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096, SPARE_READERS = 2 };
+enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096 };
 
 int session_mount(struct session *s)
 {
@@ -39,13 +39,32 @@ int session_mount(struct session *s)
     return err;
 }
 
+/* part[0] is the header's. */
+static void reply(struct session *s, uint64_t unique, int err, struct iovec *part, int parts)
+{
+    struct fuse_out_header h = {.error = err, .unique = unique};
+    ssize_t put;
+
+    part[0] = (struct iovec){&h, sizeof(h)};
+    for (int i = 0; i < parts; i++)
+        h.len += (uint32_t)part[i].iov_len;
+    put = writev(s->dev, part, parts);
+    (void)put; /* ENOENT: the request was aborted meanwhile */
+}
+
 void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes)
 {
-    struct fuse_out_header h = {.len = (uint32_t)(sizeof(h) + (err ? 0 : bytes)), .error = err, .unique = unique};
-    struct iovec iov[2] = {{&h, sizeof(h)}, {(void *)data, err ? 0 : bytes}};
-    ssize_t put = writev(s->dev, iov, err || !bytes ? 1 : 2);
+    struct iovec part[] = {{0}, {(void *)data, bytes}};
 
-    (void)put; /* ENOENT: the request was aborted meanwhile */
+    reply(s, unique, err, part, err || !bytes ? 1 : 2);
+}
+
+void session_result(struct session *s, uint64_t unique, int result, const void *data, size_t bytes)
+{
+    struct fuse_ioctl_out out = {.result = result};
+    struct iovec part[] = {{0}, {&out, sizeof(out)}, {(void *)data, bytes}};
+
+    reply(s, unique, 0, part, bytes ? 3 : 2);
 }
 
 /* One request: its size, 0 to try again, -errno when the session has ended. */
@@ -98,6 +117,6 @@ static bool read_one(void *owner, struct reader *r)
 
 int session_start(struct session *s)
 {
-    s->readers = (struct readers){.spare = SPARE_READERS, .buffer_bytes = BUFFER, .read = read_one, .owner = s};
-    return readers_start(&s->readers, SPARE_READERS);
+    s->readers = (struct readers){.buffer_bytes = BUFFER, .read = read_one, .owner = s};
+    return readers_start(&s->readers);
 }

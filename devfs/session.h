@@ -13,7 +13,7 @@ struct session {
     int dev, mount;
     struct readers readers;
     /* Answers a request that is not INIT; body: what follows the header. */
-    void (*serve)(struct session *s, struct reader *r, const struct fuse_in_header *h, const void *body);
+    void (*serve)(struct session *s, struct reader *r, const struct fuse_in_header *h, void *body);
     void *owner;
 };
 
@@ -25,5 +25,7 @@ int session_init(struct session *s);
 int session_start(struct session *s);
 /* err: 0 or -errno, then nothing follows. */
 void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes);
+/* The same for an ioctl: what it returns, and data for the memory at its argument. */
+void session_result(struct session *s, uint64_t unique, int result, const void *data, size_t bytes);
 
 #endif

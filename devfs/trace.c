@@ -25,7 +25,7 @@
 #define PTRACE_EVENT_STOP 128
 #endif
 
-enum { SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000 };
+enum { SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000, QUICK_TURNS = 20 };
 
 /* How a thread got into the kernel: by `syscall`, or by int 0x80 (what stands before the instruction pointer also when 32-bit code
  * comes back from sysenter). */
@@ -41,14 +41,13 @@ static const struct entry entries[] = {
 };
 enum { ENTRIES = sizeof(entries) / sizeof(*entries) };
 
-/* The name of the process that traces tid, empty if none. */
-static void tracer_name(pid_t tid, char *name, size_t size)
+/* Who traces tid, 0: nobody. */
+static pid_t tracer_of(pid_t tid)
 {
     char path[64], line[128];
     int tracer = 0;
     FILE *f;
 
-    *name = 0;
     snprintf(path, sizeof(path), "/proc/%d/status", tid);
     f = fopen(path, "re");
     while (f && fgets(line, sizeof(line), f))
@@ -56,23 +55,35 @@ static void tracer_name(pid_t tid, char *name, size_t size)
             break;
     if (f)
         fclose(f);
-    if (!tracer)
-        return;
+    return tracer;
+}
+
+/* The hand of another VM of this client; or a thread of ours that holds no longer (hold.c): it may have been joined, and yet have to come
+ * to where the kernel detaches what it traced. */
+static bool lets_go_soon(pid_t tracer)
+{
+    char path[64], name[32] = "";
+    FILE *f;
+
+    if (!syscall(SYS_tgkill, getpid(), tracer, 0))
+        return true;
     snprintf(path, sizeof(path), "/proc/%d/comm", tracer);
     f = fopen(path, "re");
-    if (f && fgets(name, (int)size, f))
+    if (f && fgets(name, sizeof(name), f))
         name[strcspn(name, "\n")] = 0;
     if (f)
         fclose(f);
+    return !strcmp(name, "kvmish-hand");
 }
 
 static int seize(pid_t tid)
 {
     const long options = PTRACE_O_TRACESYSGOOD;
     struct timespec turn = {0, BUSY_TURN_US * 1000};
-    char name[32];
+    bool alone = false;
 
     for (unsigned n = 0;; n++) {
+        pid_t tracer;
         /* The client's own filter of system calls stands aside; that takes a right which an ordinary user has not. */
         if (!ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
             return 0;
@@ -80,9 +91,10 @@ static int seize(pid_t tid)
             return 0;
         if (errno != EPERM || n == BUSY_TURNS)
             return -errno;
-        tracer_name(tid, name, sizeof(name)); /* the hand of another VM of this client lets go soon */
-        if (strcmp(name, "kvmish-hand"))
+        tracer = tracer_of(tid);
+        if (tracer ? !lets_go_soon(tracer) : alone) /* twice nobody: it is forbidden, and not that he has just let go */
             return -EPERM;
+        alone = !tracer;
         nanosleep(&turn, NULL);
     }
 }
@@ -103,7 +115,7 @@ static bool in_ioctl(pid_t tid)
 
     snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
     for (unsigned n = 0; n < BUSY_TURNS; n++) { /* "running": it is still on its way to sleep */
-        struct timespec turn = {0, 50000};
+        struct timespec turn = {0, n < QUICK_TURNS ? 50000 : BUSY_TURN_US * 1000};
         unsigned long rip = 0;
         long number = -1;
         FILE *f = fopen(path, "re");

@@ -28,6 +28,7 @@ struct worker;
 struct call {
     struct client client; /* first: what the core passes back to us */
     struct worker *w;
+    struct payload payload;
     uint64_t unique; /* of the FUSE request; 0: it came by the broker */
     pid_t tid;
     struct node *node;
@@ -65,7 +66,7 @@ struct worker {
 };
 
 /* objects.c: FUSE requests of any kind */
-void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, const void *body);
+void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, void *body);
 /* Ends the process when the client has nothing of it any more. */
 void exit_if_last(struct worker *w);
 /* A new file; its number, or -ENFILE. */

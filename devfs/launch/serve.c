@@ -15,8 +15,6 @@
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1ul
 #endif
 
-enum { SPARE_READERS = 2 };
-
 /* ---- calls ----------------------------------------------------------------------------------------------------------- */
 
 static void begin(struct call *c)
@@ -179,9 +177,9 @@ int door_start(struct door *d)
     err = objects_init(d);
     if (!err)
         err = watch_start(d);
-    d->readers = (struct readers){.spare = SPARE_READERS, .read = receive, .owner = d,
+    d->readers = (struct readers){.read = receive, .owner = d,
                                   .buffer_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif)
                                                       ? sizes.seccomp_notif
                                                       : sizeof(struct seccomp_notif)};
-    return err ? err : readers_start(&d->readers, SPARE_READERS);
+    return err ? err : readers_start(&d->readers);
 }

@@ -54,6 +54,17 @@ static bool on_stack(const struct client *c, uintptr_t at, size_t n)
     return here >= s->low && at < s->end && n <= s->end - at;
 }
 
+static bool came_along(const struct payload *p, uintptr_t at, size_t n)
+{
+    return p && at >= p->at && at - p->at <= p->in && n <= p->in - (at - p->at);
+}
+
+/* Without a gap behind what was written before: between two parts is what other threads of the client's may change. */
+static bool goes_back(const struct payload *p, uintptr_t at, size_t n)
+{
+    return p && at >= p->at && at - p->at <= p->out && n <= p->room - (at - p->at);
+}
+
 int client_read(const struct client *c, void *to, uintptr_t from, size_t n)
 {
     struct iovec local = {to, n}, remote = {(void *)from, n};
@@ -61,6 +72,10 @@ int client_read(const struct client *c, void *to, uintptr_t from, size_t n)
 
     if (!n)
         return 0;
+    if (came_along(c->payload, from, n)) {
+        memcpy(to, c->payload->data + (from - c->payload->at), n);
+        return 0;
+    }
     if (on_stack(c, from, n)) {
         memcpy(to, (const void *)from, n);
         return 0;
@@ -98,6 +113,13 @@ int client_write(const struct client *c, uintptr_t to, const void *from, size_t 
 
     if (!n)
         return 0;
+    if (goes_back(c->payload, to, n)) {
+        size_t offset = to - c->payload->at;
+        memcpy(c->payload->data + offset, from, n);
+        if (c->payload->out < offset + n)
+            c->payload->out = offset + n;
+        return 0;
+    }
     if (on_stack(c, to, n)) {
         memcpy((void *)to, from, n);
         return 0;

@@ -56,10 +56,19 @@ struct client_ops {
     void (*unmap)(uint8_t *host, size_t size_bytes);
 };
 
+/* The client's memory at a call's argument as it came with the call, and as it goes back with the answer: no need to reach for it. */
+struct payload {
+    uintptr_t at;
+    uint8_t *data;
+    size_t in, room; /* bytes that came; that may go back */
+    size_t out;      /* that go back: written so far, from the start */
+};
+
 /* One accessor for client memory and descriptors, whatever the door. */
 struct client {
     pid_t pid; /* 0: this process */
     const struct client_ops *ops;
+    struct payload *payload; /* NULL: none came */
     bool compat; /* a 32-bit caller: the upper halves of pointers in its structs are undefined */
 };
 

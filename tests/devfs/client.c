@@ -650,6 +650,7 @@ static void int80(void)
 static void hostile(void)
 {
     static uint8_t junk[1 << 16];
+    void *read_only = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct machine m;
     unsigned seed = 1;
     int fds[3];
@@ -660,6 +661,7 @@ static void hostile(void)
     fds[2] = m.vcpu[0];
     REFUSED(ioctl(m.kvm, KVM_CREATE_VM, 1 << 20), EINVAL);
     REFUSED(ftruncate(m.vcpu[0], 0), EPERM);
+    REFUSED(ioctl(m.vm, KVM_GET_CLOCK, read_only), EFAULT);
     for (unsigned n = 0; n < 20000; n++) {
         unsigned long number = rand_r(&seed) % 256, size = rand_r(&seed) % 16384, direction = rand_r(&seed) % 4;
         unsigned long request = direction << 30 | size << 16 | 0xae << 8 | number, pointer;

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_the_other_engine(may_mount: None, client: Path, tmp_path: Path) -> None
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
             assert (done.stdout, done.stderr) == ("ok\n", ""), scenario
         _boots(one)
+
+
+def test_what_comes_with_a_call(c_program: Callable[[str], Path]) -> None:
+    """Is read from there, and the rest in the client."""
+    program = c_program("devfs/payload.c")
+    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_python_program(device: Broker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -52,6 +53,7 @@ def _status(pid: int) -> dict[str, str]:
 
 
 CAP_SYS_PTRACE = 1 << 19
+KVM_CREATE_VM, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY = 0xAE01, 0xAE03, 3
 
 
 def test_what_a_worker_keeps(device: Broker, client: Path) -> None:
@@ -92,6 +94,21 @@ def open_to_all(client: Path) -> Iterator[Path]:
         directory.chmod(0o755)
         shutil.copy(client, directory / "client")
         yield directory
+
+
+def test_calls_start_no_threads(device: Broker) -> None:
+    """One after the other, however long a reader takes to come back from the last one."""
+    kvm = os.open(device.file, os.O_RDWR | os.O_CLOEXEC)
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    try:
+        threads = Path(f"/proc/{device.machine(os.getpid())}/task")
+        before = {thread.name for thread in threads.iterdir()}
+        for _ in range(5000):
+            assert fcntl.ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == 1
+        assert {thread.name for thread in threads.iterdir()} == before
+    finally:
+        os.close(vm)
+        os.close(kvm)
 
 
 def test_a_client_without_privileges(may_mount: None, open_to_all: Path) -> None:
