@@ -78,6 +78,13 @@ def test_what_comes_with_a_call(c_program: Callable[[str], Path]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_thread_that_still_holds(may_mount: None, c_program: Callable[[str], Path]) -> None:
+    """Another one of ours lets go a moment after it was joined."""
+    program = c_program("devfs/holder.c")
+    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_python_program(device: Broker) -> None:
     command = [sys.executable, "-c", PYTHON, str(device.file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
