@@ -13,61 +13,39 @@
 #define BLOCKS_BYTES (REGIONS_MAX * REGION_BLOCKS * sizeof(struct block))
 
 enum {
-    INDEX_ENTRIES = 1 << 18,
     MISSED_MAX = 32,
     GHOST_BITS = 1 << 18 /* by a hash: blocks that were dropped for lack of room */
 };
-
-int jit_blocks_create(struct jit *j)
-{
-    j->blocks = mmap(NULL, BLOCKS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    j->index = calloc(INDEX_ENTRIES, sizeof(*j->index));
-    j->ghosts = calloc(GHOST_BITS / 64, sizeof(*j->ghosts));
-    if (j->blocks == MAP_FAILED || !j->index || !j->ghosts || jit_links_create(j))
-        return -ENOMEM;
-    j->regions = REGIONS_MIN;
-    j->region[0] = (struct region){.begun = 1};
-    return 0;
-}
-
-void jit_blocks_destroy(struct jit *j)
-{
-    if (j->blocks != MAP_FAILED)
-        munmap(j->blocks, BLOCKS_BYTES);
-    jit_links_destroy(j);
-    free(j->index);
-    free(j->ghosts);
-}
 
 /* ---- the index: open addressing, key << 32 | number of the block ----------------------------------------- */
 
 static uint32_t key_of(unsigned page, unsigned off, unsigned kind) { return page << 16 | off << 4 | kind; }
 
-static uint32_t home_of(uint32_t key) { return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32) & (INDEX_ENTRIES - 1); }
+static uint32_t home_of(const struct jit *j, uint32_t key) { return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32) & j->index_mask; }
 
 /* In the place of another one of the same key, if there is one. */
 static void index_put(struct jit *j, uint32_t key, uint32_t n)
 {
-    uint32_t at = home_of(key);
+    uint32_t at = home_of(j, key);
 
     while (j->index[at] && j->index[at] >> 32 != key)
-        at = (at + 1) & (INDEX_ENTRIES - 1);
+        at = (at + 1) & j->index_mask;
     j->index[at] = (uint64_t)key << 32 | n;
 }
 
 /* If it is there. What stands behind it moves up, if its home is not behind the gap. */
 static void index_remove(struct jit *j, uint32_t key, uint32_t n)
 {
-    uint32_t gap = home_of(key), at;
+    uint32_t gap = home_of(j, key), at;
 
     while (j->index[gap] != ((uint64_t)key << 32 | n)) {
         if (!j->index[gap])
             return;
-        gap = (gap + 1) & (INDEX_ENTRIES - 1);
+        gap = (gap + 1) & j->index_mask;
     }
-    for (at = (gap + 1) & (INDEX_ENTRIES - 1); j->index[at]; at = (at + 1) & (INDEX_ENTRIES - 1)) {
-        uint32_t home = home_of((uint32_t)(j->index[at] >> 32));
-        if (((at - home) & (INDEX_ENTRIES - 1)) >= ((at - gap) & (INDEX_ENTRIES - 1))) {
+    for (at = (gap + 1) & j->index_mask; j->index[at]; at = (at + 1) & j->index_mask) {
+        uint32_t home = home_of(j, (uint32_t)(j->index[at] >> 32));
+        if (((at - home) & j->index_mask) >= ((at - gap) & j->index_mask)) {
             j->index[gap] = j->index[at];
             gap = at;
         }
@@ -75,11 +53,33 @@ static void index_remove(struct jit *j, uint32_t key, uint32_t n)
     j->index[gap] = 0;
 }
 
+/* As large as the blocks of so many regions want it, with a third of it free. -> false: no memory, it is what it was */
+static bool index_resize(struct jit *j, unsigned regions)
+{
+    uint32_t entries = j->index ? j->index_mask + 1 : 1, before = j->index ? entries : 0;
+    uint64_t *old = j->index, *grown;
+
+    while (entries / 3 * 2 < regions * REGION_BLOCKS)
+        entries *= 2;
+    if (entries == before)
+        return true;
+    grown = calloc(entries, sizeof(*grown));
+    if (!grown)
+        return false;
+    j->index = grown;
+    j->index_mask = entries - 1;
+    for (uint32_t at = 0; at < before; at++)
+        if (old[at])
+            index_put(j, (uint32_t)(old[at] >> 32), (uint32_t)old[at]);
+    free(old);
+    return true;
+}
+
 struct block *jit_block_find(struct jit *j, unsigned page, unsigned off, unsigned kind)
 {
     uint32_t key = key_of(page, off, kind);
 
-    for (uint32_t at = home_of(key); j->index[at]; at = (at + 1) & (INDEX_ENTRIES - 1))
+    for (uint32_t at = home_of(j, key); j->index[at]; at = (at + 1) & j->index_mask)
         if (j->index[at] >> 32 == key)
             return &j->blocks[(uint32_t)j->index[at]];
     return NULL;
@@ -180,6 +180,28 @@ void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind)
     b->diverted = true;
 }
 
+/* ---- life -------------------------------------------------------------------------------------------- */
+
+int jit_blocks_create(struct jit *j)
+{
+    j->blocks = mmap(NULL, BLOCKS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    j->ghosts = calloc(GHOST_BITS / 64, sizeof(*j->ghosts));
+    if (j->blocks == MAP_FAILED || !j->ghosts || jit_links_create(j) || !index_resize(j, REGIONS_MIN))
+        return -ENOMEM;
+    j->regions = REGIONS_MIN;
+    j->region[0] = (struct region){.begun = 1};
+    return 0;
+}
+
+void jit_blocks_destroy(struct jit *j)
+{
+    if (j->blocks != MAP_FAILED)
+        munmap(j->blocks, BLOCKS_BYTES);
+    jit_links_destroy(j);
+    free(j->index);
+    free(j->ghosts);
+}
+
 /* ---- room ------------------------------------------------------------------------------------------------ */
 
 static unsigned oldest(const struct jit *j)
@@ -198,7 +220,7 @@ static void begin_region(struct vcpu *v)
     struct region *last = &j->region[j->filling];
     unsigned r = oldest(j);
 
-    if (j->region[r].begun && last->again > last->blocks / 4 && j->regions < REGIONS_MAX)
+    if (j->region[r].begun && last->again > last->blocks / 4 && j->regions < REGIONS_MAX && index_resize(j, j->regions + 1))
         r = j->regions++;
     if (j->region[r].begun)
         reclaim(v, r);

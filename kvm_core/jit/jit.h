@@ -77,6 +77,7 @@ struct jit {
     struct region region[REGIONS_MAX];
     unsigned regions, filling;
     uint64_t *index, *ghosts; /* blocks.c */
+    uint32_t index_mask;
     struct link *links;     /* links.c; [0] unused */
     uint32_t links_used, free_link;
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
