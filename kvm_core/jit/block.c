@@ -48,11 +48,17 @@ static void put_call(struct build *b, uint32_t thunk, uint32_t ref, uint32_t exe
     call_to(&b->e, thunk);
 }
 
+void put_interpret(struct build *b, uint32_t ref, int executed)
+{
+    load_imm32(&b->e, H_T0, jit_place(ref, executed));
+    call_to(&b->e, b->j->interpret);
+}
+
 void put_interpreted(struct build *b, unsigned n)
 {
     if (b->flags == FLAGS_IN_HOST)
         flags_save(&b->e, H_T1);
-    put_call(b, b->j->interpret, ref_of(b, b->op[n].i), n);
+    put_interpret(b, ref_of(b, b->op[n].i), (int)n);
     b->flags = FLAGS_IN_MEMORY;
     b->vectors = 0; /* it may have changed what they depend on */
     b->held.valid = false;
@@ -92,7 +98,7 @@ static void put_group(struct build *b, const struct cold *c)
         flags_save(e, H_T1);
     if (c->flags_after & FLAGS_IN_HOST && !(b->flags & FLAGS_IN_HOST))
         flags_restore(e, H_T1);
-    set_jump(put_jump(e, JUMP_ALWAYS), c->join);
+    jump_back(e, c->join);
 }
 
 _Static_assert(BLOCK_OPS <= 64, "jit_group() takes numbers of 6 bits");
@@ -105,7 +111,7 @@ static void put_group_call(struct build *b, const struct cold *c)
                  (uint32_t)b->block->kind << 29);
     if (c->flags_after & FLAGS_IN_HOST)
         flags_restore(&b->e, H_T1);
-    set_jump(put_jump(&b->e, JUMP_ALWAYS), c->join);
+    jump_back(&b->e, c->join);
 }
 
 static void put_cold(struct build *b, const struct cold *c)
@@ -119,19 +125,19 @@ static void put_cold(struct build *b, const struct cold *c)
     strip_go_on(b, c->part);
     switch (c->kind) {
     case COLD_INTERPRET:
-        put_call(b, b->j->interpret, c->ref, c->executed);
+        put_interpret(b, c->ref, (int)c->executed);
         if (!c->join) {
             put8(e, 0x0f), put8(e, 0x0b); /* ud2: a branch has not come back */
             return;
         }
         if (c->restore)
             flags_restore(e, H_T1);
-        set_jump(put_jump(e, JUMP_ALWAYS), c->join);
+        jump_back(e, c->join);
         return;
     case COLD_GROUP: (b->copies ? put_group : put_group_call)(b, c); return;
     case COLD_VECTORS:
         put_call(b, b->j->vectors, c->ref, c->executed);
-        set_jump(put_jump(e, JUMP_ALWAYS), c->join);
+        jump_back(e, c->join);
         return;
     case COLD_POLL:
         if (c->executed)

@@ -127,6 +127,7 @@ void cold_join(struct build *b, struct cold *c); /* comes back here, c may be NU
 void put_colds(struct build *b);
 void flags_want(struct build *b);                       /* into the host; r11 is lost */
 void flags_keep(struct build *b, const struct op *op);  /* what follows clobbers them; r11 is lost */
+void put_interpret(struct build *b, uint32_t ref, int executed); /* the call alone; EXECUTED_ALL */
 void put_interpreted(struct build *b, unsigned n);      /* the whole instruction */
 
 /* span.c: what `i` stands for, NULL: not to be translated; and that the next page still has its end, or the interpreter. */

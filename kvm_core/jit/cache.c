@@ -154,7 +154,7 @@ static void put_enter(struct emit *e, uint32_t exit_rip)
     put8(e, 0x41), put8(e, 0xff), put8(e, 0xe3); /* jmp r11 */
 }
 
-/* r10: insn, r11: instructions of the block before it */
+/* r10 and r11 are what C is told besides the vCPU. */
 static void put_c_call(struct emit *e, uint64_t target)
 {
     put_spill(e);
@@ -188,6 +188,27 @@ static void put_c_call(struct emit *e, uint64_t target)
     put_return(e);
 }
 
+/* Out of a block to C, with the offset in the page in r11 and, at exit_link, the jump to patch in r10. exit_edge is called by an
+ * edge (put_exit()) that is not linked, or is to poll: before the call stands the jump, behind it the offset. */
+static void put_exits(struct emit *e, struct jit *j)
+{
+    j->exit_edge = here(e);
+    put_push(e, 0x58, H_T0);                 /* pop r10 */
+    put_rex(e, false, H_T1, 0, H_T0, false); /* movzx r11d, word [r10] */
+    put8(e, 0x0f), put8(e, 0xb7);
+    put_mem(e, H_T1, H_T0, NO_INDEX, 0, 0);
+    op_imm(e, false, 5, H_T0, (int32_t)((uint32_t)(uintptr_t)j->rx + 4 + 5)); /* the jump's distance and the call: an offset in the cache */
+    op_reg(e, false, 0x85, H_LEFT, H_LEFT);
+    uint8_t *poll = put_jump(e, CC_JS);
+    j->exit_link = here(e);
+    op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
+    set_jump(poll, e->p);
+    j->exit_page = here(e);
+    load_field(e, H_T0, GPR_FIELD(REG_PAGE));
+    op_mem(e, true, 0x8d, H_T0, H_T0, H_T1, 0, 0);
+    jump_to(e, j->exit_rip);
+}
+
 static void put_thunks(struct jit *j)
 {
     struct emit e = {.p = j->rw, .rw = j->rw};
@@ -205,13 +226,7 @@ static void put_thunks(struct jit *j)
     jump_to(&e, j->exit_rip);
     j->enter = (void (*)(struct vcpu *, const void *))(uintptr_t)(j->rx + here(&e));
     put_enter(&e, j->exit_rip);
-    /* with the offset in the page in r11; at exit_link with r10 the jump to patch */
-    j->exit_link = here(&e);
-    op_mem(&e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
-    j->exit_page = here(&e);
-    load_field(&e, H_T0, GPR_FIELD(REG_PAGE));
-    op_mem(&e, true, 0x8d, H_T0, H_T0, H_T1, 0, 0);
-    jump_to(&e, j->exit_rip);
+    put_exits(&e, j);
     j->interpret = here(&e);
     put_c_call(&e, (uint64_t)jit_interpret);
     j->vectors = here(&e);

@@ -226,7 +226,7 @@ void put_cold_call(struct build *b, const struct cold *c)
     switch (c->kind) {
     case COLD_CALLS: /* too many to remember */
         load_field(e, H_HOST_SP, FIELD(run.calls));
-        set_jump(put_jump(e, JUMP_ALWAYS), c->join);
+        jump_back(e, c->join);
         return;
     case COLD_RETURN:
         load_imm32(e, H_T1, (uint32_t)(c->from - e->rw) | c->ref);

@@ -30,6 +30,7 @@ static inline void put_rex(struct emit *e, bool w, unsigned reg, unsigned index,
     if (rex || force)
         put8(e, 0x40 | rex);
 }
+static inline void put16(struct emit *e, unsigned x) { put8(e, x & 0xff), put8(e, x >> 8); }
 /* ModRM, SIB and displacement of [base + index << scale + disp] */
 static inline void put_mem(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, int32_t disp)
 {
@@ -124,6 +125,16 @@ static inline uint32_t get_jump(const uint8_t *rw, uint32_t at)
     return at + 4 + (uint32_t)distance;
 }
 static inline void jump_to(struct emit *e, uint32_t target) { set_jump(put_jump(e, JUMP_ALWAYS), e->rw + target); }
+/* The short form where that is near: `to` has been written already. */
+static inline void jump_back(struct emit *e, const uint8_t *to)
+{
+    int64_t distance = to - (e->p + 2);
+
+    if (distance == (int8_t)distance)
+        put8(e, 0xeb), put8(e, (uint8_t)distance);
+    else
+        set_jump(put_jump(e, JUMP_ALWAYS), to);
+}
 static inline uint8_t *put_call_jump(struct emit *e)
 {
     put8(e, 0xe8);

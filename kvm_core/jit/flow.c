@@ -107,9 +107,7 @@ void put_cold_far(struct build *b, const struct cold *c)
         op_mem(e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
         put32(e, (uint32_t)(c->from - e->rw) | PATCH_FAR);
     }
-    load_imm32(e, H_T0, c->ref);
-    load_imm32(e, H_T1, UINT32_MAX);
-    call_to(e, b->j->interpret);
+    put_interpret(b, c->ref, EXECUTED_ALL);
     put8(e, 0x0f), put8(e, 0x0b); /* ud2: it has not come back */
 }
 
@@ -131,9 +129,14 @@ static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
         set_jump(jump, e->rw + b->j->exit_rip);
 }
 
+static const struct block *block_at(const struct build *b, int64_t distance)
+{
+    return jit_block_find(b->j, b->page->number, (unsigned)distance, b->kind);
+}
+
 void put_link(struct build *b, uint8_t *jump, int64_t distance)
 {
-    const struct block *to = jit_block_find(b->j, b->page->number, (unsigned)distance, b->kind);
+    const struct block *to = block_at(b, distance);
 
     if (to)
         set_jump(jump, b->e.rw + to->entry);
@@ -173,9 +176,11 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
         return;
     }
     uint8_t *jump = put_jump(e, CC_JGE);
-    put_link(b, jump, distance);
-    load_imm32(e, H_T1, (uint32_t)distance);
-    jump_to(e, b->j->exit_page);
+    const struct block *to = block_at(b, distance);
+    if (to)
+        set_jump(jump, e->rw + to->entry);
+    call_to(e, b->j->exit_edge);
+    put16(e, (unsigned)distance);
     if (b->kind == b->block->kind)
         note_back(b, jump, distance, executed);
 }

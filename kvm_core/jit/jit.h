@@ -83,7 +83,7 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t exit_rip, exit_stale, exit_return, exit_page, exit_link, interpret, vectors, group; /* thunks: offsets in the code cache */
+    uint32_t exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group; /* thunks: offsets in the code cache */
     struct profile *profile; /* NULL: nobody asked */
     FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;
@@ -137,14 +137,16 @@ int32_t jit_profile_slice(const struct profile *p, int32_t slice); /* as much of
 void jit_profile_count(struct vcpu *v, int32_t instructions);      /* so many were executed; rip is what comes next */
 void jit_perf_map(const struct jit *j, const struct block *b, uint32_t end, uint64_t rip);
 
-/* translate.c: called by translated code. Executes instruction `ref` (codecache_ref()), `executed` instructions of its block being
- * executed. */
+/* translate.c: called by translated code. Executes instruction `ref` (codecache_ref()), `executed` instructions of its block not
+ * being counted yet; in one word, since there are so many places that say it. */
 enum {
     RESULT_NEXT, RESULT_LEAVE /* v->rip is set */, RESULT_VECTORS /* on, with the vector registers loaded */,
     RESULT_GO /* v->rip is set, and v->run.target[1] is its code */
 };
-int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed);
-/* The same, when the vector registers are not as the instruction wants them (VECTOR_* << 16 in `executed`): RESULT_VECTORS:
+enum { REF_BITS = 25, EXECUTED_ALL = -1 /* it is counted too */ };
+static inline uint32_t jit_place(uint32_t ref, int executed) { return ref | (uint32_t)executed << REF_BITS; }
+int jit_interpret(struct vcpu *v, uint32_t place);
+/* In two words, when the vector registers are not as the instruction wants them (VECTOR_* << 16 in `executed`): RESULT_VECTORS:
  * try again. */
 int jit_vectors(struct vcpu *v, uint32_t ref, uint32_t executed);
 /* Executes, from `ref` on, the instructions of a block whose operands share a probe that did not hit. group: its first and

@@ -90,10 +90,13 @@ static int leave_behind(struct vcpu *v, const struct insn *i, uint32_t executed)
     return RESULT_LEAVE;
 }
 
-int jit_interpret(struct vcpu *v, uint32_t ref, uint32_t executed)
+_Static_assert(CODE_PAGES << 12 <= 1 << REF_BITS && BLOCK_OPS < 1 << (31 - REF_BITS), "jit_place() has room for both");
+
+int jit_interpret(struct vcpu *v, uint32_t place)
 {
     uint8_t vectors = jit_vectors_left(v);
-    const struct insn *i = interpret_one(v, ref, executed);
+    uint32_t executed = (uint32_t)((int32_t)place >> REF_BITS);
+    const struct insn *i = interpret_one(v, place & ((1u << REF_BITS) - 1), executed);
 
     if (!i)
         return go_on(v);
