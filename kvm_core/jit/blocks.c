@@ -1,7 +1,7 @@
 /* Blocks: where their code is, how they are found, and which go when there is no more room.
  *
- * The code cache is a number of regions, filled one after the other. When all are full, the one that was begun first is filled
- * anew: every page that has a block in it loses all its blocks, since those jump to each other. While much of what is
+ * The code cache is a number of regions, filled one after the other. One of which little is left, as of the firmware's, is filled
+ * anew at once. When all are full, the one that was begun first is: every page that has a block in it loses all its blocks, since those jump to each other. While much of what is
  * translated had been dropped so before, there are too few regions, and one more is begun instead, up to a bound.
  */
 #include <errno.h>
@@ -14,6 +14,7 @@
 
 enum {
     MISSED_MAX = 32,
+    SPENT = 4, /* not so much of a region's blocks is left */
     GHOST_BITS = 1 << 18 /* by a hash: blocks that were dropped for lack of room */
 };
 
@@ -107,6 +108,7 @@ static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
 {
     struct block *b = &j->blocks[n];
 
+    j->region[n / REGION_BLOCKS].live--;
     index_remove(j, key_of(p->number, b->off, b->kind), n);
     jit_links_cut(j, b);
     jit_links_forget(j, b);
@@ -204,12 +206,20 @@ void jit_blocks_destroy(struct jit *j)
 
 /* ---- room ------------------------------------------------------------------------------------------------ */
 
-static unsigned oldest(const struct jit *j)
+static bool is_spent(const struct region *r) { return r->begun && r->live * SPENT < r->blocks; }
+
+static uint64_t turn_of(const struct region *r)
+{
+    return is_spent(r) ? r->begun : (uint64_t)(r->begun ? 2 : 1) << 32 | r->begun;
+}
+
+/* What little is left of, as of the firmware's code; else what is not in use yet; else what was begun first. */
+static unsigned next_region(const struct jit *j)
 {
     unsigned found = 0;
 
     for (unsigned r = 1; r < j->regions; r++)
-        if (j->region[r].begun < j->region[found].begun)
+        if (turn_of(&j->region[r]) < turn_of(&j->region[found]))
             found = r;
     return found;
 }
@@ -218,9 +228,10 @@ static void begin_region(struct vcpu *v)
 {
     struct jit *j = jit_of(v);
     struct region *last = &j->region[j->filling];
-    unsigned r = oldest(j);
+    unsigned r = next_region(j);
+    bool wanted = j->region[r].begun && !is_spent(&j->region[r]);
 
-    if (j->region[r].begun && last->again > last->blocks / 4 && j->regions < REGIONS_MAX && index_resize(j, j->regions + 1))
+    if (wanted && last->again > last->blocks / 4 && j->regions < REGIONS_MAX && index_resize(j, j->regions + 1))
         r = j->regions++;
     if (j->region[r].begun)
         reclaim(v, r);
@@ -251,6 +262,7 @@ struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, uns
     j->blocks[n] = (struct block){.page = p, .entry = entry, .off = (uint16_t)off, .kind = (uint8_t)kind, .next_in_page = p->blocks};
     p->blocks = n;
     index_put(j, key_of(p->number, off, kind), n);
+    r->live++;
     j->stat_blocks++;
     return &j->blocks[n];
 }

@@ -36,7 +36,7 @@ const struct lowering_row *lowering_of(const struct insn *i);
 
 enum { BLOCK_OPS = 48, BLOCK_BYTES_MAX = 24 << 10 };
 enum { /* the code cache: thunks and a block that is used once, then the regions: blocks.c */
-    CODE_HEAD = 32 << 10, REGION_BYTES = 1 << 20, REGION_BLOCKS = 4096, REGIONS_MIN = 10, REGIONS_MAX = 38,
+    CODE_HEAD = 32 << 10, REGION_BYTES = 1 << 20, REGION_BLOCKS = 4096, REGIONS_MIN = 9, REGIONS_MAX = 38,
     CODE_BYTES = CODE_HEAD + REGIONS_MAX * REGION_BYTES, HEAT_ENTRIES = 1 << 16
 };
 
@@ -61,6 +61,7 @@ struct link;
 struct profile;
 struct region { /* of the code cache, and of the blocks with code in it */
     uint32_t used, blocks; /* bytes; blocks */
+    uint32_t live;         /* blocks that have not been dropped */
     uint32_t begun;        /* a number that grows; 0: never */
     uint32_t again;        /* blocks that had been dropped for lack of room */
 };
