@@ -1,8 +1,9 @@
 /* Blocks: where their code is, how they are found, and which go when there is no more room.
  *
  * The code cache is a number of regions, filled one after the other. One of which little is left, as of the firmware's, is filled
- * anew at once. When all are full, the one that was begun first is: every page that has a block in it loses all its blocks, since those jump to each other. While much of what is
- * translated had been dropped so before, there are too few regions, and one more is begun instead, up to a bound.
+ * anew at once. When all are full, the one that was begun first is: every page that has a block in it loses all its blocks,
+ * since those jump to each other. While much of what is translated had been dropped so before, there are too few regions, and
+ * one more is begun instead, up to a bound.
  */
 #include <errno.h>
 #include <stdlib.h>
