@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import dataclass_transform
 
 
-@dataclass(slots=True)
-class IoExit:
+@dataclass_transform()
+class _Exit:
+    """A record of what its class annotates. Making dataclasses of them all is 5 ms of a start."""
+
+    def __init__(self, *values: object) -> None:
+        self.__dict__.update(zip(type(self).__annotations__, values, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
+
+
+class IoExit(_Exit):
     """A port access. `data` is count * size bytes of the shared page; an IN is answered by
     writing there.
     """
@@ -18,8 +32,7 @@ class IoExit:
     data: memoryview
 
 
-@dataclass(slots=True)
-class MmioExit:
+class MmioExit(_Exit):
     """A memory access outside of every slot; a read is answered by writing `data`."""
 
     gpa: int
@@ -28,44 +41,37 @@ class MmioExit:
     data: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Hlt:
+class Hlt(_Exit):
     """HLT, where the interrupt chip is not in the core."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(_Exit):
     """EINTR or EAGAIN: a signal or immediate_exit; nothing is wrong, run again."""
 
 
-@dataclass(frozen=True, slots=True)
-class IrqWindowOpen:
+class IrqWindowOpen(_Exit):
     """The guest can take the interrupt that was waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shutdown:
+class Shutdown(_Exit):
     """A triple fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailEntry:
+class FailEntry(_Exit):
     """The vCPU's state cannot be entered."""
 
     reason: int
     cpu: int
 
 
-@dataclass(frozen=True, slots=True)
-class InternalError:
+class InternalError(_Exit):
     """The core gave up; data is for a bug report."""
 
     suberror: int
     data: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Debug:
+class Debug(_Exit):
     """A breakpoint or step of KVM_SET_GUEST_DEBUG."""
 
     exception: int
@@ -74,31 +80,27 @@ class Debug:
     dr7: int
 
 
-@dataclass(frozen=True, slots=True)
-class SystemEvent:
+class SystemEvent(_Exit):
     """Power-off, reset or crash by a hypercall; see SYSTEM_EVENT_*."""
 
     type: int
     data: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class IoapicEoi:
+class IoapicEoi(_Exit):
     """EOI of a vector that a user-space IOAPIC wanted to see."""
 
     vector: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rdmsr:
+class Rdmsr(_Exit):
     """RDMSR left to the VMM (KVM_CAP_X86_USER_SPACE_MSR)."""
 
     index: int
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wrmsr:
+class Wrmsr(_Exit):
     """WRMSR left to the VMM."""
 
     index: int
@@ -106,8 +108,7 @@ class Wrmsr:
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hypercall:
+class Hypercall(_Exit):
     """VMCALL left to the VMM."""
 
     nr: int
@@ -115,8 +116,7 @@ class Hypercall:
     longmode: bool
 
 
-@dataclass(frozen=True, slots=True)
-class OtherExit:
+class OtherExit(_Exit):
     """An exit that this module has no type for."""
 
     reason: int

@@ -6,15 +6,14 @@ The directory is build/assets of the source tree, or the environment's KVMISH_AS
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("KVMISH_ASSETS") or ROOT / "build" / "assets")
 
 
-@dataclass(frozen=True)
-class Flavour:
+class Flavour(NamedTuple):
     """A flavour of Debian's kernel: its package, and the files made from it."""
 
     name: str

@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-
-import click
 
 from kvm_core import engines
 from kvm_core.api import Door, cpu_model_names, open_door
@@ -51,15 +50,7 @@ class Session:
         self._line_shown = False
         self._show_progress = sys.stderr.isatty()
         self._announced_start = self._announced_kernel = False
-        self.report = Report(
-            engine=door.engine,
-            door=door.name,
-            board="microvm",
-            cpu=config.cpu,
-            vcpus=config.vcpus,
-            memory_mib=config.memory_mib,
-            kernel=config.kernel,
-        )
+        self.report = Report(config, door.engine, door.name, board="microvm")
 
     # -- the user's side ----------------------------------------------------------------------
 
@@ -226,90 +217,78 @@ def _why(door: Door) -> str:
     return f"{known}, named by --kvm"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--kernel", metavar="FILE", help="A bzImage or PVH vmlinux. Default: Debian's cloud kernel."
-)
-@click.option(
-    "--initrd", metavar="FILE", help="An initramfs. Default with the default kernel: kvmish's own."
-)
-@click.option("--append", default="", help="Added to the kernel's command line.")
-@click.option(
-    "--disk", "disks", multiple=True, help="A raw image as virtio disk; FILE,ro read-only."
-)
-@click.option("-m", "memory", default="256", show_default=True, help="Memory: MiB, or 512M, 2G.")
-@click.option("--smp", default="1", show_default=True, help="Number of processors.")
-@click.option("--cpu", default="host", show_default=True, help="A model; `--cpu list` names them.")
-@click.option(
-    "--engine",
-    help="How guest code is run: translate (the default where the host allows it) or emulate.",
-)
-@click.option("--kvm", default="direct", show_default=True, help="direct, or a KVM device file.")
-@click.option(
-    "--lockstep",
-    is_flag=True,
-    help="Compare each stretch with the interpreter's careful path; one processor, slow.",
-)
-@click.option(
-    "--profile",
-    is_flag=True,
-    help="At the end say which code the guest executed most. Adds nokaslr to the command line.",
-)
-@click.option("--symbols", metavar="FILE", help="For --profile: the kernel's System.map.")
-@click.option("--report", "report_path", help="Write what was measured to this file, as JSON.")
-def boot(
-    kernel: str | None,
-    initrd: str | None,
-    append: str,
-    disks: tuple[str, ...],
-    memory: str,
-    smp: str,
-    cpu: str,
-    engine: str | None,
-    kvm: str,
-    lockstep: bool,
-    profile: bool,
-    symbols: str | None,
-    report_path: str | None,
-) -> int:
-    """Boot a Linux kernel; the terminal is its console.
+def _parser() -> status.Parser:
+    parser = status.Parser(
+        prog="kvmish boot",
+        description="Boot a Linux kernel; the terminal is its console. Ctrl-A X quits. Without a"
+        " terminal on standard input the guest checks itself and powers off, unless --append says"
+        " what to run (kvmish.run=COMMAND, root=DEVICE, init=PROGRAM).",
+    )
+    add = parser.add_argument
+    add("--kernel", metavar="FILE", help="a bzImage or PVH vmlinux; Debian's cloud kernel")
+    add("--initrd", metavar="FILE", help="an initramfs; with the default kernel kvmish's own")
+    add("--append", metavar="TEXT", default="", help="added to the kernel's command line")
+    add("--disk", metavar="FILE", dest="disks", action="append", default=[],
+        help="a raw image as virtio disk; FILE,ro read-only")  # fmt: skip
+    add("-m", metavar="SIZE", dest="memory", default="256", help="memory: MiB, or 512M, 2G; 256")
+    add("--smp", metavar="N", default="1", help="number of processors; 1")
+    add("--cpu", metavar="MODEL", default="host", help="`--cpu list` names them; host")
+    add("--engine", metavar="NAME",
+        help="how guest code is run: emulate, or translate, the default where the host allows it",
+    )  # fmt: skip
+    add("--kvm", metavar="DOOR", default="direct", help="direct, or a KVM device file; direct")
+    add("--lockstep", action="store_true",
+        help="compare each stretch with the interpreter's careful path; one processor, slow",
+    )  # fmt: skip
+    add("--profile", action="store_true",
+        help="say at the end which code the guest executed most; adds nokaslr to the command line",
+    )  # fmt: skip
+    add("--symbols", metavar="FILE", help="for --profile: the kernel's System.map")
+    add("--report", metavar="FILE", help="write what was measured to this file, as JSON")
+    return parser
 
-    Ctrl-A X quits. Without a terminal on standard input the guest checks itself and powers off,
-    unless --append says what to run (kvmish.run=COMMAND, root=DEVICE, init=PROGRAM).
-    """
-    logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
-    if engine is not None:
-        engines.choose(engine)
-    if cpu not in (known := cpu_model_names()):
-        raise ConfigError(f"--cpu {cpu}: no such model; choose one of {', '.join(known)}")
-    interactive = sys.stdin.isatty()
-    kernel, initrd = _default_files(kernel, initrd)
-    words = [CONSOLE_CMDLINE, append, "nokaslr" if profile else ""]
-    if not interactive and not _says_what_to_run(append):
+
+def _config(options: Namespace, interactive: bool) -> MachineConfig:
+    if options.cpu not in (known := cpu_model_names()):
+        raise ConfigError(f"--cpu {options.cpu}: no such model; choose one of {', '.join(known)}")
+    kernel, initrd = _default_files(options.kernel, options.initrd)
+    words = [CONSOLE_CMDLINE, options.append, "nokaslr" if options.profile else ""]
+    if not interactive and not _says_what_to_run(options.append):
         words.insert(1, SELFCHECK_CMDLINE)
     config = MachineConfig(
         kernel=kernel,
         initrd=initrd,
         cmdline=" ".join(word for word in words if word),
-        memory_mib=parse_memory(memory),
-        vcpus=parse_vcpus(smp),
-        cpu=cpu,
-        disks=[parse_disk(text) for text in disks],
-        lockstep=lockstep,
+        memory_mib=parse_memory(options.memory),
+        vcpus=parse_vcpus(options.smp),
+        cpu=options.cpu,
+        disks=[parse_disk(text) for text in options.disks],
+        lockstep=options.lockstep,
     )
-    if lockstep and (kvm != "direct" or config.vcpus != 1):
+    if config.lockstep and (options.kvm != "direct" or config.vcpus != 1):
         raise ConfigError("--lockstep is for one processor in this process: no --kvm, --smp 1")
-    if lockstep:
+    return config
+
+
+def boot(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit status. :raise VmError: if it cannot be."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
+    if options.engine is not None:
+        engines.choose(options.engine)
+    interactive = sys.stdin.isatty()
+    config = _config(options, interactive)
+    if config.lockstep:
         os.environ["KVMISH_LOCKSTEP"] = "1"  # read where the core creates a vCPU
-    if report_path:
-        _check_report(report_path)
-    door = open_door(kvm)
+    if options.report:
+        _check_report(options.report)
+    door = open_door(options.kvm)
     session = Session(config, door, interactive)
-    with _profiled(profile, symbols, door):
+    with _profiled(options.profile, options.symbols, door):
         ended = session.run()
         say(session.report.text())
-    if report_path:
-        Path(report_path).write_text(session.report.json(), encoding="utf-8")
+    if options.report:
+        Path(options.report).write_text(session.report.json(), encoding="utf-8")
     return ended
 
 
@@ -356,4 +335,4 @@ def _check_report(path: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run `kvmish boot`; 0 done, 1 the guest failed, 2 what was asked for cannot be."""
-    return status.run(boot, arguments, "kvmish boot")
+    return status.run(boot, arguments)

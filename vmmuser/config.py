@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from kvm_core.errors import ConfigError
 
@@ -11,8 +12,7 @@ MIN_MEMORY_MIB, MAX_MEMORY_MIB = 4, 1 << 20
 _MEMORY = re.compile(r"([0-9]+)([MmGg]?)")
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """A virtio disk."""
 
     path: str
@@ -21,8 +21,7 @@ class Disk:
     serial: str = ""  # what the guest reads, at most 20 bytes
 
 
-@dataclass(frozen=True)
-class MachineConfig:
+class MachineConfig(NamedTuple):
     """One virtual machine."""
 
     kernel: str
@@ -31,7 +30,7 @@ class MachineConfig:
     memory_mib: int = 256
     vcpus: int = 1
     cpu: str = "host"
-    disks: list[Disk] = field(default_factory=list)
+    disks: Sequence[Disk] = ()
     lockstep: bool = False  # two engines are compared: devices and the vCPU take turns
     memory_file: str | None = None  # the guest's RAM is this file; None: nobody else's memory
 

@@ -15,8 +15,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kvm_core import abi
 from kvm_core.abi import Cap
@@ -57,8 +56,7 @@ POLLS_TO_QUIET = 5
 Ending = Literal["off", "reset", "quit", "crash", "error"]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Why the machine stopped: `off` and `reset` by the guest, `quit` by the user."""
 
     ending: Ending

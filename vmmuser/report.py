@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, field
 from importlib import import_module
+
+from vmmuser.config import MachineConfig
 
 
 def process_start() -> float:
@@ -16,35 +17,35 @@ def process_start() -> float:
     return time.monotonic() - age
 
 
-@dataclass
 class Report:
     """One run of `kvmish boot`. Seconds count from the process's start, on the host's clock."""
 
-    engine: str
-    door: str
-    board: str
-    cpu: str
-    vcpus: int
-    memory_mib: int
-    kernel: str
-    outcome: str = ""
-    message: str = ""
-    resets: int = 0
-    selfcheck: bool | None = None
-    seconds: float = 0.0
-    seconds_to_first_instruction: float | None = None
-    seconds_to_kernel: float | None = None
-    seconds_to_userland: float | None = None
-    guest_seconds: float | None = None
-    instructions: int | None = None
-    mips: float | None = None
-    exits: dict[str, int] = field(default_factory=dict)
-    ports: dict[str, int] = field(default_factory=dict)
-    core_stats: dict[str, int] = field(default_factory=dict)
+    def __init__(self, config: MachineConfig, engine: str, door: str, board: str) -> None:
+        """Say what will run."""
+        self.engine = engine
+        self.door = door
+        self.board = board
+        self.cpu = config.cpu
+        self.vcpus = config.vcpus
+        self.memory_mib = config.memory_mib
+        self.kernel = config.kernel
+        self.outcome = self.message = ""
+        self.resets = 0
+        self.selfcheck: bool | None = None
+        self.seconds = 0.0
+        self.seconds_to_first_instruction: float | None = None
+        self.seconds_to_kernel: float | None = None
+        self.seconds_to_userland: float | None = None
+        self.guest_seconds: float | None = None
+        self.instructions: int | None = None
+        self.mips: float | None = None
+        self.exits: dict[str, int] = {}
+        self.ports: dict[str, int] = {}
+        self.core_stats: dict[str, int] = {}
 
     def json(self) -> str:
         """Return the report as a JSON object."""
-        text: str = import_module("json").dumps(asdict(self), indent=2)
+        text: str = import_module("json").dumps(vars(self), indent=2)
         return text + "\n"
 
     def text(self) -> str:

@@ -4,7 +4,6 @@ asks for one: in QMP's words (QEMU's QAPI schema, run-state).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 RunState = Literal["prelaunch", "running", "paused", "shutdown", "guest-panicked", "internal-error"]
@@ -21,8 +20,7 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What follows when the guest powers off, resets, or crashes."""
 
     on_poweroff: Literal["exit", "pause"] = "exit"

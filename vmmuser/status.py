@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
-
-import click
+from collections.abc import Callable
+from typing import NoReturn
 
 from kvm_core.errors import ConfigError, VmError
 
 DONE, FAILED, CANNOT = 0, 1, 2  # 1: the guest or the host failed; 2: what was asked for cannot be
 INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of a command that starts a machine. argparse, because importing click takes longer
+    than all else until the guest's first instruction.
+    """
+
+    def __init__(self, prog: str, description: str) -> None:
+        """Name the command, and tell what it does."""
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """End by a line, as all else does. :raise ConfigError:"""
+        raise ConfigError(f"{message}. Try {self.prog} --help.")
 
 
 def say(text: str) -> None:
@@ -21,19 +36,15 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def run(command: click.Command, arguments: list[str], name: str) -> int:
+def run(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command that returns its status; an error becomes a line and a status."""
     try:
-        status = command.main(arguments, prog_name=name, standalone_mode=False)
+        return command(arguments)
     except ConfigError as error:
         say(str(error))
         return CANNOT
     except VmError as error:
         say(str(error))
         return FAILED
-    except click.exceptions.Abort:
+    except KeyboardInterrupt:
         return INTERRUPTED
-    except click.ClickException as error:
-        say(f"{error.format_message()} Try {name} --help.")
-        return CANNOT
-    return status if isinstance(status, int) else DONE

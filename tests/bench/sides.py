@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests import qemu
@@ -99,7 +99,7 @@ class Side:
             cpu="max" if ours else ("" if self.option == "default" else self.option),
             smp=what.smp,
             memory_mb=what.memory_mb,
-            flavour=replace(CLOUD, initrd=initrd),
+            flavour=CLOUD._replace(initrd=initrd),
             append=f"console=ttyS0 {append}",
             extra=tuple(extra),
         ).command()

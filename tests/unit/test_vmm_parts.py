@@ -20,7 +20,7 @@ from kvm_core.abi import CPUID_FLAG_SIGNIFCANT_INDEX, KvmCpuidEntry2
 from kvm_core.api import apply_cpu_model, cpu_model_names
 from kvm_core.errors import ConfigError
 from vmmuser import cpuid
-from vmmuser.config import Disk, parse_disk, parse_memory, parse_vcpus
+from vmmuser.config import Disk, MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import Keys, Output
 from vmmuser.loop import EventLoop
 from vmmuser.report import Report, process_start
@@ -350,7 +350,7 @@ print(*[name for name in slow if name in sys.modules])
 
 
 def test_report(tmp_path: Path) -> None:
-    report = Report("emulate", "direct", "microvm", "host", 1, 256, "k")
+    report = Report(MachineConfig("k"), "emulate", "direct", "microvm")
     report.message, report.seconds, report.seconds_to_kernel = "done", 2.0, 1.0
     report.instructions, report.mips = 1234567, 12.3
     report.exits = {"io": 10}

@@ -5,7 +5,8 @@ around our AML.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import NamedTuple
 
 OEM_ID, OEM_TABLE_ID, CREATOR_ID = b"KVMISH", b"KVMISH  ", b"KVMI"
 
@@ -16,8 +17,7 @@ BOOT_LEGACY_DEVICES, BOOT_8042, BOOT_NO_VGA, BOOT_NO_MSI, BOOT_NO_ASPM = 1, 2, 4
 LOCAL_APIC_ADDRESS, IOAPIC_ADDRESS = 0xFEE00000, 0xFEC00000
 
 
-@dataclass(frozen=True)
-class Fixed:
+class Fixed(NamedTuple):
     """Where the fixed hardware is: ports, and what to write to them."""
 
     sci: int
@@ -29,12 +29,11 @@ class Fixed:
     boot_flags: int = BOOT_LEGACY_DEVICES | BOOT_NO_VGA | BOOT_NO_MSI | BOOT_NO_ASPM
 
 
-@dataclass(frozen=True)
-class Interrupts:
+class Interrupts(NamedTuple):
     """What the MADT tells: vCPUs by APIC id, and GSIs that are not as ISA has them."""
 
     apic_ids: list[int]
-    overrides: list[tuple[int, int, int]] = field(default_factory=list)  # (ISA irq, GSI, flags)
+    overrides: Sequence[tuple[int, int, int]] = ()  # (ISA irq, GSI, flags)
 
 
 def table(signature: bytes, revision: int, body: bytes) -> bytes:
@@ -120,8 +119,7 @@ def rsdp(xsdt_address: int) -> bytes:
     return bytes(raw)
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """All tables as one image for address `base`; `rsdp` is where to point a kernel."""
 
     base: int

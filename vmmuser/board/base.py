@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kvm_core.api import Vm
 from vmmuser.boot.payload import Entry, Payload
@@ -23,8 +22,7 @@ class Console(Protocol):
         """The guest printed this."""
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(NamedTuple):
     """The parts that a board wires its devices to."""
 
     config: MachineConfig

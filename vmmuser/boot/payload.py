@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvm_core.errors import ConfigError
 
@@ -17,16 +16,14 @@ E820_RAM, E820_RESERVED, E820_ACPI = 1, 2, 3
 MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class MemoryMap:
+class MemoryMap(NamedTuple):
     """The board's idea of physical memory, as a kernel is told."""
 
     e820: list[tuple[int, int, int]]  # (address, size, type)
     low_top: int  # end of the RAM that begins at 1 MiB
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(NamedTuple):
     """A kernel with its arguments."""
 
     kernel: bytes
@@ -36,13 +33,12 @@ class Payload:
     cmdline: str = ""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """How the boot processor starts."""
 
     mode: Literal["long", "protected"]
     rip: int
-    regs: dict[str, int] = field(default_factory=dict)
+    regs: dict[str, int]
     cr3: int = 0
     gdt: int = 0
     gdt_limit: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvm_core import abi
 from kvm_core.api import Vcpu, Vm
@@ -11,8 +11,7 @@ MSR_TSC = 0x10  # goes on over a reset: setting it on one vCPU after another wou
 _CHIPS = (abi.IRQCHIP_PIC_MASTER, abi.IRQCHIP_PIC_SLAVE, abi.IRQCHIP_IOAPIC)
 
 
-@dataclass(frozen=True)
-class VcpuState:
+class VcpuState(NamedTuple):
     """Everything that KVM lets a client set."""
 
     mp_state: int
@@ -73,8 +72,7 @@ def _set_msrs(vcpu: Vcpu, values: dict[int, int]) -> None:
         at += vcpu.set_msrs(dict(items[at:])) + 1
 
 
-@dataclass(frozen=True)
-class ChipState:
+class ChipState(NamedTuple):
     """The interrupt chips and the timer of a VM."""
 
     chips: list[abi.KvmIrqchip]

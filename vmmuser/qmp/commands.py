@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
 from typing import Protocol
 
 from vmmuser.chardev import Chardev
@@ -303,7 +302,7 @@ def query_block(target: Target) -> Json:
     ]
 
 
-BLOCK_DEVICE_STATS = Struct("BlockDeviceStats", {member.name: INT for member in fields(Counters)})
+BLOCK_DEVICE_STATS = Struct("BlockDeviceStats", dict.fromkeys(vars(Counters()), INT))
 BLOCK_STATS = Struct(
     "BlockStats",
     {"device?": STR, "qdev?": STR, "node-name?": STR, "stats": BLOCK_DEVICE_STATS},
@@ -318,7 +317,7 @@ def query_blockstats(target: Target, query_nodes: bool = False) -> Json:
             "device": disk.id,
             "qdev": f"/machine/{disk.id}",
             "node-name": disk.id,
-            "stats": asdict(counters),
+            "stats": dict(vars(counters)),
         }
         for disk, counters in zip(
             target.description.machine.disks, target.machine.board.disk_counters, strict=True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
 from kvm_core.errors import BackendError
@@ -51,18 +50,14 @@ class Image(Protocol):
         """The range reads as zeroes."""
 
 
-@dataclass
 class Counters:
     """What a disk has done, successful requests only; named as QMP's BlockDeviceStats."""
 
-    rd_bytes: int = 0
-    rd_operations: int = 0
-    rd_total_time_ns: int = 0
-    wr_bytes: int = 0
-    wr_operations: int = 0
-    wr_total_time_ns: int = 0
-    flush_operations: int = 0
-    flush_total_time_ns: int = 0
+    def __init__(self) -> None:
+        """Start at 0."""
+        self.rd_bytes = self.rd_operations = self.rd_total_time_ns = 0
+        self.wr_bytes = self.wr_operations = self.wr_total_time_ns = 0
+        self.flush_operations = self.flush_total_time_ns = 0
 
     def count(self, kind: int, size: int, began_ns: int) -> None:
         """Add a request that began at this time of the monotonic clock."""
