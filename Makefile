@@ -19,10 +19,10 @@ SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
 CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 # The device file: the process of one VM, and what the broker's FUSE mount calls.
 WORKER_SRC := $(addprefix devfs/,worker.c session.c readers.c objects.c opener.c call.c memory.c mapping.c link.c packet.c \
-              confine.c watch.c signals.c hand.c hold.c adopt.c mapped.c trace.c)
+              confine.c watch.c signals.c hand.c hold.c adopt.c mapped.c trace.c space.c)
 # The launcher: its own files, and what it shares with the worker.
 LAUNCH_SRC := $(sort $(wildcard devfs/launch/*.c)) \
-              $(addprefix devfs/,readers.c mapping.c packet.c signals.c hold.c adopt.c mapped.c trace.c)
+              $(addprefix devfs/,readers.c mapping.c packet.c signals.c hold.c adopt.c mapped.c trace.c space.c)
 BROKER_SRC := $(addprefix devfs/,slots.c pool.c packet.c)
 WORKER_OBJ := $(WORKER_SRC:%.c=$(BUILD)/obj/%.o)
 LAUNCH_OBJ := $(LAUNCH_SRC:%.c=$(BUILD)/obj/%.o)
@@ -61,7 +61,7 @@ ext: $(EXT)
 ## asan       the same objects under ASan and UBSan: build/asan/
 asan: $(BUILD)/asan/libkvmcore.a $(if $(SHIM_SRC),$(BUILD)/asan/libkvmish-preload.so)
 
-## fuzz       the core and random requests under libFuzzer and ASan, by clang: build/fuzz/ioctls
+## fuzz       the core and random requests under libFuzzer, ASan and UBSan, by clang: build/fuzz/ioctls
 fuzz: $(BUILD)/fuzz/ioctls
 
 ## generate   kvm_core/gen/ from the instruction table, docs/abi.md from the C sources
@@ -171,14 +171,15 @@ $(BUILD)/asan/obj/%.o: %.c Makefile
 	@echo "  ASAN  $<"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -O1 $(SANITIZE) $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
 
+FUZZ_SANITIZE = address,undefined -fno-sanitize-recover=undefined
 FUZZ_CC = clang $(CPPFLAGS) -O1 -g -fPIC -std=gnu11 -fno-strict-aliasing -w
 $(BUILD)/fuzz/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@echo "  FUZZ  $<"
-	@$(FUZZ_CC) -fsanitize=fuzzer-no-link,address $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
+	@$(FUZZ_CC) -fsanitize=fuzzer-no-link,$(FUZZ_SANITIZE) $(DEPS) -c -o $@.$$$$ $< && mv $@.$$$$ $@
 
 $(BUILD)/fuzz/ioctls: tests/fuzz/ioctls.c $(FUZZ_OBJ)
-	@$(FUZZ_CC) -DLIBFUZZER -fsanitize=fuzzer,address -o $@ $^ $(LDLIBS)
+	@$(FUZZ_CC) -DLIBFUZZER -fsanitize=fuzzer,$(FUZZ_SANITIZE) -o $@ $^ $(LDLIBS)
 
 # A C test program: tests/unit/x.c -> build/tests/unit/x, linked with the core.
 $(BUILD)/tests/%: tests/%.c $(LIB) Makefile

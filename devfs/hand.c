@@ -21,6 +21,7 @@
 #include "devfs/adopt.h"
 #include "devfs/confine.h"
 #include "devfs/fuse_abi.h"
+#include "devfs/space.h"
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
 
@@ -348,10 +349,15 @@ static void resume(struct hand *h, long ret)
 static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
 {
     const struct client c = {.pid = h->tgid};
-    int eventfd;
+    int eventfd, err;
 
     switch (h->q->op) {
-    case HAND_CLIENT: follow(h, (int)h->q->a); return identify(h, h->q->tid, r);
+    case HAND_CLIENT:
+        follow(h, (int)h->q->a);
+        err = identify(h, h->q->tid, r);
+        if (!err)
+            *out = space_open(h->tgid);
+        return err;
     case HAND_BACKING: return backing(h, fd);
     case HAND_STOP: follow(h, (int)h->q->a); return stop(h, h->q->tid);
     case HAND_STOPPED: return h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;

@@ -16,7 +16,7 @@
 #include "devfs/mapping.h"
 
 enum hand_op {
-    HAND_CLIENT = 1, /* tid: whose VM this is from now on; a: its processor */
+    HAND_CLIENT = 1, /* tid: whose VM this is from now on; a: its processor; -> fd of its address space */
     HAND_BACKING,    /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
     HAND_STOP,       /* tid, a: its processor */
     HAND_STOPPED,    /* waits for it */
@@ -69,7 +69,7 @@ void be_on_processor(int cpu);
 void hand_lock(struct hand_link *h);
 void hand_unlock(struct hand_link *h);
 /* All of these with the lock held; -errno, -EIO when the hand is gone. */
-int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who);
+int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who, int *space);
 int hand_backing(struct hand_link *h, int fd);
 int hand_stop(struct hand_link *h, pid_t tid);
 int hand_stopped(struct hand_link *h);

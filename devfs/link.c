@@ -48,7 +48,7 @@ static int simple(struct hand_link *h, enum hand_op op, pid_t tid, int64_t a, in
     return ask(h, &q, send_fd, &r, NULL);
 }
 
-int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who)
+int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who, int *space)
 {
     struct hand_request q;
 
@@ -56,7 +56,7 @@ int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who)
     q.op = HAND_CLIENT;
     q.tid = tid;
     q.a = sched_getcpu();
-    return ask(h, &q, -1, who, NULL);
+    return ask(h, &q, -1, who, space);
 }
 
 void be_on_processor(int cpu)

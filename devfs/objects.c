@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "devfs/fuse_abi.h"
+#include "devfs/space.h"
 #include "devfs/worker.h"
 
 enum { FOREVER = 1 << 30 /* seconds */ };
@@ -149,6 +150,8 @@ static void *take(struct worker *w, const struct node *n)
 
 static bool is_client(struct worker *w, uint32_t tid)
 {
+    if (!space_lives(w->space))
+        return false;
     return !syscall(SYS_tgkill, w->client, (pid_t)tid, 0) || errno == EPERM;
 }
 

@@ -49,7 +49,7 @@ static int serve(struct worker *w)
         return 0; /* the broker has ended */
     be_on_processor(q.cpu);
     hand_lock(&w->hand);
-    err = hand_client(&w->hand, q.tid, &who);
+    err = hand_client(&w->hand, q.tid, &who, &w->space);
     hand_unlock(&w->hand);
     w->client = who.tgid;
     if (!err)

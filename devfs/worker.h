@@ -50,6 +50,7 @@ struct worker {
     } opener;
     int broker;      /* packets */
     pid_t self, client; /* thread groups */
+    int space;          /* the client's: devfs/space.h */
 
     pthread_mutex_t lock; /* calls, nodes */
     struct call *calls;

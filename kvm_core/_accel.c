@@ -58,7 +58,7 @@ int kvmish_kick(int fd)
 
     if (!f)
         return ret;
-    if (f->kind == OBJECT_VCPU) {
+    if (f->kind == OBJECT_VCPU && f->object) {
         vcpu_interrupt(f->object);
         ret = 0;
     }

@@ -124,6 +124,15 @@ enum object_kind object_take(struct call *c, void **object, bool *foreign);
 /* A new descriptor of /dev/kvm in the client, by open()'s flags. */
 int object_open(struct call *c, uint64_t flags);
 
+/* ---- spaces.c: what a machine belongs to ------------------------------------------------------------------------------------ */
+
+struct space;
+/* That of the process now; NULL: out of memory. */
+struct space *space_take(pid_t tgid);
+void space_put(struct space *s);
+/* Is it the process's still? Not after execve(2). */
+bool space_is_of(const struct space *s, pid_t tgid);
+
 /* ---- memory.c: guest memory ---------------------------------------------------------------------------------------------- */
 
 int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_t **host);

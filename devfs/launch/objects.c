@@ -23,7 +23,7 @@ struct lent {
     ino_t ino;
     enum object_kind kind;
     void *object; /* NULL: it has not been given, after all */
-    pid_t tgid;
+    struct space *space; /* whose it is; NULL: everybody's */
     int fd; /* ours */
     struct lent *next;
 };
@@ -65,14 +65,17 @@ static struct lent **bucket(struct door *d, ino_t ino)
 
 static struct lent *lent_add(struct door *d, enum object_kind kind, void *object, int fd, pid_t tgid)
 {
+    struct space *space = tgid ? space_take(tgid) : NULL;
     struct lent *l = calloc(1, sizeof(*l)), **b;
     struct stat st;
 
-    if (!l || fstat(fd, &st)) {
+    if (!l || (tgid && !space) || fstat(fd, &st)) {
+        if (space)
+            space_put(space);
         free(l);
         return NULL;
     }
-    *l = (struct lent){.d = d, .ino = st.st_ino, .kind = kind, .object = object, .tgid = tgid, .fd = fd};
+    *l = (struct lent){.d = d, .ino = st.st_ino, .kind = kind, .object = object, .space = space, .fd = fd};
     b = bucket(d, l->ino);
     pthread_mutex_lock(&d->lock);
     l->next = *b;
@@ -92,6 +95,13 @@ static void lent_remove(struct lent *l)
     pthread_mutex_unlock(&l->d->lock);
 }
 
+static void lent_free(struct lent *l)
+{
+    if (l->space)
+        space_put(l->space);
+    free(l);
+}
+
 static void *await_last(void *arg)
 {
     struct lent *l = arg;
@@ -103,7 +113,7 @@ static void *await_last(void *arg)
     if (l->object)
         object_put(l->kind, l->object);
     memory_sweep(l->d);
-    free(l);
+    lent_free(l);
     return NULL;
 }
 
@@ -137,9 +147,10 @@ static int lend(struct call *c, enum object_kind kind, void *object, int ours)
     if (theirs >= 0 && !flock(theirs, LOCK_EX))
         l = lent_add(c->d, kind, object, ours, c->client.pid);
     if (!l || start_waiting(l)) {
-        if (l)
+        if (l) {
             lent_remove(l);
-        free(l);
+            lent_free(l);
+        }
         close(ours);
         if (theirs >= 0)
             close(theirs);
@@ -243,7 +254,7 @@ enum object_kind object_take(struct call *c, void **object, bool *foreign)
     if (l) {
         kind = l->kind;
         *object = l->object;
-        *foreign = kind != OBJECT_SYSTEM && l->tgid != c->client.pid;
+        *foreign = l->space && !space_is_of(l->space, c->client.pid);
         if (kind != OBJECT_SYSTEM)
             vm_get(kind == OBJECT_VM ? l->object : ((struct kvm_vcpu *)l->object)->vm);
     }

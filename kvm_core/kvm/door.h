@@ -29,6 +29,9 @@ DOOR int kvmish_kick(int fd);
 DOOR bool kvmish_is_device(const char *path);
 /* Is fd one of ours? Cheap, lock-free: asked for every ioctl, close and dup of the client. */
 DOOR bool kvmish_owns(int fd);
+/* Is fd, although not known, of such a program as this: by way of execve() or a socket? Then it is from now on; /dev/kvm itself works,
+ * machines answer EIO. */
+DOOR bool kvmish_recognise(int fd);
 /* newfd, made by dup() and the like from our fd, refers to the same object. */
 DOOR void kvmish_dup(int fd, int newfd);
 /* fd is about to be replaced or has been closed by other means: forgets it. The descriptor itself is left alone. */

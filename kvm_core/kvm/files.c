@@ -7,7 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,6 +22,9 @@ static _Atomic(struct file *) table[FILES_MAX];
 static struct file *pool;
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 _Atomic unsigned process_generation = 1;
+
+/* What is ours bears a mark that execve(2) leaves, and sockets: the signal of I/O that never comes (fcntl(2), F_SETSIG). */
+static int mark_of(enum object_kind kind) { return 60 + (int)kind; }
 
 /* Guest memory of a client in this process is where it is. */
 static int map_self(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t **host)
@@ -92,6 +97,17 @@ void file_put(struct file *f)
     pthread_mutex_unlock(&pool_lock);
 }
 
+static void enter(int fd, struct file *f, enum object_kind kind, void *object, unsigned generation)
+{
+    f->kind = kind;
+    f->object = object;
+    f->generation = generation;
+    atomic_store(&f->refs, 1);
+    f = atomic_exchange(&table[fd], f);
+    if (f) /* its number was closed behind our back */
+        file_put(f);
+}
+
 int file_install(const struct client *c, enum object_kind kind, void *object, int map_fd)
 {
     /* An epoll instance is as little of a file as KVM's own: nothing to read, write, map or open again. */
@@ -106,14 +122,33 @@ int file_install(const struct client *c, enum object_kind kind, void *object, in
         close(fd);
         return fd < FILES_MAX ? -ENOMEM : -EMFILE;
     }
-    f->kind = kind;
-    f->object = object;
-    f->generation = atomic_load(&process_generation);
-    atomic_store(&f->refs, 1);
-    f = atomic_exchange(&table[fd], f);
-    if (f) /* its number was closed behind our back */
-        file_put(f);
+    fcntl(fd, F_SETSIG, mark_of(kind));
+    enter(fd, f, kind, object, atomic_load(&process_generation));
     return fd;
+}
+
+static bool is_a(int fd, const char *file)
+{
+    char path[32], target[64];
+    ssize_t n;
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    n = readlink(path, target, sizeof(target) - 1);
+    target[n < 0 ? 0 : n] = 0;
+    return !strncmp(target, file, strlen(file));
+}
+
+bool kvmish_recognise(int fd)
+{
+    int before = errno, mark = fcntl(fd, F_GETSIG);
+    struct file *f = NULL;
+
+    for (enum object_kind kind = OBJECT_SYSTEM; kind <= OBJECT_VCPU && !f; kind++)
+        if (mark == mark_of(kind) && fd < FILES_MAX && is_a(fd, kind == OBJECT_VCPU ? "/memfd:kvm-vcpu" : "anon_inode:[eventpoll]") &&
+            (f = pool_take()))
+            enter(fd, f, kind, NULL, 0);
+    errno = before;
+    return f;
 }
 
 bool kvmish_is_device(const char *path)
@@ -182,7 +217,7 @@ void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset)
     if (!f)
         return;
     kv = f->object;
-    if (f->kind == OBJECT_VCPU && kv->index && offset >= 0 && at >= 0 && size_bytes >= (size_t)at + KVM_PAGE)
+    if (f->kind == OBJECT_VCPU && kv && kv->index && offset >= 0 && at >= 0 && size_bytes >= (size_t)at + KVM_PAGE)
         mmap((char *)addr + at, KVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, kv->vm->vcpu[0]->fd,
              RING_PAGE * KVM_PAGE);
     file_put(f);

@@ -7,8 +7,8 @@
 struct file {
     _Atomic int refs;
     enum object_kind kind;
-    unsigned generation; /* of the process that made it: a child of fork gets EIO, as from KVM */
-    void *object;
+    unsigned generation; /* of the process that made it: a child of fork gets EIO, as from KVM; 0: another program did */
+    void *object;        /* NULL: it is in another program */
     struct file *next; /* in the pool */
 };
 

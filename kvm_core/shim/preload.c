@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
@@ -126,7 +127,7 @@ EXPORT int ioctl(int fd, unsigned long req, ...)
     va_start(ap, req);
     arg = va_arg(ap, uintptr_t);
     va_end(ap);
-    if (__builtin_expect(kvmish_owns(fd), 0))
+    if (kvmish_owns(fd) || (_IOC_TYPE(req) == KVMIO && kvmish_recognise(fd)))
         return finish(kvmish_ioctl(fd, req, arg));
     return (int)syscall(SYS_ioctl, fd, req, arg);
 }

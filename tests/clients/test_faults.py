@@ -16,7 +16,7 @@ from tests.qemu import KVMISH
 HERE = Path(__file__).parent
 FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
 SCENARIOS = [
-    "children", "handed", "paths", "exclusive", "full-table", "no-memory", "leaks", "clean",
+    "children", "handed", "kept", "paths", "exclusive", "full-table", "no-memory", "leaks", "clean",
 ]  # fmt: skip
 
 
