@@ -1,9 +1,11 @@
 /* Random requests against the core in this process, as a client sends them: whatever comes, it answers or refuses.
  *
  * An input is a list of records: which descriptor, which request, where the argument lies, and bytes that lie there. With a main of
- * its own: `ioctls COUNT SEED`; by libFuzzer (make fuzz) the inputs follow the core's coverage. Memory errors are the
- * sanitizer's to find.
+ * its own: `ioctls COUNT SEED`, or `ioctls FILE`, the inputs of a file, each behind its length in 4 bytes. By libFuzzer
+ * (make fuzz) inputs are made of earlier ones, record by record, and follow the core's coverage. Memory errors are the
+ * sanitizers' to find, descriptors and threads that are left ours.
  */
+#include <dirent.h>
 #include <err.h>
 #include <linux/kvm.h>
 #include <signal.h>
@@ -17,9 +19,12 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "kvm/abi_new.h"
 #include "kvm/door.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned seed);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t room); /* libFuzzer's */
 
 enum { PAGE = 4096, RAM_BYTES = 64 * PAGE, ARGUMENT_BYTES = 8 * PAGE, OBJECTS = 12, RECORDS_MAX = 200, TICK_US = 2000 };
 
@@ -37,7 +42,9 @@ static const uint32_t requests[] = {
     KVM_KVMCLOCK_CTRL, KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR, KVM_SET_REGS, KVM_SET_SREGS,
     KVM_SET_SREGS2, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, KVM_SET_DEBUGREGS, KVM_SET_FPU, KVM_SET_XCRS, KVM_SET_XSAVE,
     KVM_SET_GUEST_DEBUG, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_SREGS2, KVM_GET_VCPU_EVENTS, KVM_GET_MP_STATE,
-    KVM_GET_DEBUGREGS, KVM_GET_FPU, KVM_GET_XCRS, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_ONE_REG, KVM_GET_NESTED_STATE};
+    KVM_GET_DEBUGREGS, KVM_GET_FPU, KVM_GET_XCRS, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_ONE_REG, KVM_GET_NESTED_STATE,
+    KVM_SET_USER_MEMORY_REGION2, KVM_X86_SET_MSR_FILTER_COMPAT, KVM_GET_NR_MMU_PAGES, KVM_X86_GET_MCE_CAP_SUPPORTED};
+enum { REQUESTS = sizeof(requests) / sizeof(*requests) };
 
 struct record {
     uint8_t object, request, where, bytes; /* bytes: in units of 8 */
@@ -70,7 +77,7 @@ static void tame(uint32_t request, uint8_t *at, uint32_t value)
     struct kvm_userspace_memory_region *slot = (void *)at;
     struct kvm_msr_filter *filter = (void *)at;
 
-    if (request == KVM_SET_USER_MEMORY_REGION) {
+    if (request == KVM_SET_USER_MEMORY_REGION || request == KVM_SET_USER_MEMORY_REGION2) {
         slot->slot &= 0x70007;
         slot->flags &= 3;
         slot->memory_size = slot->memory_size % (RAM_BYTES / PAGE + 1) * PAGE;
@@ -105,31 +112,13 @@ static void enter(unsigned i, uint32_t value)
     kvmish_ioctl(object[i], KVM_RUN, 0);
 }
 
-static void send(const struct record *r, const uint8_t *bytes)
+static void ask(unsigned i, uint32_t request, uintptr_t arg, uint32_t value)
 {
-    unsigned i = r->object % objects;
-    uint32_t request = requests[r->request % (sizeof(requests) / sizeof(*requests))];
-    size_t size = (size_t)r->bytes * 8;
-    uint8_t *at = argument + ARGUMENT_BYTES - PAGE - 2048;
-    uintptr_t arg = (uintptr_t)at;
     int ret;
 
-    memcpy(at, bytes, size);
-    if (r->where == 255)
-        request ^= r->value; /* an unknown one */
-    tame(request, at, r->value);
-    switch (r->where) {
-    case 0: arg = r->value % 64; break;
-    case 1: arg = r->value; break;
-    case 2: arg = (uintptr_t)argument + ARGUMENT_BYTES - r->value % 64; break; /* the struct's end is not there */
-    case 3: ((uint32_t *)(void *)at)[0] = (uint32_t)eventfd(0, EFD_CLOEXEC); break;
-    default: break;
-    }
-    if (request == KVM_SET_USER_MEMORY_REGION && arg != (uintptr_t)at)
-        return;
     done++;
     if (request == KVM_RUN) {
-        enter(i, r->value);
+        enter(i, value);
         return;
     }
     ret = kvmish_ioctl(object[i], request, arg);
@@ -137,8 +126,30 @@ static void send(const struct record *r, const uint8_t *bytes)
         add(ret, request == KVM_CREATE_VCPU);
     else if (request == KVM_GET_STATS_FD && ret >= 0)
         close(ret);
-    if (r->where == 3)
-        close((int)((uint32_t *)(void *)at)[0]);
+}
+
+static void send(const struct record *r, const uint8_t *bytes)
+{
+    uint32_t request = requests[r->request % REQUESTS];
+    uint8_t *at = argument + ARGUMENT_BYTES - PAGE - 2048;
+    uintptr_t arg = (uintptr_t)at;
+    int fd = -1;
+
+    memcpy(at, bytes, (size_t)r->bytes * 8);
+    if (r->where == 255)
+        request ^= r->value; /* an unknown one */
+    tame(request, at, r->value);
+    switch (r->where) {
+    case 0: arg = r->value % 64; break;
+    case 1: arg = r->value; break;
+    case 2: arg = (uintptr_t)argument + ARGUMENT_BYTES - r->value % 64; break; /* the struct's end is not there */
+    case 3: ((uint32_t *)(void *)at)[0] = (uint32_t)(fd = eventfd(0, EFD_CLOEXEC)); break;
+    default: break;
+    }
+    if ((request != KVM_SET_USER_MEMORY_REGION && request != KVM_SET_USER_MEMORY_REGION2) || arg == (uintptr_t)at)
+        ask(r->object % objects, request, arg, r->value);
+    if (fd >= 0)
+        close(fd);
 }
 
 static void on_tick(int sig)
@@ -167,11 +178,57 @@ static void once(void)
     setitimer(ITIMER_REAL, &tick, NULL);
 }
 
+static unsigned threads(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/task");
+
+    if (!d)
+        err(1, "/proc");
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+/* As a crash: libFuzzer keeps the input. */
+static void die(const char *what)
+{
+    fprintf(stderr, "%s\n", what);
+    abort();
+}
+
+static int lowest_free(void)
+{
+    int fd = dup(0);
+
+    close(fd);
+    return fd;
+}
+
+/* No descriptor after any input; no thread after some, which may still be on its way out. */
+static void nothing_left(int free_before)
+{
+    enum { LOOK = 512, LEAVING = 4 };
+    static unsigned inputs, threads_at_first;
+
+    if (lowest_free() != free_before)
+        die("a descriptor is left open");
+    if (inputs++ % LOOK)
+        return;
+    if (!threads_at_first)
+        threads_at_first = threads();
+    if (threads() > threads_at_first + LEAVING)
+        die("threads are left");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct record r;
+    int free_before;
 
     once();
+    free_before = lowest_free();
     objects = 0;
     add(kvmish_open(), false);
     add(kvmish_ioctl(object[0], KVM_CREATE_VM, 0), false);
@@ -194,17 +251,148 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             munmap(run_of[objects], 3 * PAGE);
         kvmish_close(object[objects]);
     }
+    nothing_left(free_before);
     return 0;
 }
 
-#ifndef LIBFUZZER
+#ifdef LIBFUZZER
+
+/* ---- inputs from inputs ------------------------------------------------------------------------------------------------- */
+
+enum { LIST_MAX = 400 };
+
+struct list {
+    const uint8_t *at[LIST_MAX]; /* records; what follows them is payload */
+    size_t size[LIST_MAX];
+    unsigned count;
+};
+
+static void parse(struct list *l, const uint8_t *data, size_t size)
+{
+    struct record r;
+
+    l->count = 0;
+    while (size >= sizeof(r) && l->count < LIST_MAX) {
+        memcpy(&r, data, sizeof(r));
+        size_t whole = sizeof(r) + (size_t)r.bytes * 8;
+        if (whole > size)
+            return;
+        l->at[l->count] = data;
+        l->size[l->count++] = whole;
+        data += whole;
+        size -= whole;
+    }
+}
+
+static uint32_t next_random(unsigned *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+static size_t invent(uint8_t *to, unsigned *state)
+{
+    struct record r = {.object = (uint8_t)(next_random(state) % OBJECTS), .request = (uint8_t)(next_random(state) % REQUESTS),
+                       .where = (uint8_t)(next_random(state) % 8), .bytes = (uint8_t)(next_random(state) % 12),
+                       .value = next_random(state)};
+
+    memcpy(to, &r, sizeof(r));
+    for (size_t i = 0; i < (size_t)r.bytes * 8; i++) /* mostly zeros, as such structures are */
+        to[sizeof(r) + i] = next_random(state) % 4 ? 0 : (uint8_t)next_random(state);
+    return sizeof(r) + (size_t)r.bytes * 8;
+}
+
+/* One record's fields and payload, which may become longer. */
+static size_t change(uint8_t *to, const uint8_t *from, size_t size, unsigned *state)
+{
+    struct record r;
+    size_t payload = size - sizeof(r);
+
+    memcpy(to, from, size);
+    memcpy(&r, from, sizeof(r));
+    switch (next_random(state) % 6) {
+    case 0: r.object = (uint8_t)(next_random(state) % OBJECTS); break;
+    case 1: r.request = (uint8_t)(next_random(state) % REQUESTS); break;
+    case 2: r.where = next_random(state) % 16 ? (uint8_t)(next_random(state) % 8) : 255; break;
+    case 3: r.value = next_random(state) % 2 ? 1u << next_random(state) % 32 : next_random(state); break;
+    default:
+        payload = LLVMFuzzerMutate(to + sizeof(r), payload, 2040);
+        while (payload % 8)
+            to[sizeof(r) + payload++] = 0;
+        r.bytes = (uint8_t)(payload / 8);
+    }
+    memcpy(to, &r, sizeof(r));
+    return sizeof(r) + payload;
+}
+
+static size_t emit(uint8_t *out, size_t used, size_t room, const uint8_t *record, size_t size)
+{
+    if (used + size > room)
+        return used;
+    memcpy(out + used, record, size);
+    return used + size;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned seed)
+{
+    static uint8_t out[1 << 16], one[4096];
+    struct list l;
+    size_t used = 0, n;
+    unsigned state = seed, how, which, other;
+
+    parse(&l, data, size);
+    how = l.count ? next_random(&state) % 8 : 0;
+    which = l.count ? next_random(&state) % l.count : 0;
+    other = l.count ? next_random(&state) % l.count : 0;
+    room = room < sizeof(out) ? room : sizeof(out);
+    for (unsigned i = 0; i <= l.count; i++) {
+        if (how <= 1 && i == which) { /* a new one, before it */
+            n = invent(one, &state);
+            used = emit(out, used, room, one, n);
+        }
+        if (i == l.count || (how == 2 && i == which && l.count > 1)) /* without it */
+            continue;
+        if (how == 3 && i == which) /* another one of them, before it */
+            used = emit(out, used, room, l.at[other], l.size[other]);
+        if (how >= 4 && i == which) {
+            n = change(one, l.at[i], l.size[i], &state);
+            used = emit(out, used, room, one, n);
+        } else {
+            used = emit(out, used, room, l.at[i], l.size[i]);
+        }
+    }
+    memcpy(data, out, used);
+    return used;
+}
+
+#else
+
+static int replay(const char *name)
+{
+    static uint8_t input[1 << 16];
+    FILE *f = fopen(name, "re");
+    uint32_t size;
+
+    if (!f)
+        err(2, "%s", name);
+    while (fread(&size, sizeof(size), 1, f) == 1) {
+        if (size > sizeof(input) || fread(input, 1, size, f) != size)
+            errx(2, "%s is no list of inputs", name);
+        LLVMFuzzerTestOneInput(input, size);
+    }
+    fclose(f);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     uint64_t count = argc == 3 ? strtoull(argv[1], NULL, 0) : 0, state = argc == 3 ? strtoull(argv[2], NULL, 0) * 2 + 1 : 0;
     static uint8_t input[16384];
 
+    if (argc == 2)
+        return replay(argv[1]);
     if (!count)
-        errx(2, "usage: ioctls COUNT SEED");
+        errx(2, "usage: ioctls COUNT SEED, ioctls FILE");
     while (done < count) {
         for (size_t i = 0; i < sizeof(input); i++) {
             state = state * 6364136223846793005u + 1442695040888963407u;
