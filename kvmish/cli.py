@@ -68,14 +68,20 @@ def vm(arguments: tuple[str, ...]) -> int:
     "--mounted", default=doors.MOUNTED, type=click.Path(path_type=Path),
     help="Where kvmish devfs is, for --door fuse; /run/kvmish.",
 )  # fmt: skip
+@click.option("--cpuid", is_flag=True, help="Its CPUID says SVM or VMX: for kvmtool; preload only.")
 @click.option("--quiet", is_flag=True, help="Do not say which door it is.")
 def exec_command(
-    command: tuple[str, ...], engine: str | None, door: str | None, mounted: Path, quiet: bool
+    command: tuple[str, ...],
+    engine: str | None,
+    door: str | None,
+    mounted: Path,
+    cpuid: bool,
+    quiet: bool,
 ) -> int:
     """Run COMMAND with a /dev/kvm of ours: kvmish exec -- qemu-system-x86_64 -accel kvm ..."""
     if engine:
         engines.choose(engine)
-    return doors.run(command, door, quiet, mounted)
+    return doors.run(command, door, quiet, mounted, cpuid)
 
 
 @cli.group()

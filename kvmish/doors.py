@@ -94,12 +94,16 @@ def _built(file: Path) -> str:
     return str(file)
 
 
-def enter(door: str, program: str, command: tuple[str, ...], mounted: Path) -> None:
+def enter(
+    door: str, program: str, command: tuple[str, ...], mounted: Path, cpuid: bool = False
+) -> None:
     """Become the program, behind the door. mounted: the device file's directory.
 
     :raise BackendError: if the door cannot be had. :raise ConfigError: if it cannot be started.
     """
     environment = dict(os.environ)
+    if cpuid:
+        environment["KVMISH_CPUID"] = "1"
     try:
         if door == "preload":
             library, before = _built(PRELOAD), os.environ.get("LD_PRELOAD")
@@ -128,15 +132,19 @@ def run(
     door: str | None = None,
     quiet: bool = False,
     mounted: Path = MOUNTED,
+    cpuid: bool = False,
 ) -> int:
     """Run a command behind a door; returns 2, having said why, only if that cannot be."""
     try:
         program = find(command[0])
         choice = Choice(door, "as you say") if door else choose(program)
+        if cpuid and choice.door != "preload":
+            raise ConfigError(f"--cpuid is for --door preload; this is {choice.door}: {choice.why}")
         if not quiet:
-            sys.stderr.write(f"kvmish: door {choice.door}: {choice.why}\n")
+            answered = "; its CPUID is answered, with SVM or VMX" if cpuid else ""
+            sys.stderr.write(f"kvmish: door {choice.door}: {choice.why}{answered}\n")
             sys.stderr.flush()
-        enter(choice.door, program, command, mounted)
+        enter(choice.door, program, command, mounted, cpuid)
     except (BackendError, ConfigError) as error:
         sys.stderr.write(f"kvmish: {error}\n")
     return 2

@@ -603,3 +603,12 @@ const char *decode_name(unsigned code_bits, const uint8_t *bytes, unsigned n, co
         *klass = names[row->klass];
     return row->name;
 }
+
+unsigned decode_length(unsigned code_bits, const uint8_t *bytes, unsigned n)
+{
+    ZydisDecoder decoder;
+    ZydisDecodedInstruction z;
+
+    configure(&decoder, code_bits, NULL);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, n, &z)) ? z.length : 0;
+}

@@ -27,5 +27,7 @@ enum decode_result decode_insn(struct decoder *d, struct vcpu *v, const uint8_t 
 void decode_format(unsigned code_bits, const uint8_t *bytes, unsigned n, char *text, size_t size_bytes);
 /* The table row's name and class of the instruction; NULL when invalid. */
 const char *decode_name(unsigned code_bits, const uint8_t *bytes, unsigned n, const char **klass);
+/* How long the instruction is, 0 when invalid. */
+unsigned decode_length(unsigned code_bits, const uint8_t *bytes, unsigned n);
 
 #endif

@@ -52,8 +52,8 @@ static bool is_handler(const struct sigaction *a)
     return (a->sa_flags & SA_SIGINFO) || (a->sa_handler != SIG_DFL && a->sa_handler != SIG_IGN);
 }
 
-/* Raised by memory that is not there, which may be guest memory. */
-static bool is_fault(int sig) { return sig == SIGSEGV || sig == SIGBUS; }
+/* May it be ours to see? Guest memory that is not there, a CPUID of the program's. */
+static bool is_fault(int sig) { return sig == SIGSEGV || sig == SIGBUS || sig == SIGILL; }
 
 /* The program has no handler for it. What was a fault comes again at once, and ends it; so does what was sent, behind us. */
 static void as_without(int sig, const struct sigaction *a, const siginfo_t *info)
@@ -73,7 +73,8 @@ static void wrapper(int sig, siginfo_t *info, void *context)
     const struct sigaction *a = &s->action[atomic_load(&s->current)];
     int saved = errno;
 
-    if (is_fault(sig) && info->si_code > 0 && kvmish_fault((uintptr_t)info->si_addr, context))
+    if (is_fault(sig) && info->si_code > 0 &&
+        (sig == SIGILL ? cpuid_answer(context) : kvmish_fault((uintptr_t)info->si_addr, context)))
         return;
     if (!is_handler(a)) {
         as_without(sig, a, info);
@@ -139,12 +140,12 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
 
 void take_faults(void)
 {
-    static const int faults[] = {SIGSEGV, SIGBUS};
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL};
     struct sigaction now;
 
     if (atomic_exchange(&taken, true))
         return;
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < 3; i++)
         if (!sigaction(faults[i], NULL, &now) && !is_handler(&now))
             sigaction(faults[i], &now, NULL);
 }

@@ -44,7 +44,7 @@ C_MAY = {
     "jit": {"cpu", "mmu", "isa", "gen"},
     "irq": {"cpu", "mmu"},
     "kvm": {"cpu", "mmu", "isa", "irq", "jit", "gen"},
-    "shim": {"kvm"},
+    "shim": {"kvm", "isa"},
     "": {"cpu", "mmu", "isa", "irq", "jit", "gen", "kvm"},  # _accel.c, runner.c
 }
 

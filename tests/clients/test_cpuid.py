@@ -1,0 +1,29 @@
+"""kvmish exec --cpuid: a program that asks the processor itself for SVM or VMX, as kvmtool does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.qemu import KVMISH
+
+SOURCE = Path(__file__).with_name("cpuid.c")
+FLAGS = ["-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
+
+
+@pytest.mark.parametrize("how", [["-O2"], ["-O0", "-no-pie"]], ids=["pie", "no-pie"])
+def test_a_program_that_looks_before_it_opens(tmp_path: Path, how: list[str]) -> None:
+    program = tmp_path / "cpuid"
+    subprocess.run(["gcc", *FLAGS, *how, "-o", program, SOURCE], check=True)
+    command = [str(KVMISH), "exec", "--quiet", "--cpuid", "--", str(program), "/dev/kvm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+def test_it_is_for_one_door() -> None:
+    command = [str(KVMISH), "exec", "--cpuid", "--door", "seccomp", "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--cpuid is for --door preload" in done.stderr
