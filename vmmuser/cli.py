@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -273,7 +272,6 @@ def _config(options: Namespace, interactive: bool) -> MachineConfig:
 def boot(arguments: list[str]) -> int:
     """Do what the arguments say; the exit status. :raise VmError: if it cannot be."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="kvmish: %(message)s", level=logging.WARNING)
     if options.engine is not None:
         engines.choose(options.engine)
     interactive = sys.stdin.isatty()

@@ -10,7 +10,6 @@ run state changes on the loop's thread only, and a change may wait for the vCPUs
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import sys
 from collections import Counter
@@ -38,6 +37,7 @@ from vmmuser.boot import cpustate, poweron
 from vmmuser.boot.payload import Payload, read_file
 from vmmuser.bus import Bus
 from vmmuser.config import MachineConfig
+from vmmuser.log import Log
 from vmmuser.loop import EventLoop, LoopTimer
 from vmmuser.memory import GuestMemory
 from vmmuser.processor import KICK_SIGNAL, Processor, Processors
@@ -46,7 +46,7 @@ from vmmuser.runstate import NEEDS_RESET, Event, Policy, Request, RunState, Wish
 if TYPE_CHECKING:
     from asyncio import Future
 
-log = logging.getLogger("kvmish.machine")
+log = Log("kvmish.machine")
 
 # How often held-back writes are looked for: while the driver waits for the transmitter; otherwise;
 # and when there were none the last few times, until the next exit.
@@ -236,7 +236,7 @@ class Machine:
         error = context.get("exception")
         expected = isinstance(error, OSError | VmError)
         if not expected:
-            log.error("%s", context.get("message"), exc_info=error)
+            log.error("%s", context.get("message"), error=error)
         if "handle" in context:
             what = "a call" if isinstance(error, OSError) else "the monitor"
             hint = "" if expected else "; report this"
@@ -470,7 +470,7 @@ class Machine:
         name = f"vCPU {processor.vcpu.id}"
         message = f"{name}: KVM_RUN failed: {error}"
         if not isinstance(error, OSError):
-            log.error("%s", name, exc_info=error)
+            log.error("%s", name, error=error)
             message = f"{name}: {error!r}; report this"
         self.loop.soon(self.shut_down, "error", message, "host-error")
 

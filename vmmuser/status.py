@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from kvm_core.errors import ConfigError, VmError
@@ -21,7 +22,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         """Name the command, and tell what it does."""
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=partial(argparse.HelpFormatter, width=100),  # needs no shutil
+        )
 
     def error(self, message: str) -> NoReturn:
         """End by a line, as all else does. :raise ConfigError:"""

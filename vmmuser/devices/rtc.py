@@ -5,7 +5,7 @@ clock.
 from __future__ import annotations
 
 import time
-from calendar import timegm
+from importlib import import_module
 
 from kvm_core.errors import ConfigError
 from vmmuser.device import Clock, IrqLine, Region, State, Timer
@@ -170,11 +170,11 @@ class Rtc:
                 now[0] = self._decode(value) * 100 + now[0] % 100
             case _:
                 return  # the weekday follows from the date
-        # Nonsense from the guest (month 25) must not reach timegm.
+        # Nonsense from the guest (month 25) must not reach timegm, which few guests ever need.
         now[1] = min(max(now[1], 1), 12)
         now[0] = min(max(now[0], 1), 9999)
         try:
-            seconds = timegm((now[0], now[1], now[2], now[3], now[4], now[5]))
+            seconds: int = import_module("calendar").timegm(now)
         except (ValueError, OverflowError):
             return
         if not 0 <= seconds < 253402300800:  # until the year 9999

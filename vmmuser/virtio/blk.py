@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from typing import Protocol
 
 from kvm_core.errors import BackendError
+from vmmuser.log import Log
 from vmmuser.virtio.base import Host
 from vmmuser.virtio.queue import Chain, QueueError, split_front
 
-log = logging.getLogger("kvmish.virtio")
+log = Log("kvmish.virtio")
 
 F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH = 1 << 2, 1 << 5, 1 << 6, 1 << 9
 F_CONFIG_WCE, F_DISCARD, F_WRITE_ZEROES = 1 << 11, 1 << 13, 1 << 14

@@ -4,17 +4,17 @@ VirtioDevice.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 from kvm_core.errors import BackendError, ConfigError
 from vmmuser.device import IrqLine, Region, State
+from vmmuser.log import Log
 from vmmuser.memory import GuestMemory
 from vmmuser.virtio.base import F_EVENT_IDX, F_VERSION_1, RING_FEATURES, VirtioDevice
 from vmmuser.virtio.queue import Queue, QueueError
 
-log = logging.getLogger("kvmish.virtio")
+log = Log("kvmish.virtio")
 
 MAGIC, VERSION, VENDOR = 0x74726976, 2, 0x4853494B
 
