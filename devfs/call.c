@@ -104,8 +104,8 @@ unsigned call_list(void *worker, int32_t *tids, unsigned room)
     return n;
 }
 
-/* The client's thread has left its ioctl and is stopped; the hand's lock is ours until call_end(). */
-int call_stop(struct call *c)
+/* The client's thread is answered, and stops on its way out; the hand's lock is ours until call_end(). */
+static int stop(struct call *c)
 {
     int err;
 
@@ -120,7 +120,14 @@ int call_stop(struct call *c)
     c->stopped = true;
     answer(c, 0);
     c->client.payload = NULL; /* it has gone back */
-    return hand_stopped(&c->w->hand);
+    return 0;
+}
+
+int call_stop(struct call *c)
+{
+    int err = stop(c);
+
+    return err ? err : hand_stopped(&c->w->hand);
 }
 
 /* ---- client_ops ------------------------------------------------------------------------------------------------------ */
@@ -143,7 +150,7 @@ static int install(const struct client *client, enum object_kind kind, void *obj
         return number;
     fd = theirs = node_open(w, number);
     if (fd >= 0) {
-        theirs = call_stop(c);
+        theirs = stop(c);
         if (!theirs)
             theirs = hand_give(&w->hand, fd, false);
         if (theirs < 0)
@@ -158,7 +165,7 @@ static int install(const struct client *client, enum object_kind kind, void *obj
 static int give(const struct client *client, int fd)
 {
     struct call *c = call_of(client);
-    int err = call_stop(c);
+    int err = stop(c);
 
     return err ? err : hand_give(&c->w->hand, fd, true);
 }

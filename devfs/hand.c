@@ -25,7 +25,7 @@
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
 
-enum { MOURN_MAX = 64, MOURN_MS = 20 };
+enum { MOURN_MAX = 64, MOURN_MS = 20, RED_ZONE = 128, STACK_SPAN = 128 << 20 /* the kernel maps nothing there */ };
 
 struct hand {
     int socket, dev, cpu;
@@ -65,7 +65,7 @@ static bool copy(struct hand *h, uintptr_t at, void *data, size_t n, bool to_cli
                       : process_vm_readv(h->tgid, &local, 1, &remote, 1, 0)) == (ssize_t)n;
 }
 
-/* What recvmsg() in the client works with, in its scratch page. */
+/* What recvmsg() in the client works with, in memory of its own that nobody uses. */
 struct scratch {
     int pair[2];
     struct msghdr m;
@@ -74,29 +74,29 @@ struct scratch {
     char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
 };
 
-static long receive_in_client(struct hand *h, uintptr_t page, const int pair[2], int fd)
+static long receive_in_client(struct hand *h, uintptr_t scratch, const int pair[2], int fd)
 {
     struct scratch s = {.pair = {pair[0], pair[1]}};
     int ours = (int)syscall(SYS_pidfd_getfd, h->pidfd, pair[0], 0), got = -EIO;
     struct cmsghdr *c = (void *)s.control;
     long err = ours < 0 ? -errno : 0;
 
-    s.iov = (struct iovec){(void *)(page + offsetof(struct scratch, byte)), 1};
-    s.m = (struct msghdr){.msg_iov = (void *)(page + offsetof(struct scratch, iov)), .msg_iovlen = 1,
-                          .msg_control = (void *)(page + offsetof(struct scratch, control)),
+    s.iov = (struct iovec){(void *)(scratch + offsetof(struct scratch, byte)), 1};
+    s.m = (struct msghdr){.msg_iov = (void *)(scratch + offsetof(struct scratch, iov)), .msg_iovlen = 1,
+                          .msg_control = (void *)(scratch + offsetof(struct scratch, control)),
                           .msg_controllen = sizeof(s.control)};
     if (!err && packet_send(ours, "f", 1, fd))
         err = -EIO;
     if (ours >= 0)
         close(ours);
-    if (!err && !copy(h, page, &s, sizeof(s), true))
+    if (!err && !copy(h, scratch, &s, sizeof(s), true))
         err = -EFAULT;
     if (!err)
-        err = call(h, SYS_recvmsg, (uintptr_t)pair[1], page + offsetof(struct scratch, m),
+        err = call(h, SYS_recvmsg, (uintptr_t)pair[1], scratch + offsetof(struct scratch, m),
                    MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0, 0);
     if (err < 0)
         return err;
-    if (!copy(h, page, &s, sizeof(s), false))
+    if (!copy(h, scratch, &s, sizeof(s), false))
         return -EFAULT;
     if (s.m.msg_controllen < CMSG_LEN(sizeof(int)) || c->cmsg_type != SCM_RIGHTS)
         return -EMFILE; /* the kernel found no room for it in the client's table */
@@ -112,24 +112,71 @@ static void close_in_client(struct hand *h, const int pair[2])
     call(h, SYS_close, (uintptr_t)pair[1], 0, 0, 0, 0);
 }
 
-/* By a socket pair in the client, whose other end we take: needs no path that the client could see. */
-static long give(struct hand *h, int fd)
+static int open_proc(const struct hand *h, pid_t tid, int64_t which)
 {
-    uintptr_t page;
+    char path[64];
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", h->tgid, tid, which == PROC_STAT ? "stat" : "status");
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* By a socket pair in the client, whose other end we take: needs no path that the client could see. */
+static long give_by(struct hand *h, uintptr_t scratch, int fd)
+{
+    long r = call(h, SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, scratch, 0);
     int pair[2];
-    long r = call(h, SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, (uintptr_t)-1);
 
     if (r < 0)
         return r;
-    page = (uintptr_t)r;
-    r = call(h, SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, page, 0);
-    if (!r && !copy(h, page, pair, sizeof(pair), false))
-        r = -EFAULT;
-    else if (!r) {
-        r = receive_in_client(h, page, pair, fd);
-        close_in_client(h, pair);
-    }
-    call(h, SYS_munmap, page, 4096, 0, 0, 0);
+    if (!copy(h, scratch, pair, sizeof(pair), false))
+        return -EFAULT;
+    r = receive_in_client(h, scratch, pair, fd);
+    close_in_client(h, pair);
+    return r;
+}
+
+/* Where the stack of the process began: field 28 of /proc/PID/task/TID/stat; the name in field 2 may hold anything. */
+static uintptr_t stack_start(const struct hand *h)
+{
+    char text[1024], *at;
+    int fd = open_proc(h, h->t.tid, PROC_STAT);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+    if (fd >= 0)
+        close(fd);
+    if (got <= 0)
+        return 0;
+    text[got] = 0;
+    at = strrchr(text, ')');
+    for (unsigned i = 2; at && i < 28; i++)
+        at = strchr(at + 1, ' ');
+    return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/* Below the red zone nothing lives (System V ABI, 3.2.2), and where the process's first thread has its stack is nothing else. Other
+ * threads' stacks are where somebody has put them. 0: not there. */
+static uintptr_t below_stack(const struct hand *h)
+{
+    uintptr_t sp = h->t.regs.rsp, start = h->t.tid == h->tgid ? stack_start(h) : 0;
+
+    return sp < start && start - sp < STACK_SPAN ? (sp - RED_ZONE - sizeof(struct scratch)) & ~(uintptr_t)15 : 0;
+}
+
+static long give(struct hand *h, int fd)
+{
+    uintptr_t scratch = below_stack(h);
+    long r = scratch ? give_by(h, scratch, fd) : -EFAULT;
+
+    if (r != -EFAULT)
+        return r;
+    r = call(h, SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, (uintptr_t)-1);
+    if (r < 0)
+        return r;
+    scratch = (uintptr_t)r;
+    r = give_by(h, scratch, fd);
+    call(h, SYS_munmap, scratch, 4096, 0, 0, 0);
     return r;
 }
 
@@ -276,15 +323,6 @@ static void rehearse(struct hand *h)
     h->tgid = 0;
 }
 
-static int open_proc(const struct hand *h, pid_t tid, int64_t which, int *fd)
-{
-    char path[64];
-
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", h->tgid, tid, which == PROC_STAT ? "stat" : "status");
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    return *fd < 0 ? -errno : 0;
-}
-
 static int give_file(struct hand *h, bool read_only, int fd)
 {
     char path[64];
@@ -338,6 +376,11 @@ static int stop(struct hand *h, pid_t tid)
     return err;
 }
 
+static int stopped(struct hand *h)
+{
+    return h->t.stopped ? 0 : h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;
+}
+
 static void resume(struct hand *h, long ret)
 {
     trace_resume(&h->t, ret);
@@ -360,14 +403,18 @@ static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
         return err;
     case HAND_BACKING: return backing(h, fd);
     case HAND_STOP: follow(h, (int)h->q->a); return stop(h, h->q->tid);
-    case HAND_STOPPED: return h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;
-    case HAND_GIVE: return h->t.stopped ? give_file(h, h->q->a != 0, fd) : -ESRCH;
+    case HAND_STOPPED: return stopped(h);
+    case HAND_GIVE:
+        err = stopped(h);
+        return err ? err : give_file(h, h->q->a != 0, fd);
     case HAND_RESUME: resume(h, h->q->a); return 0;
     case HAND_EVENTFD:
         eventfd = client_dup_eventfd(&c, (int)h->q->a, &r->id);
         *out = eventfd;
         return eventfd < 0 ? eventfd : 0;
-    case HAND_PROC: return open_proc(h, h->q->tid, h->q->a, out);
+    case HAND_PROC:
+        *out = open_proc(h, h->q->tid, h->q->a);
+        return *out < 0 ? *out : 0;
     case HAND_ADOPT: return do_adopt(h);
     default: return -EINVAL;
     }

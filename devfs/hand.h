@@ -2,7 +2,8 @@
  * that the worker, which runs the guest, needs no such right.
  *
  * Requests and replies are packets on a socket pair, one transaction at a time (hand_lock). A transaction that changes the
- * client is: stop, [the worker answers the client's ioctl], stopped, what is to be done, resume.
+ * client is: stop, [the worker answers the client's ioctl], what is to be done, resume. To give waits for the thread to have stopped;
+ * before memory is exchanged, `stopped` does.
  */
 #ifndef KVMISH_DEVFS_HAND_H
 #define KVMISH_DEVFS_HAND_H
@@ -20,7 +21,7 @@ enum hand_op {
     HAND_BACKING,    /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
     HAND_STOP,       /* tid, a: its processor */
     HAND_STOPPED,    /* waits for it */
-    HAND_GIVE,       /* fd, a: reopen read-only; -> the client's descriptor */
+    HAND_GIVE,       /* waits, too; fd, a: reopen read-only; -> the client's descriptor */
     HAND_EVENTFD,    /* a: the client's descriptor; -> fd, id */
     HAND_ADOPT,      /* a, b: address, bytes; tids: threads that cannot run. Replies: areas, then one that has no fd */
     HAND_RESUME,     /* a: what the client's ioctl returns */

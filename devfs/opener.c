@@ -16,8 +16,6 @@
 
 #include "devfs/worker.h"
 
-enum { STACK_BYTES = 64 << 10 };
-
 /* Keeps two descriptors of all. */
 static int own_table(int a, int b)
 {
@@ -70,7 +68,7 @@ int opener_start(struct worker *w)
 
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
+    pthread_attr_setstacksize(&attr, OPENER_STACK_BYTES);
     err = -pthread_create(&thread, &attr, open_thread, w);
     pthread_attr_destroy(&attr);
     return err;

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* IDLE_MAX is more than FIRST by far: who has been answered asks again while his reader is still on its way back, and would have a thread
- * started and one ended for each of his calls. */
-enum { STACK = 1 << 20, READERS_MAX = 4096, FIRST = 2, IDLE_MAX = 8 };
+/* IDLE_MAX is more than are started by far: who has been answered asks again while his reader is still on its way back, and would have a
+ * thread started and one ended for each of his calls. */
+enum { READERS_MAX = 4096, IDLE_MAX = 8 };
 
 /* Is this reader one too many? Then it no longer counts: of several that ask at once, only so many may go. */
 static bool dismissed(struct readers *s)
@@ -35,16 +35,30 @@ static int only_processor(void)
     return -1;
 }
 
-static void *read_loop(void *arg)
+void readers_join(struct readers *s)
 {
-    struct readers *s = arg;
     struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = only_processor()};
 
     while (r.buffer && !dismissed(s) && s->read(s->owner, &r))
         ;
     free(r.buffer);
     atomic_fetch_sub(&s->count, 1);
+}
+
+static void *read_loop(void *s)
+{
+    readers_join(s);
     return NULL;
+}
+
+bool readers_expect(struct readers *s)
+{
+    if (atomic_fetch_add(&s->count, 1) >= READERS_MAX) {
+        atomic_fetch_sub(&s->count, 1);
+        return false;
+    }
+    atomic_fetch_add(&s->idle, 1);
+    return true;
 }
 
 static int start_reader(struct readers *s)
@@ -53,14 +67,11 @@ static int start_reader(struct readers *s)
     pthread_t thread;
     int err;
 
-    if (atomic_fetch_add(&s->count, 1) >= READERS_MAX) {
-        atomic_fetch_sub(&s->count, 1);
+    if (!readers_expect(s))
         return -EAGAIN;
-    }
-    atomic_fetch_add(&s->idle, 1);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, STACK);
+    pthread_attr_setstacksize(&attr, READER_STACK_BYTES);
     err = -pthread_create(&thread, &attr, read_loop, s);
     pthread_attr_destroy(&attr);
     if (err) {
@@ -70,11 +81,11 @@ static int start_reader(struct readers *s)
     return err;
 }
 
-int readers_start(struct readers *s)
+int readers_start(struct readers *s, int first)
 {
     int err = 0;
 
-    for (unsigned i = 0; i < FIRST && !err; i++)
+    while (first-- > 0 && !err)
         err = start_reader(s);
     return err;
 }

@@ -24,8 +24,13 @@ struct readers {
     void *owner;
 };
 
-/* Starts the first of them. -EAGAIN */
-int readers_start(struct readers *s);
+enum { READER_STACK_BYTES = 1 << 20 };
+
+/* Starts `first` of them. -EAGAIN */
+int readers_start(struct readers *s, int first);
+/* The calling thread becomes one, too: it is counted from expect() on, and reads in join() until it is one too many. False: too many. */
+bool readers_expect(struct readers *s);
+void readers_join(struct readers *s);
 /* Before work that may take long: leaves a reader for what comes meanwhile. */
 void readers_busy(struct readers *s);
 void readers_idle(struct readers *s);

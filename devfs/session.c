@@ -118,5 +118,5 @@ static bool read_one(void *owner, struct reader *r)
 int session_start(struct session *s)
 {
     s->readers = (struct readers){.buffer_bytes = BUFFER, .read = read_one, .owner = s};
-    return readers_start(&s->readers);
+    return readers_expect(&s->readers) ? readers_start(&s->readers, 1) : -EAGAIN;
 }

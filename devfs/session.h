@@ -21,7 +21,7 @@ struct session {
 int session_mount(struct session *s);
 /* Answers the kernel's INIT, the first request of a session. -EOPNOTSUPP: this kernel has no passthrough of mmap. */
 int session_init(struct session *s);
-/* Starts the first readers. */
+/* Starts the first readers, of which the calling thread is to be one: readers_join(). */
 int session_start(struct session *s);
 /* err: 0 or -errno, then nothing follows. */
 void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes);

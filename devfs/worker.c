@@ -66,6 +66,7 @@ static int serve(struct worker *w)
     close(w->broker);
     w->broker = -1;
     exit_if_last(w); /* it has failed, or is over already */
+    readers_join(&w->session.readers);
     for (;;)
         pause();
 }
@@ -98,6 +99,25 @@ static int rehearse(void)
     return err == -ECANCELED ? vcpu_ahead() : err;
 }
 
+static void *nothing(void *unused)
+{
+    return unused;
+}
+
+/* The C library keeps its stack for the next thread. */
+static int rehearse_thread(size_t stack_bytes)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    int err;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, stack_bytes);
+    err = -pthread_create(&thread, &attr, nothing, NULL);
+    pthread_attr_destroy(&attr);
+    return err ? err : -pthread_join(thread, NULL);
+}
+
 static int worker_main(struct session session, int hand)
 {
     static struct worker w;
@@ -123,7 +143,7 @@ static int worker_main(struct session session, int hand)
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGTERM);
     sigprocmask(SIG_SETMASK, &all, NULL);
-    mallopt(M_ARENA_MAX, 2); /* threads come and go */
+    mallopt(M_ARENA_MAX, 1); /* threads come and go */
     host_tsc_khz();          /* measures it, once */
     err = mapping_guard();
     if (!err)
@@ -134,6 +154,10 @@ static int worker_main(struct session session, int hand)
         err = session_init(&w.session);
     if (!err)
         err = rehearse();
+    if (!err)
+        err = rehearse_thread(READER_STACK_BYTES);
+    if (!err)
+        err = rehearse_thread(OPENER_STACK_BYTES);
     if (!err)
         err = confine_ahead(session.mount);
     if (err == -EOPNOTSUPP)

@@ -77,7 +77,7 @@ int node_open(struct worker *w, unsigned number);
 
 /* opener.c. init before confine_worker(), start behind it; open: a file of the session by its name, -errno. The first open
  * waits for the thread to be ready. */
-enum { OPEN_NAME_BYTES = 32 };
+enum { OPEN_NAME_BYTES = 32, OPENER_STACK_BYTES = 64 << 10 };
 int opener_init(struct worker *w);
 int opener_start(struct worker *w);
 int opener_open(struct worker *w, const char *name);
@@ -96,6 +96,7 @@ void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->l
 
 /* memory.c: guest memory of the client, mapped here */
 int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host);
+/* Answers the client's thread and waits for it to be stopped; the hand's lock is ours until call_end(). */
 int call_stop(struct call *c);
 unsigned call_list(void *worker, int32_t *tids, unsigned room);
 

@@ -15,6 +15,8 @@
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1ul
 #endif
 
+enum { FIRST_READERS = 2 };
+
 /* ---- calls ----------------------------------------------------------------------------------------------------------- */
 
 static void begin(struct call *c)
@@ -181,5 +183,5 @@ int door_start(struct door *d)
                                   .buffer_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif)
                                                       ? sizes.seccomp_notif
                                                       : sizeof(struct seccomp_notif)};
-    return err ? err : readers_start(&d->readers);
+    return err ? err : readers_start(&d->readers, FIRST_READERS);
 }

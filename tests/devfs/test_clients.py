@@ -71,6 +71,12 @@ def test_the_other_engine(may_mount: None, client: Path, tmp_path: Path) -> None
         _boots(one)
 
 
+def test_a_client_s_stack_is_its_own(device: Broker, c_program: Callable[[str], Path]) -> None:
+    command = [c_program("devfs/stacks.c"), device.file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_comes_with_a_call(c_program: Callable[[str], Path]) -> None:
     """Is read from there, and the rest in the client."""
     program = c_program("devfs/payload.c")
