@@ -1,7 +1,8 @@
 /* What a call on a device file costs: `file_cost PATH WHAT COUNT` prints the median in microseconds.
  *
- * WHAT: empty (an ioctl on the file itself), vm (one on a virtual machine), exit (KVM_RUN to KVM_EXIT_IO), create (a VM with a vCPU; a tenth
- * of a second after the last one, as programs make few, and not how fast processes can be started is asked).
+ * WHAT: empty (an ioctl on the file itself), vm (one on a virtual machine), exit (KVM_RUN to KVM_EXIT_IO), serial (what QEMU calls for a byte
+ * on a serial line: two of these, four KVM_IRQ_LINE_STATUS), create (a VM with a vCPU; a tenth of a second after the last one, as
+ * programs make few, and not how fast processes can be started is asked).
  */
 #include <err.h>
 #include <fcntl.h>
@@ -77,15 +78,28 @@ static double call(int on, unsigned long request, unsigned long argument, const 
     return now_us() - start;
 }
 
+static double serial(int vm, int vcpu)
+{
+    double start = now_us();
+
+    for (unsigned i = 0; i < 2; i++)
+        need(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
+    for (unsigned i = 0; i < 4; i++) {
+        struct kvm_irq_level line = {.irq = 4};
+        need(ioctl(vm, KVM_IRQ_LINE_STATUS, &line), "KVM_IRQ_LINE_STATUS");
+    }
+    return now_us() - start;
+}
+
 int main(int argc, char **argv)
 {
-    int count = argc == 4 ? atoi(argv[3]) : 0, file, on = -1;
+    int count = argc == 4 ? atoi(argv[3]) : 0, file, on = -1, vm = -1;
     const char *what = argc == 4 ? argv[2] : "";
     unsigned long request = KVM_GET_API_VERSION, argument = 0;
     double *took;
 
     if (count < 1)
-        errx(2, "usage: file_cost PATH empty|vm|exit|create COUNT");
+        errx(2, "usage: file_cost PATH empty|vm|exit|serial|create COUNT");
     file = on = need(open(argv[1], O_RDWR), argv[1]);
     took = calloc((size_t)count, sizeof(*took));
     if (!strcmp(what, "vm")) {
@@ -96,8 +110,13 @@ int main(int argc, char **argv)
         on = looping_vcpu(need(ioctl(file, KVM_CREATE_VM, 0), "KVM_CREATE_VM"));
         request = KVM_RUN;
     }
+    if (!strcmp(what, "serial")) {
+        vm = need(ioctl(file, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+        need(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
+        on = looping_vcpu(vm);
+    }
     for (int i = 0; i < count; i++)
-        took[i] = !strcmp(what, "create") ? create(file) : call(on, request, argument, what);
+        took[i] = !strcmp(what, "create") ? create(file) : vm >= 0 ? serial(vm, on) : call(on, request, argument, what);
     qsort(took, (size_t)count, sizeof(*took), by_value);
     printf("%.3f\n", took[count / 2]);
     return 0;
