@@ -37,8 +37,9 @@ from vmmuser.boot import cpustate, poweron
 from vmmuser.boot.payload import Payload, read_file
 from vmmuser.bus import Bus
 from vmmuser.config import MachineConfig
+from vmmuser.held import HeldWrites
 from vmmuser.log import Log
-from vmmuser.loop import EventLoop, LoopTimer
+from vmmuser.loop import EventLoop
 from vmmuser.memory import GuestMemory
 from vmmuser.processor import KICK_SIGNAL, Processor, Processors
 from vmmuser.runstate import NEEDS_RESET, Event, Policy, Request, RunState, Wish
@@ -47,11 +48,6 @@ if TYPE_CHECKING:
     from asyncio import Future
 
 log = Log("kvmish.machine")
-
-# How often held-back writes are looked for: while the driver waits for the transmitter; otherwise;
-# and when there were none the last few times, until the next exit.
-POLL_BUSY_NS, POLL_IDLE_NS, POLL_QUIET_NS = 2_000_000, 20_000_000, 200_000_000
-POLLS_TO_QUIET = 5
 
 Ending = Literal["off", "reset", "quit", "crash", "error"]
 
@@ -87,8 +83,6 @@ class Machine:
         self._request: Request | None = None  # guarded by bus.lock; the first one counts
         self._clock: abi.KvmClockData | None = None  # of a machine that was paused
         self._powered = False
-        self._poll: LoopTimer | None = None
-        self._empty_polls = 0  # in a row
         self._closers: list[Callable[[], None]] = [self.loop.close]
         try:
             self.payload = load_payload(config)
@@ -106,7 +100,6 @@ class Machine:
         self._open_kvm(config, door)
         self.vm = self.kvm.create_vm()
         self._closers.append(self.vm.close)
-        self._coalesces = bool(self.kvm.check_extension(Cap.COALESCED_PIO))
         self._create_vm_parts()
         self.processors = [Processor(self.vm.create_vcpu(i)) for i in range(config.vcpus)]
         for processor in self.processors:
@@ -130,7 +123,8 @@ class Machine:
         )
         self.board = MicroVm(platform)
         self._closers.append(self.board.stop)
-        if self._coalesces:
+        self.held = HeldWrites(self.vm, self.bus, self.loop, self.board.wants_polling)
+        if self.kvm.check_extension(Cap.COALESCED_PIO):
             for port in self.board.coalesced_ports:
                 self.vm.register_coalesced(port, 1, pio=True)
         self._set_cpuid(config)
@@ -203,8 +197,7 @@ class Machine:
             self._powered = True
             self.state = "prelaunch" if paused else "running"
             self._vcpus.start(held=paused or self.outcome is not None)
-            if self._coalesces:
-                self._poll = self.loop.after_ns(POLL_IDLE_NS, self._poll_coalesced)
+            self.held.start()
             yield
         except BaseException:
             self.stop("error", "the monitor failed")
@@ -213,7 +206,7 @@ class Machine:
             self._vcpus.end()
             signal.signal(KICK_SIGNAL, previous)
             sys.setswitchinterval(interval)
-            self.drain()
+            self.held.drain()
 
     async def ended(self) -> Outcome:
         """Wait until something stops it."""
@@ -273,7 +266,7 @@ class Machine:
         self.state = state
         with self._kvm_calls():
             self._clock = self.vm.get_clock()
-        self.drain()
+        self.held.drain()
         self.board.hold()
         self._tell("STOP")
 
@@ -298,7 +291,7 @@ class Machine:
     def reset(self, guest: bool = False, reason: str = "host-qmp-system-reset") -> None:
         """Start anew: vCPUs, chips, devices, memory, kernel; runs on if it ran."""
         self._hold()
-        self.drain()
+        self.held.drain()
         with self.bus.lock, self._kvm_calls():
             self.board.reset()
             self._request = None
@@ -411,21 +404,17 @@ class Machine:
     # -- exits: on the vCPUs' threads ---------------------------------------------------------
 
     def _serve_exit(self, processor: Processor, event: VcpuExit) -> None:
-        if self._empty_polls >= POLLS_TO_QUIET:
-            self._empty_polls = 0
-            self.loop.soon(self._poll_again)
+        self.held.exited()
         if isinstance(event, IoExit):
             processor.exits["io"] += 1
             processor.ports[event.port] += 1
             with self.bus.lock:
-                if self._coalesces and self.vm.coalesced_pending():
-                    self.drain()
+                self.held.drain()
                 self._io(event)
         elif isinstance(event, MmioExit):
             processor.exits["mmio"] += 1
             with self.bus.lock:
-                if self._coalesces and self.vm.coalesced_pending():
-                    self.drain()
+                self.held.drain()
                 self._mmio(event)
         else:
             processor.exits[_exit_name(event)] += 1
@@ -473,30 +462,6 @@ class Machine:
             log.error("%s", name, error=error)
             message = f"{name}: {error!r}; report this"
         self.loop.soon(self.shut_down, "error", message, "host-error")
-
-    def drain(self) -> None:
-        """Give the devices the writes to ports that the core kept for later."""
-        with self.bus.lock:
-            for write in self.vm.drain_coalesced():
-                self.bus.write_port_string(write.address, write.size, write.data)
-
-    def _poll_coalesced(self) -> None:
-        self._empty_polls += 1
-        # From now on a driver that polls before it writes is noticed, and ends the quiet.
-        self.vm.standing.suspended = self._empty_polls >= POLLS_TO_QUIET
-        if self.vm.coalesced_pending():
-            self._empty_polls = 0
-            self.drain()
-        wait = POLL_IDLE_NS if self._empty_polls < POLLS_TO_QUIET else POLL_QUIET_NS
-        if self.board.wants_polling():
-            wait = POLL_BUSY_NS
-        self._poll = self.loop.after_ns(wait, self._poll_coalesced)
-
-    def _poll_again(self) -> None:
-        if self._poll is not None:
-            self._poll.cancel()
-        with self.bus.lock:
-            self._poll_coalesced()
 
     # -- books --------------------------------------------------------------------------------
 
