@@ -257,7 +257,6 @@ struct vcpu {
         uint32_t x87_off;   /* and where in the page it is */
         uint64_t x87_offset; /* of the operand */
         uint64_t stale;     /* where the call stands of a block whose page is not where it was come to, or 0 */
-        int32_t times;      /* jit/nest.c: how often the inner loop may go on */
         uint64_t window[STRIP_STREAMS]; /* jit/nest.c: the page in which a stream is */
     } run;
 

@@ -3,8 +3,8 @@
  * The strip is the outer loop. The gate asks the TLB for the operands that stay where they are in all of it. A stream of the
  * inner loop has a window: the page where it was last, in vcpu.run.window, and the distance to the host's address in a
  * register. Before the inner loop its address is compared with that, for the bytes of TURNS iterations at once; only when
- * it has come to another page, the TLB is asked. After TURNS iterations it is compared again, TIMES in all: who goes on longer
- * is served better by the inner loop's own strip. All other operands have their probes.
+ * it has come to another page, the TLB is asked. A loop that goes on longer is left to the inner loop's own strip. All other
+ * operands have their probes.
  *
  * In the inner loop r15 has what is left of the TURNS iterations, and vcpu.run.rest what the slice has beyond them; outside
  * of it r15 is the slice. What of the outer loop precedes the inner one is counted with the windows. The way in is the
@@ -13,7 +13,7 @@
  */
 #include "jit/strip.h"
 
-enum { TURNS = 4, TIMES = 4, WINDOW_MAX = 1024 /* bytes of TURNS iterations */ };
+enum { SHORT_MAX = 8 /* fewer than of the inner loop's strip, which gets what is left over */, TURNS = 8, WINDOW_MAX = 1024 /* bytes of TURNS iterations */ };
 
 /* ---- the plan ---------------------------------------------------------------------------------------------- */
 
@@ -128,11 +128,11 @@ static int32_t window_field(const struct strip *s, const struct stream *g)
 }
 
 /* Goes on with the inner loop's first instruction in another block. */
-static void put_miss(struct build *b, uint8_t *jump, unsigned executed)
+static void put_miss(struct build *b, uint8_t *jump)
 {
     struct cold *c = cold_add(b, COLD_EDGE, jump, 0);
 
-    c->executed = executed;
+    c->executed = b->strip->first;
     c->linear = b->op[b->strip->first].i->off;
 }
 
@@ -143,6 +143,19 @@ static void put_window_offset(struct build *b, const struct stream *g)
 
     at.disp = (int32_t)(g->low - (g->stride < 0 ? reach(g) : 0));
     put_offset(b, &at, H_T0, true);
+}
+
+bool nest_again(struct build *b, int64_t distance, unsigned executed)
+{
+    struct strip *s = b->strip;
+    struct emit *e = &b->e;
+
+    if (executed != s->back + 1 || distance != b->op[s->first].i->off)
+        return false;
+    op_imm(e, false, 5, H_LEFT, (int32_t)(executed - s->first));
+    set_jump(put_jump(e, CC_JGE), s->inner);
+    put_miss(b, put_jump(e, JUMP_ALWAYS));
+    return true;
 }
 
 /* Asks the TLB for it. -> the jump that is taken when it has not got it */
@@ -173,13 +186,7 @@ static void put_window(struct build *b, unsigned k)
     s->elsewhere[k] = put_jump(e, CC_JA);
     s->found[k] = e->p;
     if (g->align_mask)
-        put_miss(b, strip_put_aligned(b, g), s->first);
-}
-
-static void put_times(struct build *b)
-{
-    op_mem(&b->e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.times)); /* mov dword [run.times], TIMES - 1 */
-    put32(&b->e, TIMES - 1);
+        put_miss(b, strip_put_aligned(b, g));
 }
 
 /* Before the inner loop. */
@@ -193,10 +200,9 @@ static void put_windows(struct build *b)
     if (b->flags == FLAGS_IN_HOST && flags)
         flags_save(e, H_T1);
     b->flags = flags ? FLAGS_IN_MEMORY : 0;
-    put_times(b);
     set_jump(s->to_windows, e->p);
     op_imm(e, false, 7, H_LEFT, (int32_t)s->first + turns);
-    put_miss(b, put_jump(e, CC_JL), s->first);
+    put_miss(b, put_jump(e, CC_JL));
     for (unsigned k = 0; k < s->streams; k++)
         if (s->stream[k].window)
             put_window(b, k);
@@ -219,7 +225,7 @@ static void put_looks(struct build *b)
         set_jump(s->elsewhere[k], b->e.p);
         uint8_t *fail = put_look(b, &s->stream[k]);
         set_jump(put_jump(&b->e, JUMP_ALWAYS), s->found[k]);
-        put_miss(b, fail, s->first);
+        put_miss(b, fail);
     }
 }
 
@@ -250,15 +256,7 @@ static void put_gate(struct build *b)
         else
             strip_put_stream(b, &s->stream[k], &first);
     }
-    strip_put_mark(b, SHORT * s->fewest + TIMES * turns_length(s));
-    put_times(b);
-    uint8_t *enter = put_jump(e, JUMP_ALWAYS);
-    s->part = PART_BEFORE;
-    s->next = e->p;
-    op_mem(e, false, 0x83, 5, H_BASE, NO_INDEX, 0, FIELD(run.times)); /* sub dword [run.times], 1 */
-    put8(e, 1);
-    put_miss(b, put_jump(e, CC_JS), 0);
-    set_jump(enter, e->p);
+    strip_put_mark(b, SHORT * s->fewest + turns_length(s));
     op_mem(e, false, 0x8d, H_LEFT, H_LEFT, NO_INDEX, 0, (int32_t)s->first); /* which the windows count */
     s->to_windows = put_jump(e, JUMP_ALWAYS);
 }
@@ -282,9 +280,10 @@ bool nest_render(struct build *b)
     const uint8_t *way_in = b->e.p;
     const struct insn *last = b->op[s->last].i;
 
-    strip_put_way_in(b, b->inward, s->first);
+    strip_put_way_in(b, b->inward, s->first, SHORT_MAX);
     put_gate(b);
     strip_put_top(b);
+    s->part = PART_BEFORE;
     for (unsigned n = 0; n <= s->last; n++) {
         if (n == s->first)
             put_windows(b);

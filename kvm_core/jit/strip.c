@@ -17,7 +17,7 @@
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 
-enum { SPAN_MAX = 256, STRIDE_MAX = 128 /* bytes */ };
+enum { SPAN_MAX = 256, STRIDE_MAX = 384 /* bytes */ };
 enum { SHORT_MAX = 16 /* short strips */ };
 
 /* ---- the body ------------------------------------------------------------------------------------------ */
@@ -444,13 +444,12 @@ void strip_put_lent(struct build *b)
         }
 }
 
-/* A loop that leaves early is led back for good. */
-void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n)
+void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n, unsigned short_max)
 {
     struct emit *e = &b->e;
 
-    op_mem(e, false, 0x80, 7, H_BASE, NO_INDEX, 0, counter_field(b)); /* cmp byte [counter], SHORT_MAX */
-    put8(e, SHORT_MAX);
+    op_mem(e, false, 0x80, 7, H_BASE, NO_INDEX, 0, counter_field(b)); /* cmp byte [counter], short_max */
+    put8(e, short_max);
     struct cold *c = cold_add(b, COLD_LINK, put_jump(e, CC_JAE), 0);
     c->ref = (uint32_t)(edge - e->rw);
     c->linear = b->op[n].i->off;
@@ -465,7 +464,7 @@ static void put_ways_in(struct build *b)
 
     for (unsigned k = 0; k < s->selves; k++) {
         s->way_in[k] = e->p;
-        strip_put_way_in(b, b->self[k], 0);
+        strip_put_way_in(b, b->self[k], 0, SHORT_MAX);
         if (k + 1 < s->selves)
             on[k] = put_jump(e, JUMP_ALWAYS);
     }
@@ -548,14 +547,13 @@ static void put_fails(struct build *b)
 bool strip_again(struct build *b, int64_t distance, unsigned executed)
 {
     struct strip *s = b->strip;
-    const uint8_t *to = s->top;
 
-    if (s->part == PART_COUNTED && s->first && executed == s->back + 1 && distance == b->op[s->first].i->off)
-        to = s->inner;
-    else if (!executed || distance != b->op[0].i->off || (s->part == PART_COUNTED && s->first))
+    if (s->first && s->part == PART_COUNTED)
+        return nest_again(b, distance, executed);
+    if (!executed || distance != b->op[0].i->off)
         return false;
     op_imm(&b->e, false, 5, H_LEFT, (int32_t)(executed - (s->part == PART_BEFORE ? 0 : s->first)));
-    set_jump(put_jump(&b->e, CC_JGE), to);
+    set_jump(put_jump(&b->e, CC_JGE), s->top);
     cold_add(b, COLD_STRIP, put_jump(&b->e, JUMP_ALWAYS), 0);
     return true;
 }
@@ -592,7 +590,7 @@ void strip_end(struct build *b)
         set_jump(put_jump(e, CC_JNS), s->next);
     }
     strip_put_home(b);
-    load_imm32(e, H_T1, b->op[s->part == PART_COUNTED ? s->first : 0].i->off);
+    load_imm32(e, H_T1, b->op[0].i->off);
     jump_to(e, b->j->exit_page);
 }
 

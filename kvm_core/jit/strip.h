@@ -57,7 +57,8 @@ enum { LENDABLE = 1 << RBX | 1 << RSP | 1 << RBP | 1 << RSI | 1 << RDI | 1 << R1
 bool strip_asks(const struct build *b, const struct strip *s, unsigned n); /* instruction n's operand has a probe */
 void strip_stream(struct strip *s, unsigned n, const struct stream *g, unsigned max); /* of instruction n; one of at most max */
 void strip_registers(const struct build *b, struct strip *s, unsigned named, unsigned free);
-void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n); /* for a jump of the block to instruction n */
+/* For a jump of the block to instruction n; after so many short strips it leads there for good. */
+void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n, unsigned short_max);
 void strip_put_lent(struct build *b); /* lends registers, and gives others homes */
 /* r10: offset in the page of the stream's lowest operand; -> the jump that is taken when it is not aligned as it must be */
 uint8_t *strip_put_aligned(struct build *b, const struct stream *g);
@@ -69,5 +70,6 @@ void strip_put_top(struct build *b);  /* the gate ends here */
 /* nest.c */
 bool nest_plan(const struct build *b, struct strip *s);
 bool nest_render(struct build *b);
+bool nest_again(struct build *b, int64_t distance, unsigned executed); /* strip_again() in the inner loop */
 
 #endif
