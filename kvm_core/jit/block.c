@@ -340,7 +340,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     memset(&b->values, 0, sizeof(b->values));
     b->block = NULL;
     b->strip = NULL;
-    b->selves = 0;
+    b->selves = b->dues = 0;
     b->inward = NULL;
     registers_at_home(b);
     b->e.rw = b->j->rw;
@@ -364,12 +364,13 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
         return NULL; /* the page has been dropped, or this part of it */
     struct block *old = jit_block_find(j, p->number, off, kind);
     b.copies = old;
+    if (old)
+        jit_block_drop(j, old);
     b.block = jit_block_add(j, p, off, kind, at + JIT_HEAD);
     render(&b, off, spans ? 1 : BLOCK_OPS);
-    if (old)
-        jit_block_moved(j, old, b.block);
     b.block->count = (uint8_t)b.count;
     jit_code_used(j, here(&b.e));
+    link_dues(&b);
     if (unlikely(j->perf_map != NULL))
         jit_perf_map(j, b.block, here(&b.e), v->rip);
     return b.block;

@@ -1,9 +1,8 @@
 /* Blocks: where their code is, how they are found, and which go when there is no more room.
  *
  * The code cache is a number of regions, filled one after the other. One of which little is left, as of the firmware's, is filled
- * anew at once. When all are full, the one that was begun first is: every page that has a block in it loses all its blocks,
- * since those jump to each other. While much of what is translated had been dropped so before, there are too few regions, and
- * one more is begun instead, up to a bound.
+ * anew at once. When all are full, the one that was begun first is. While much of what is translated had been dropped so before,
+ * there are too few regions, and one more is begun instead, up to a bound.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -104,7 +103,7 @@ static void lead(struct jit *j, uint32_t from, uint32_t to)
     jump_to(&e, to);
 }
 
-/* Who comes from another page finds the way back to C in the first bytes; in the page nobody is left to come. */
+/* Who comes by the jump cache finds the way back to C in the first bytes; nobody else is left to come. */
 static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
 {
     struct block *b = &j->blocks[n];
@@ -115,6 +114,17 @@ static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
     jit_links_forget(j, b);
     b->page = NULL;
     lead(j, b->entry - JIT_PROLOGUE, j->exit_rip);
+}
+
+void jit_block_drop(struct jit *j, struct block *b)
+{
+    struct codepage *p = b->page;
+    uint32_t n = (uint32_t)(b - j->blocks), *listed = &p->blocks;
+
+    while (*listed != n)
+        listed = &j->blocks[*listed].next_in_page;
+    *listed = b->next_in_page;
+    drop_block(j, p, n);
 }
 
 void jit_page_retired(struct vcpu *v, struct codepage *p)
@@ -133,25 +143,18 @@ bool jit_was_dropped(struct jit *j, const struct codepage *p, unsigned off)
     return *ghost_of(j, p, off, &bit) & bit;
 }
 
-static void note_ghosts(struct jit *j, const struct codepage *p)
-{
-    uint64_t bit;
-
-    for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page)
-        *ghost_of(j, p, j->blocks[n].off, &bit) |= bit;
-}
-
 /* Makes region r empty. Nothing of what it held may be reached from anywhere. */
 static void reclaim(struct vcpu *v, unsigned r)
 {
     struct jit *j = jit_of(v);
 
     for (uint32_t k = 1; k <= j->region[r].blocks; k++) {
-        struct codepage *p = j->blocks[r * REGION_BLOCKS + k].page;
-        if (!p)
+        struct block *b = &j->blocks[r * REGION_BLOCKS + k];
+        uint64_t bit;
+        if (!b->page)
             continue;
-        note_ghosts(j, p);
-        jit_page_retired(v, p);
+        *ghost_of(j, b->page, b->off, &bit) |= bit;
+        jit_block_drop(j, b);
     }
     uint64_t first = (uint64_t)(j->rx + CODE_HEAD + r * REGION_BYTES);
     for (unsigned s = 0; s < JUMP_CACHES; s++)
@@ -161,12 +164,6 @@ static void reclaim(struct vcpu *v, unsigned r)
 }
 
 /* ---- translated anew ------------------------------------------------------------------------------------- */
-
-void jit_block_moved(struct jit *j, const struct block *old, const struct block *b)
-{
-    lead(j, old->entry - JIT_PROLOGUE, b->entry - JIT_PROLOGUE);
-    lead(j, old->entry, b->entry);
-}
 
 /* The block may be running: it goes on behind a probe, which is behind what is overwritten here. */
 void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind)

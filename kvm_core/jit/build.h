@@ -70,7 +70,12 @@ struct again { /* again.c */
 };
 
 struct strip;
-enum { SELF_EDGES_MAX = 8 };
+enum { SELF_EDGES_MAX = 8, DUES_MAX = 2 * BLOCK_OPS };
+struct due { /* a jump to be linked when the block is whole, if its target is translated; more of them are when they are taken */
+    uint32_t patch; /* PATCH_* too */
+    uint16_t off;   /* of the target */
+    uint8_t kind;
+};
 
 struct build {
     struct emit e;
@@ -95,6 +100,8 @@ struct build {
     uint8_t *self[SELF_EDGES_MAX]; /* jumps from the block to its own start */
     uint8_t *inward;     /* the first back into its middle, by instruction inward_from; NULL: none */
     unsigned inward_from;
+    unsigned dues;
+    struct due due[DUES_MAX];
     unsigned count;
     struct op op[BLOCK_OPS];
     unsigned colds;
@@ -229,7 +236,10 @@ void put_jump_code(struct build *b, unsigned digit);      /* to what was found *
 void put_count(struct build *b, unsigned executed);
 void put_poll(struct build *b, unsigned executed);        /* counts; may give up the slice, the next instruction being at r10 */
 void put_poll_in_page(struct build *b, int64_t distance); /* the same behind put_count(), at `distance` */
-void put_link(struct build *b, uint8_t *jump, int64_t distance); /* a jump or call to there, now or when it is translated */
+void put_link(struct build *b, uint8_t *jump, int64_t distance); /* a jump or call to there, when it is translated */
+void link_due(struct build *b, const uint8_t *jump, uint32_t how, int64_t distance); /* PATCH_*; what it does until then is the caller's */
+void link_not_due(struct build *b, const uint8_t *jump); /* it leads elsewhere now */
+void link_dues(struct build *b);
 int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c); /* [RSP + disp] is r10 + the result */
 
 /* calls.c */

@@ -84,12 +84,10 @@ static void put_behind_call(struct build *b, unsigned off)
     struct emit *e = &b->e;
 
     put8(e, 0x41), put8(e, 0x5b); /* pop r11 */
-    const struct block *to = in_page(off) ? jit_block_find(b->j, b->page->number, off, b->kind) : NULL;
     uint8_t *jump = put_jump(e, JUMP_ALWAYS);
-    if (to)
-        set_jump(jump, e->rw + to->entry - JIT_PROLOGUE);
-    else
-        cold_add(b, COLD_RETURN, jump, 0)->ref = in_page(off) ? PATCH_RETURN : PATCH_FAR;
+    cold_add(b, COLD_RETURN, jump, 0)->ref = in_page(off) ? PATCH_RETURN : PATCH_FAR;
+    if (in_page(off))
+        link_due(b, jump, PATCH_RETURN, off);
 }
 
 static void put_call_in_page(struct build *b, unsigned n, bool remembered)

@@ -129,19 +129,32 @@ static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
         set_jump(jump, e->rw + b->j->exit_rip);
 }
 
-static const struct block *block_at(const struct build *b, int64_t distance)
+void link_due(struct build *b, const uint8_t *jump, uint32_t how, int64_t distance)
 {
-    return jit_block_find(b->j, b->page->number, (unsigned)distance, b->kind);
+    if (b->dues < DUES_MAX)
+        b->due[b->dues++] = (struct due){(uint32_t)(jump - b->e.rw) | how, (uint16_t)distance, (uint8_t)b->kind};
+}
+
+void link_not_due(struct build *b, const uint8_t *jump)
+{
+    for (unsigned n = 0; n < b->dues; n++)
+        if (b->due[n].patch == (uint32_t)(jump - b->e.rw))
+            b->due[n] = b->due[--b->dues];
+}
+
+void link_dues(struct build *b)
+{
+    for (const struct due *d = b->due; d < b->due + b->dues; d++) {
+        struct block *to = jit_block_find(b->j, b->page->number, d->off, d->kind);
+        if (to && !to->diverted)
+            jit_link(b->j, d->patch, to);
+    }
 }
 
 void put_link(struct build *b, uint8_t *jump, int64_t distance)
 {
-    const struct block *to = block_at(b, distance);
-
-    if (to)
-        set_jump(jump, b->e.rw + to->entry);
-    else
-        cold_add(b, COLD_LINK, jump, 0)->linear = (uint64_t)distance;
+    cold_add(b, COLD_LINK, jump, 0)->linear = (uint64_t)distance;
+    link_due(b, jump, 0, distance);
 }
 
 void put_poll_in_page(struct build *b, int64_t distance)
@@ -176,9 +189,10 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
         return;
     }
     uint8_t *jump = put_jump(e, CC_JGE);
-    const struct block *to = block_at(b, distance);
-    if (to)
-        set_jump(jump, e->rw + to->entry);
+    if (distance == b->block->off && b->kind == b->block->kind)
+        set_jump(jump, e->rw + b->block->entry);
+    else
+        link_due(b, jump, 0, distance);
     call_to(e, b->j->exit_edge);
     put16(e, (unsigned)distance);
     if (b->kind == b->block->kind)

@@ -49,7 +49,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
     uint8_t missed;             /* probes that several operands share */
-    bool diverted;              /* because of that: leads to C, to be translated anew, or to what it was translated to */
+    bool diverted;              /* because of that: leads to C, to be translated anew */
 };
 enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */
 enum { /* bytes before a block */
@@ -107,8 +107,7 @@ struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, uns
 /* The block whose code, or what stands before it, that is. */
 struct block *jit_block_at(const struct jit *j, uint32_t at);
 void jit_code_used(struct jit *j, uint32_t end); /* the room begins there now */
-/* Old leads to `b`, which was translated in its place. */
-void jit_block_moved(struct jit *j, const struct block *old, const struct block *b);
+void jit_block_drop(struct jit *j, struct block *b); /* between blocks */
 /* A probe of the block that several operands share did not hit. When that goes on, the block is translated anew. */
 void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind);
 /* There was a block, and it had to go for lack of room (or so it seems: it is a hash). */
@@ -122,7 +121,8 @@ void jit_links_destroy(struct jit *j);
  * wherever it is. */
 enum { PATCH_FAR = 1 << 29, PATCH_RETURN = 1 << 30 };
 void jit_link(struct jit *j, uint32_t patch, struct block *b);
-void jit_links_cut(struct jit *j, struct block *b);    /* no other page leads straight to it any more */
+void jit_links_cut(struct jit *j, struct block *b);     /* no other block leads straight to it any more */
+void jit_links_cut_far(struct jit *j, struct block *b); /* no other page does */
 void jit_links_forget(struct jit *j, struct block *b); /* nor it to any other: it is not executed any more */
 
 /* block.c: translates the code at `off` of the page, whose first instruction is decoded; NULL: that one is not for

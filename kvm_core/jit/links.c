@@ -1,7 +1,7 @@
 /* Jumps that lead straight to a block: within a page, and, by way of the block's prologue, from one page into another.
  *
- * In a page they die with it. Of the others a list is kept, by the block that they lead to and by the one that they are in: when
- * the first goes, they lead home, to the code that asks C for another; when the second goes, they are forgotten.
+ * A block's jumps to itself die with it. Of the others a list is kept, by the block that they lead to and by the one that they
+ * are in: when the first goes, they lead home, to the code that asks C for another; when the second goes, they are forgotten.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,9 @@ enum { LINKS_MAX = 1 << 18 };
 #define LINKS_BYTES (LINKS_MAX * sizeof(struct link))
 
 struct link {
-    uint32_t at, home;     /* where the jump is; where it leads when it is not linked */
+    uint32_t at;           /* where the jump is */
+    uint32_t home : 31;    /* where it leads when it is not linked */
+    uint32_t far : 1;      /* from another page */
     uint32_t to;           /* the block; 0: not linked */
     uint32_t next, before; /* others that lead to it */
     uint32_t next_from;    /* another in the same block; or the next that is free */
@@ -44,14 +46,21 @@ static void detach(struct jit *j, struct link *l)
     l->to = 0;
 }
 
-void jit_links_cut(struct jit *j, struct block *b)
+static void cut(struct jit *j, struct block *b, bool far_only)
 {
-    while (b->links_to) {
-        struct link *l = &j->links[b->links_to];
+    for (uint32_t n = b->links_to, next; n; n = next) {
+        struct link *l = &j->links[n];
+        next = l->next;
+        if (far_only && !l->far)
+            continue;
         set_jump(j->rw + l->at, j->rw + l->home);
         detach(j, l);
     }
 }
+
+void jit_links_cut(struct jit *j, struct block *b) { cut(j, b, false); }
+
+void jit_links_cut_far(struct jit *j, struct block *b) { cut(j, b, true); }
 
 void jit_links_forget(struct jit *j, struct block *b)
 {
@@ -84,21 +93,22 @@ static uint32_t link_of(struct jit *j, struct block *from, uint32_t at)
     return from->links_from = n;
 }
 
-static void link_far(struct jit *j, struct block *from, uint32_t at, struct block *to)
+static void link_to(struct jit *j, struct block *from, uint32_t patch, struct block *to)
 {
-    uint32_t n = link_of(j, from, at);
+    uint32_t at = patch & (PATCH_FAR - 1), n = link_of(j, from, at);
     struct link *l = &j->links[n];
 
     if (!n)
         return;
     detach(j, l);
+    l->far = !!(patch & PATCH_FAR);
     l->to = (uint32_t)(to - j->blocks);
     l->before = 0;
     l->next = to->links_to;
     if (l->next)
         j->links[l->next].before = n;
     to->links_to = n;
-    set_jump(j->rw + at, j->rw + to->entry - JIT_PROLOGUE);
+    set_jump(j->rw + at, j->rw + to->entry - (patch & (PATCH_FAR | PATCH_RETURN) ? JIT_PROLOGUE : 0));
 }
 
 void jit_link(struct jit *j, uint32_t patch, struct block *b)
@@ -108,8 +118,8 @@ void jit_link(struct jit *j, uint32_t patch, struct block *b)
 
     if (!from || !from->page)
         return;
-    if (patch & PATCH_FAR)
-        link_far(j, from, at, b);
-    else if (from->page == b->page)
-        set_jump(j->rw + at, j->rw + b->entry - (patch & PATCH_RETURN ? JIT_PROLOGUE : 0));
+    if (from == b && !(patch & (PATCH_FAR | PATCH_RETURN)))
+        set_jump(j->rw + at, j->rw + b->entry);
+    else if (patch & PATCH_FAR || from->page == b->page)
+        link_to(j, from, patch, b);
 }

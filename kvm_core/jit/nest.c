@@ -298,5 +298,6 @@ bool nest_render(struct build *b)
     put_fails(b);
     put_colds(b);
     set_jump(b->inward, way_in);
+    link_not_due(b, b->inward);
     return true;
 }

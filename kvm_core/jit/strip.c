@@ -642,6 +642,7 @@ static bool render(struct build *b)
 void strip_add(struct build *b)
 {
     uint8_t *start = b->e.p;
+    unsigned dues = b->dues;
     struct strip s;
 
     if (!b->selves || b->span || start - (b->e.rw + b->block->entry) > BLOCK_BYTES_MAX / 2)
@@ -656,6 +657,7 @@ void strip_add(struct build *b)
                 set_jump(b->self[k], s.way_in[k]);
         } else {
             b->e.p = start;
+            b->dues = dues;
         }
         b->strip = NULL;
     }

@@ -221,7 +221,7 @@ static void cut_links(struct jit *j, uint64_t prologue, const struct codepage *p
     struct block *b = jit_block_at(j, (uint32_t)(prologue - (uint64_t)j->rx));
 
     if (b->page != p)
-        jit_links_cut(j, b);
+        jit_links_cut_far(j, b);
 }
 
 static void run(struct vcpu *v)
