@@ -210,6 +210,8 @@ void codecache_translated(struct vcpu *v)
     codestore_size(v->code, true);
 }
 
+void codecache_grow(struct vcpu *v) { codestore_grow(v->code); }
+
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
 {
     struct codecache *c = v->code;

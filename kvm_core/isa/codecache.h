@@ -53,6 +53,8 @@ unsigned codecache_bytes(struct vcpu *v, uint8_t bytes[15]);
 
 /* From now on there is a translator: drops everything, and keeps less of it. Before any instruction. */
 void codecache_translated(struct vcpu *v);
+/* More code is in use than was thought. */
+void codecache_grow(struct vcpu *v);
 /* The page at v->rip; sets REG_PAGE. Raises and leaves as codecache_lookup() does. Only between blocks. */
 struct codepage *codecache_enter(struct vcpu *v);
 /* The decoded instruction at an offset, or NULL. */

@@ -12,10 +12,11 @@
 enum {
     KEPT_BYTES_MAX = 8 << 20,
     KEPT_STEP = 4,              /* lines for which a page asks at once */
-    ROWS_TRANSLATED = 1 << 17,  /* 4 MiB: mostly for what is not translated yet */
+    ROWS_TRANSLATED = 1 << 17,  /* 4 MiB: mostly for what is not translated yet; at first REGIONS_TRANSLATED's share */
     ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
     LINES_TRANSLATED = 12 << 10, /* 3 MiB */
-    LINES_INTERPRETED = 48 << 10 /* 12 MiB */
+    LINES_INTERPRETED = 48 << 10, /* 12 MiB */
+    REGIONS_TRANSLATED = 16
 };
 
 static void *reserve(size_t bytes)
@@ -54,11 +55,20 @@ void codestore_destroy(struct codecache *c)
 void codestore_size(struct codecache *c, bool translated)
 {
     c->region_insns = (translated ? ROWS_TRANSLATED : ROWS_INTERPRETED) / ROW_REGIONS;
-    c->lines_left = translated ? LINES_TRANSLATED : LINES_INTERPRETED;
+    c->regions = translated ? REGIONS_TRANSLATED : ROW_REGIONS;
+    c->lines_left = (translated ? LINES_TRANSLATED : LINES_INTERPRETED) / ROW_REGIONS * c->regions;
     c->lines_touched = 0;
     c->free_line = 0;
     c->region = 0;
     c->used = 1;
+}
+
+void codestore_grow(struct codecache *c)
+{
+    if (c->regions == ROW_REGIONS)
+        return;
+    c->regions++;
+    c->lines_left += LINES_TRANSLATED / ROW_REGIONS;
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -221,7 +231,7 @@ bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsign
 /* On to the next region of the ring: whoever had rows there decodes again. */
 static void next_region(struct codecache *c)
 {
-    c->region = (c->region + 1) % ROW_REGIONS;
+    c->region = (c->region + 1) % c->regions;
     c->used = c->region ? 0 : 1;
     for (unsigned n = 0; n < c->page_count; n++)
         if (c->page[n].regions >> c->region & 1)

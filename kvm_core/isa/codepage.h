@@ -33,6 +33,7 @@ struct codecache {
     struct codepage *bucket[PAGE_BUCKETS], *free_pages, *retired;
     struct insn *row;         /* the ring, reserved; [0] is none */
     uint32_t region_insns;    /* instructions of one of its regions */
+    uint32_t regions;         /* so many of ROW_REGIONS are used */
     uint32_t region, used;    /* being filled; instructions in it */
     struct codeline *line;    /* reserved; [0] has nothing decoded */
     uint32_t lines_left, lines_touched;
@@ -47,6 +48,7 @@ int codestore_create(struct codecache *c);
 void codestore_destroy(struct codecache *c);
 /* How much is kept depends on what it is for. Everything has been retired. */
 void codestore_size(struct codecache *c, bool translated);
+void codestore_grow(struct codecache *c); /* by a region, if it has less than it may have */
 
 struct codepage *codepage_find(const struct codecache *c, uint64_t gpa, unsigned code_bits);
 /* A page without instructions; drops another when there are too many. Between blocks. */

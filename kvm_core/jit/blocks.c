@@ -222,15 +222,23 @@ static unsigned next_region(const struct jit *j)
     return found;
 }
 
+/* Whether too much of what was dropped is translated again, after the region has been filled. What a boot's user programs regret is
+ * not worth another one, what a compiler does is worth many. */
+static bool is_regretted(const struct jit *j, const struct region *filled)
+{
+    return j->regions < REGIONS_MAX && filled->again > filled->blocks / (j->regions == REGIONS_MIN ? 2 : 4);
+}
+
 static void begin_region(struct vcpu *v)
 {
     struct jit *j = jit_of(v);
     struct region *last = &j->region[j->filling];
     unsigned r = next_region(j);
-    bool wanted = j->region[r].begun && !is_spent(&j->region[r]);
 
-    if (wanted && last->again > last->blocks / 4 && j->regions < REGIONS_MAX && index_resize(j, j->regions + 1))
+    if (j->region[r].begun && !is_spent(&j->region[r]) && is_regretted(j, last) && index_resize(j, j->regions + 1)) {
         r = j->regions++;
+        codecache_grow(v);
+    }
     if (j->region[r].begun)
         reclaim(v, r);
     j->region[r] = (struct region){.begun = last->begun + 1};
