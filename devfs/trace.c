@@ -78,16 +78,12 @@ static bool lets_go_soon(pid_t tracer)
 
 static int seize(pid_t tid)
 {
-    const long options = PTRACE_O_TRACESYSGOOD;
     struct timespec turn = {0, BUSY_TURN_US * 1000};
     bool alone = false;
 
     for (unsigned n = 0;; n++) {
         pid_t tracer;
-        /* The client's own filter of system calls stands aside; that takes a right which an ordinary user has not. */
-        if (!ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
-            return 0;
-        if (errno != ESRCH && !ptrace(PTRACE_SEIZE, tid, 0, options))
+        if (!ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD))
             return 0;
         if (errno != EPERM || n == BUSY_TURNS)
             return -errno;
@@ -234,6 +230,9 @@ int trace_wait(struct tracee *t, bool (*abandoned)(void))
     }
     if (ptrace(PTRACE_SETSIGMASK, t->tid, sizeof(all), &all))
         goto gone;
+    /* The client's own filter of system calls stands aside; that takes a right which an ordinary user has not. Not before it has
+     * stopped, or a call of its own might pass. */
+    ptrace(PTRACE_SETOPTIONS, t->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP);
     t->stopped = true;
     return 0;
 gone:

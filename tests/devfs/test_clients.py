@@ -91,6 +91,13 @@ def test_a_thread_that_still_holds(may_mount: None, c_program: Callable[[str], P
     assert done.returncode == 0, done.stderr
 
 
+def test_a_filter_of_system_calls_stays(may_mount: None, c_program: Callable[[str], Path]) -> None:
+    """Of a thread that is held, which may make calls before it stops."""
+    program = c_program("devfs/filtered.c")
+    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_python_program(device: Broker) -> None:
     command = [sys.executable, "-c", PYTHON, str(device.file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
