@@ -16,7 +16,7 @@ enum {
     ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
     LINES_TRANSLATED = 12 << 10, /* 3 MiB */
     LINES_INTERPRETED = 48 << 10, /* 12 MiB */
-    REGIONS_TRANSLATED = 16
+    REGIONS_TRANSLATED = 24
 };
 
 static void *reserve(size_t bytes)
