@@ -1,19 +1,9 @@
 /* What calls and returns cost in translated code, in cycles of the TSC per guest instruction, and what INVLPG of an executed page
- * costs: build/tests/bench/call_cost. The best of many short runs, so that others on the machine matter little. */
-#include "../isa/emu.h"
-
-#include <x86intrin.h>
+ * costs: build/tests/bench/call_cost. */
+#include "cycles.h"
 
 enum { RUNS = 3000, INSTRUCTIONS = 50000, SITES = 64, OTHER = 4096 };
 
-static uint8_t code[CODE_BYTES], *out;
-
-static void put(const char *bytes, unsigned n)
-{
-    memcpy(out, bytes, n);
-    out += n;
-}
-#define PUT(bytes) put(bytes, sizeof(bytes) - 1)
 static void branch(char opcode, unsigned to)
 {
     uint32_t distance = (uint32_t)(code + to - (out + 5));
@@ -79,23 +69,12 @@ static void unbalanced(void)
 
 static void measure(const char *name, void (*program)(void))
 {
-    static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b};
-    double best = 1e9;
+    static struct icase c;
 
-    memset(code, 0xcc, sizeof(code));
-    out = code;
+    code_begin();
     program();
-    emu_code_put(CODE_ADDR, code, sizeof(code));
-    c.before.rip = CODE_ADDR;
     c.before.gpr[RSP] = DATA_ADDR + 3800;
-    emu_load(&c);
-    for (unsigned n = 0; n < RUNS; n++) {
-        uint64_t instructions = emu->instructions, start = __rdtsc();
-        engine_translate.enter(emu, INSTRUCTIONS);
-        double each = (double)(__rdtsc() - start) / (double)(emu->instructions - instructions);
-        best = each < best ? each : best;
-    }
-    printf("%-44s %.2f cycles an instruction\n", name, best);
+    printf("%-44s %.2f cycles an instruction\n", name, best_cycles(&c, RUNS, INSTRUCTIONS));
 }
 
 int main(void)

@@ -1,19 +1,9 @@
 /* What an iteration of loops over memory costs in translated code, in cycles of the TSC: a walk by its stride, and a loop of few
- * iterations inside another: build/tests/bench/strip_cost. The best of many short runs. */
-#include "../isa/emu.h"
-
-#include <x86intrin.h>
+ * iterations inside another: build/tests/bench/strip_cost. */
+#include "cycles.h"
 
 enum { AREA_ADDR = 0x14000000, GPA_AREA = 0x90000, PAGES = 64, RUNS = 1000, INSTRUCTIONS = 100000 };
 
-static uint8_t code[256], *out;
-
-static void put(const char *bytes, unsigned n)
-{
-    memcpy(out, bytes, n);
-    out += n;
-}
-#define PUT(bytes) put(bytes, sizeof(bytes) - 1)
 static void put_imm(uint32_t value)
 {
     memcpy(out, &value, 4);
@@ -52,24 +42,13 @@ static double nest(unsigned turns)
 
 static void measure(const char *name, double (*program)(unsigned), unsigned number)
 {
-    static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b};
-    double best = 1e9;
+    static struct icase c;
 
-    memset(code, 0xcc, sizeof(code));
-    out = code;
+    code_begin();
     double length = program(number);
     PUT("\xeb"), put_back(code); /* jmp */
-    emu_code_put(CODE_ADDR, code, sizeof(code));
-    c.before.rip = CODE_ADDR;
     c.before.gpr[RSI] = DATA_ADDR + 1024;
-    emu_load(&c);
-    for (unsigned n = 0; n < RUNS; n++) {
-        uint64_t instructions = emu->instructions, start = __rdtsc();
-        engine_translate.enter(emu, INSTRUCTIONS);
-        double each = (double)(__rdtsc() - start) / (double)(emu->instructions - instructions) * length;
-        best = each < best ? each : best;
-    }
-    printf("%s of %4u: %.2f cycles an iteration\n", name, number, best);
+    printf("%s of %4u: %.2f cycles an iteration\n", name, number, length * best_cycles(&c, RUNS, INSTRUCTIONS));
 }
 
 int main(void)

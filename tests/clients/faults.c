@@ -588,11 +588,11 @@ static void clean(void)
 
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        void (*run)(void);
-    } scenario[] = {{"orders", orders}, {"children", children}, {"handed", handed}, {"kept", kept}, {"paths", paths},
-                    {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks}, {"clean", clean}};
+    static const struct scenario scenario[] = {
+        {"orders", orders}, {"children", children}, {"handed", handed}, {"kept", kept}, {"paths", paths},
+        {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
+        {"clean", clean}, {NULL, NULL}
+    };
 
     if (argc != 3 && argc != 6)
         errx(2, "usage: faults PATH SCENARIO");
@@ -602,11 +602,5 @@ int main(int argc, char **argv)
         puts("ok");
         return 0;
     }
-    for (unsigned i = 0; i < sizeof(scenario) / sizeof(*scenario); i++)
-        if (!strcmp(argv[2], scenario[i].name)) {
-            scenario[i].run();
-            puts("ok");
-            return 0;
-        }
-    errx(2, "no scenario %s", argv[2]);
+    return run_scenario(scenario, argv[1], argv[2]);
 }

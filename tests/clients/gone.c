@@ -202,20 +202,12 @@ static void shortened(void) { faults(cut, false); }
 
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        void (*run)(void);
-    } way[] = {{"unmapped", unmapped}, {"without-a-word", without_a_word}, {"read-only", read_only}, {"moved", moved},
-               {"shortened", shortened}, {"replaced", replaced}, {"own", own}};
+    static const struct scenario way[] = {
+        {"unmapped", unmapped}, {"without-a-word", without_a_word}, {"read-only", read_only}, {"moved", moved},
+        {"shortened", shortened}, {"replaced", replaced}, {"own", own}, {NULL, NULL}
+    };
 
     if (argc != 3)
         errx(2, "usage: gone PATH WAY");
-    path = argv[1];
-    for (unsigned i = 0; i < sizeof(way) / sizeof(*way); i++)
-        if (!strcmp(argv[2], way[i].name)) {
-            way[i].run();
-            puts("ok");
-            return 0;
-        }
-    errx(2, "no way %s", argv[2]);
+    return run_scenario(way, argv[1], argv[2]);
 }

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -99,6 +100,24 @@ static void *guest_memory(const void *code, size_t bytes)
     CHECK(p != MAP_FAILED);
     memcpy(p + CODE, code, bytes);
     return p;
+}
+
+struct scenario {
+    const char *name;
+    void (*run)(void);
+};
+
+/* Runs the one of this name, with the device at `path`, and says "ok". */
+static int run_scenario(const struct scenario *all, const char *device, const char *name)
+{
+    path = device;
+    for (; all->name; all++)
+        if (!strcmp(name, all->name)) {
+            all->run();
+            puts("ok");
+            return 0;
+        }
+    errx(2, "no scenario %s", name);
 }
 
 #endif

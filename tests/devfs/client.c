@@ -731,22 +731,14 @@ static void forever(void)
 
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        void (*run)(void);
-    } scenario[] = {{"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"signals", signals},
-                    {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits}, {"kicks", kicks},
-                    {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile}, {"forever", forever},
-                    {"orders", orders}, {"unchanged", unchanged}, {"int80", int80}};
+    static const struct scenario scenario[] = {
+        {"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"signals", signals},
+        {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits},
+        {"kicks", kicks}, {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile},
+        {"forever", forever}, {"orders", orders}, {"unchanged", unchanged}, {"int80", int80}, {NULL, NULL}
+    };
 
     if (argc != 3)
         errx(2, "usage: client PATH SCENARIO");
-    path = argv[1];
-    for (unsigned i = 0; i < sizeof(scenario) / sizeof(*scenario); i++)
-        if (!strcmp(argv[2], scenario[i].name)) {
-            scenario[i].run();
-            puts("ok");
-            return 0;
-        }
-    errx(2, "no scenario %s", argv[2]);
+    return run_scenario(scenario, argv[1], argv[2]);
 }

@@ -1,21 +1,8 @@
 /* A frame that lies across the end of a page: operands that share a probe miss it at each turn of a loop. The block is
  * translated anew, with the probes apart, while it runs; what it does stays the same. */
-#define CODE_BYTES CODE_CACHE_BYTES /* not that of state.h */
-#include "jit/jit.h"
-#undef CODE_BYTES
-#include "../isa/emu.h"
+#include "inside.h"
 
 enum { TURNS = 1000 };
-
-static unsigned failures;
-
-static void expect(const char *what, uint64_t got, uint64_t want)
-{
-    if (got == want)
-        return;
-    printf("%s: %llx instead of %llx\n", what, (unsigned long long)got, (unsigned long long)want);
-    failures++;
-}
 
 static uint64_t word(unsigned off)
 {

@@ -1,9 +1,6 @@
 /* Code many times larger than all caches: it runs right, round after round, some of it changed in between, and the process
  * does not grow beyond the bound. Each page is a chain of blocks that jump to each other, and goes on in the next page. */
-#define CODE_BYTES CODE_CACHE_BYTES /* not that of state.h */
-#include "jit/jit.h"
-#undef CODE_BYTES
-#include "../isa/emu.h"
+#include "inside.h"
 
 enum {
     PAGES = 12288, STRETCHES = 24, STRETCH_BYTES = 32, ROUNDS = 3, CHANGED_EVERY = 5,

@@ -1,21 +1,8 @@
 /* Programs lie where Linux loads them, in the upper half of what is canonical for users: translated there too. At the very
  * end a branch leads to where no address is canonical, which is the branch's fault and not its target's. */
-#define CODE_BYTES CODE_CACHE_BYTES /* not that of state.h */
-#include "jit/jit.h"
-#undef CODE_BYTES
-#include "../isa/emu.h"
+#include "inside.h"
 
 enum { ROUNDS = 3 };
-
-static unsigned failures;
-
-static void expect(const char *what, uint64_t got, uint64_t want)
-{
-    if (got == want)
-        return;
-    printf("%s: %llx instead of %llx\n", what, (unsigned long long)got, (unsigned long long)want);
-    failures++;
-}
 
 static void run(uint64_t page, unsigned off, const uint8_t *bytes, unsigned count, struct state *after)
 {

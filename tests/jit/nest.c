@@ -1,6 +1,6 @@
 /* A loop of a few iterations in another one: across the ends of pages, over pages that are exchanged or protected while it
  * runs, into its own code. */
-#include "../isa/emu.h"
+#include "inside.h"
 
 /* In entries of the TLB of their own. */
 enum { ROWS_ADDR = 0x11000000, SUMS_ADDR = 0x12010000, GPA_ROWS = 0x90000, GPA_OTHERS = 0x94000, GPA_SUMS = 0x98000, PAGES = 3 };
@@ -24,16 +24,6 @@ static const uint8_t nest[] = {
     0xcc
 };
 enum { STORE_AT = 12 /* of mov [r11], rax */, STRIDE_AT = 41 };
-
-static unsigned failures;
-
-static void expect(const char *what, uint64_t got, uint64_t want)
-{
-    if (got == want)
-        return;
-    printf("%s: %llx instead of %llx\n", what, (unsigned long long)got, (unsigned long long)want);
-    failures++;
-}
 
 struct way { /* through the nest */
     uint64_t rows, sums;

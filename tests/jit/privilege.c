@@ -1,8 +1,5 @@
 /* System calls and their returns, without leaving translated code: with the right privilege, and until somebody waits. */
-#define CODE_BYTES CODE_CACHE_BYTES /* not that of state.h */
-#include "jit/jit.h"
-#undef CODE_BYTES
-#include "../isa/emu.h"
+#include "inside.h"
 
 enum {
     TIMES = 0x10000, SCRAP = 200, /* exits that a program may need until all of it is translated, and for its slices */
@@ -27,14 +24,6 @@ static void run(void)
     emu_load(&c);
     while (emu_engine->enter(emu, 1 << 20) == EXIT_POLL)
         ;
-}
-
-static void expect(const char *what, uint64_t got, uint64_t wanted)
-{
-    if (got == wanted)
-        return;
-    printf("%s: %llx instead of %llx\n", what, (unsigned long long)got, (unsigned long long)wanted);
-    exit(1);
 }
 
 #define KERNEL_IS(bytes) put_kernel(bytes, sizeof(bytes) - 1)
@@ -110,5 +99,5 @@ int main(void)
     links();
     forgets();
     is_interrupted();
-    return 0;
+    return failures != 0;
 }
