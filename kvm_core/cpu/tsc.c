@@ -42,6 +42,7 @@ static void sample(uint64_t *ns, uint64_t *ticks)
 {
     uint64_t shortest = UINT64_MAX;
 
+    *ns = *ticks = 0;
     for (int i = 0; i < 16; i++) {
         uint64_t before = __rdtsc();
         uint64_t now = clock_ns();

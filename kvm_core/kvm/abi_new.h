@@ -1,4 +1,4 @@
-/* What is not in the <linux/kvm.h> of the oldest system we build on (Linux 6.1): younger numbers, and layouts that it has in no header. */
+/* What is not in every <linux/kvm.h> that we build with, from Linux 6.1's on: younger numbers, forgotten ones, and layouts that are in none. */
 #ifndef KVMISH_KVM_ABI_NEW_H
 #define KVMISH_KVM_ABI_NEW_H
 
@@ -30,6 +30,11 @@ struct kvm_userspace_memory_region2 {
 #endif
 #ifndef KVM_CAP_VM_TYPES
 #define KVM_CAP_VM_TYPES 235
+#endif
+#ifndef KVM_TRACE_ENABLE /* newer headers have forgotten them */
+#define KVM_TRACE_ENABLE _IOW(KVMIO, 0x06, __u64)
+#define KVM_TRACE_PAUSE _IO(KVMIO, 0x07)
+#define KVM_TRACE_DISABLE _IO(KVMIO, 0x08)
 #endif
 
 /* Of 32-bit programs: struct kvm_msr_filter with their pointers. */
