@@ -35,17 +35,17 @@ uint64_t ea_offset(struct vcpu *v, const struct insn *i);
 static inline void *tlb_probe_read(const struct tlb_set *set, uint64_t linear, unsigned size)
 {
     unsigned n = tlb_index(linear);
-    uint64_t off = linear ^ set->read.tag[n];
+    uint64_t off = linear ^ set->read.entry[n].tag;
     if (likely(off <= 4096 - size))
-        return (void *)(set->read.host[n] + off);
+        return (void *)(set->read.entry[n].host + off);
     return NULL;
 }
 static inline void *tlb_probe_write(const struct tlb_set *set, uint64_t linear, unsigned size)
 {
     unsigned n = tlb_index(linear);
-    uint64_t off = linear ^ set->write.tag[n];
+    uint64_t off = linear ^ set->write.entry[n].tag;
     if (likely(off <= 4096 - size))
-        return (void *)(set->write.host[n] + off);
+        return (void *)(set->write.entry[n].host + off);
     return NULL;
 }
 static inline void *mem_probe_read(struct vcpu *v, uint64_t linear, unsigned size)

@@ -72,22 +72,25 @@ static uint8_t *put_segment(struct build *b, const struct insn *i, unsigned size
     return beyond;
 }
 
+enum { TLB_SHIFT = 12 - 4 }; /* an entry has 16 bytes */
+_Static_assert(sizeof(struct tlb_entry) == 4096 >> TLB_SHIFT, "the index is scaled as it is found");
+
 int32_t put_tlb_offset(struct build *b, bool write)
 {
     struct emit *e = &b->e;
     int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
-    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write) : offsetof(struct tlb_set, read));
+    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write.entry) : offsetof(struct tlb_set, read.entry));
 
-    if (b->j->bmi2) { /* rorx r11, r10, 12 */
-        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 12};
+    if (b->j->bmi2) { /* rorx r11, r10, TLB_SHIFT */
+        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, TLB_SHIFT};
         memcpy(e->p, rorx, sizeof(rorx));
         e->p += sizeof(rorx);
-    } else { /* shr r11, 12 */
+    } else { /* shr r11, TLB_SHIFT */
         move(e, H_T1, H_T0);
-        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, 12);
+        put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, TLB_SHIFT);
     }
-    op_imm(e, false, 4, H_T1, TLB_ENTRIES - 1);
-    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
+    op_imm(e, false, 4, H_T1, (TLB_ENTRIES - 1) * (int32_t)sizeof(struct tlb_entry));
+    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
     return table;
 }
 
@@ -101,7 +104,7 @@ static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned 
     struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
     c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
     c->vectors = b->vectors;
-    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
+    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
     return c;
 }

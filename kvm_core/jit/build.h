@@ -157,8 +157,8 @@ void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide); 
  * flags and r11. */
 struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size);
 struct cold *put_host(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size); /* of the one in r10 */
-/* r10: linear address -> offset in the page that entry r11 of the TLB is for, 4096 and more when it is in another; -> where
- * the TLB is. Clobbers flags. */
+/* r10: linear address -> offset in the page that the TLB's entry for it is for, 4096 and more when that is another; -> where
+ * the entries are, of which that one is r11 bytes behind. Clobbers flags. */
 int32_t put_tlb_offset(struct build *b, bool write);
 
 /* operand.c. The host address of the operand of instruction n is r10 + *disp. -> what happens when it does not hit, to be

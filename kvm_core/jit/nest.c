@@ -167,8 +167,8 @@ static uint8_t *put_look(struct build *b, const struct stream *g)
     int32_t table = put_tlb_offset(b, g->write);
     op_imm(e, true, 7, H_T0, (int32_t)(4096 - window_size(g)));
     uint8_t *fail = put_jump(e, CC_JA);
-    op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
-    op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
+    op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
+    op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
     store_field(e, H_T1, window_field(b->strip, g));
     op_reg(e, true, 0x2b, g->host, H_T1);
     return fail;

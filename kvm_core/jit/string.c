@@ -29,8 +29,8 @@ static void put_distance(struct build *b, unsigned n, unsigned reg, bool write)
         op_imm(e, true, 7, H_T0, 4096);
         interpret_if(b, n, CC_JA);
     }
-    op_mem(e, true, 0x8b, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
-    op_mem(e, true, 0x2b, H_T0, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
+    op_mem(e, true, 0x8b, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
+    op_mem(e, true, 0x2b, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
 }
 
 /* The count of 32-bit code is ECX; with none there is nothing to move, and the registers stay as they are. */

@@ -394,8 +394,8 @@ void strip_put_stream(struct build *b, const struct stream *g, bool *first)
     at.disp = (int32_t)g->low;
     put_offset(b, &at, H_T0, true);
     int32_t table = put_tlb_offset(b, g->write);
-    op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, host));
-    op_mem(e, true, 0x2b, g->host, H_BASE, H_T1, 3, table + (int32_t)offsetof(struct tlb_table, tag));
+    op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
+    op_mem(e, true, 0x2b, g->host, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
     op_imm(e, true, 7, H_T0, 4096 - size);
     add_fail(b, put_jump(e, CC_JA));
     if (g->align_mask)

@@ -101,12 +101,12 @@ void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n)
     check_canonical(v, linear, n);
 }
 
-static bool is_free(const struct tlb_table *t, unsigned n, uint64_t page) { return t->tag[n] == tlb_none(n) || t->tag[n] == page; }
+static bool is_free(const struct tlb_table *t, unsigned n, uint64_t page) { return t->entry[n].tag == tlb_none(n) || t->entry[n].tag == page; }
 
 static void enter(struct tlb_table *t, unsigned n, uint64_t page, const struct page_ref *ref, bool global)
 {
-    t->tag[n] = page;
-    t->host[n] = (uint64_t)ref->host;
+    t->entry[n].tag = page;
+    t->entry[n].host = (uint64_t)ref->host;
     t->global[n / 64] = (t->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)global << n % 64;
 }
 
@@ -146,8 +146,8 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
         enter(&set->read, n, page, &ref, w.global);
     if (direct && (access == ACC_WRITE || is_free(&set->write, n, page)))
         enter(&set->write, n, page, &ref, w.global);
-    else if (set->write.tag[n] == page)
-        set->write.tag[n] = tlb_none(n);
+    else if (set->write.entry[n].tag == page)
+        set->write.entry[n].tag = tlb_none(n);
     if (unlikely(set->fills.count == FILLS_MAX))
         tlb_fills_renew(set);
     fills_add(&set->fills, n);

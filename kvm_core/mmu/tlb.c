@@ -18,7 +18,7 @@ static void clear_set(struct tlb_set *set)
 {
     for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
         unsigned n = fills_at(&set->fills, k);
-        set->read.tag[n] = set->write.tag[n] = tlb_none(n);
+        set->read.entry[n].tag = set->write.entry[n].tag = tlb_none(n);
     }
     set->fills.count = set->nonglobal.count = 0;
 }
@@ -28,7 +28,7 @@ static bool is_global(const struct tlb_table *t, unsigned n) { return t->global[
 static void drop_nonglobal(struct tlb_table *t, unsigned n)
 {
     if (!is_global(t, n))
-        t->tag[n] = tlb_none(n);
+        t->entry[n].tag = tlb_none(n);
 }
 
 /* What is global stays. */
@@ -46,8 +46,8 @@ static void drop_tag(struct tlb_table *t, uint64_t page)
 {
     unsigned n = tlb_index(page);
 
-    if (t->tag[n] == page)
-        t->tag[n] = tlb_none(n);
+    if (t->entry[n].tag == page)
+        t->entry[n].tag = tlb_none(n);
 }
 
 void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last)
@@ -170,8 +170,8 @@ void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned n = 0; n < TLB_ENTRIES; n++)
-            if ((set->read.tag[n] ^ linear) >> 30 == 0 || (set->write.tag[n] ^ linear) >> 30 == 0)
-                set->read.tag[n] = set->write.tag[n] = tlb_none(n);
+            if ((set->read.entry[n].tag ^ linear) >> 30 == 0 || (set->write.entry[n].tag ^ linear) >> 30 == 0)
+                set->read.entry[n].tag = set->write.entry[n].tag = tlb_none(n);
     }
     clear_fetch(v, true);
 }
@@ -189,7 +189,7 @@ static void forget_write_tags(struct vcpu *v)
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
             unsigned n = fills_at(&set->fills, k);
-            set->write.tag[n] = tlb_none(n);
+            set->write.entry[n].tag = tlb_none(n);
         }
     }
 }
@@ -199,7 +199,7 @@ void tlb_fills_renew(struct tlb_set *set)
 {
     set->fills.count = set->nonglobal.count = 0;
     for (unsigned n = 0; n < TLB_ENTRIES; n++) {
-        bool read = set->read.tag[n] != tlb_none(n), write = set->write.tag[n] != tlb_none(n);
+        bool read = set->read.entry[n].tag != tlb_none(n), write = set->write.entry[n].tag != tlb_none(n);
         if (read || write)
             fills_add(&set->fills, n);
         if ((read && !is_global(&set->read, n)) || (write && !is_global(&set->write, n)))
@@ -215,8 +215,8 @@ void tlb_protect_host_page(struct vcpu *v, const void *hpage)
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
             unsigned n = fills_at(&set->fills, k);
-            if (set->write.host[n] == (uint64_t)hpage)
-                set->write.tag[n] = tlb_none(n);
+            if (set->write.entry[n].host == (uint64_t)hpage)
+                set->write.entry[n].tag = tlb_none(n);
         }
     }
 }

@@ -1,6 +1,6 @@
 /* The tables that generated code reads at a constant distance from the vCPU: TLB sets and jump caches.
  *
- * A TLB entry is three words in arrays of their own. A tag is the linear address of the page, so that (linear ^ tag) is the
+ * A TLB entry is two words of one line of the cache; generated code finds it by its offset in bytes. A tag is the linear address of the page, so that (linear ^ tag) is the
  * offset in it when it hits, and at least 4096 when it does not: one unsigned compare with 4096 - size answers for the
  * page, the rights and a crossing of the page's end. An absent entry's tag belongs to another index, whatever the address.
  */
@@ -37,8 +37,10 @@ static inline void fills_add(struct fills *f, unsigned n)
 /* Pages that need a look (clean, dirty-logged, holding code, watched, MMIO) have no tag for that kind of access. Reading and
  * writing have tables of their own, so that a copy between places that share an index does not miss at every step. */
 struct tlb_table {
-    uint64_t tag[TLB_ENTRIES];
-    uint64_t host[TLB_ENTRIES];        /* the page in this process */
+    struct tlb_entry {
+        uint64_t tag;
+        uint64_t host; /* the page in this process */
+    } entry[TLB_ENTRIES] __attribute__((aligned(64)));
     uint64_t global[TLB_ENTRIES / 64]; /* bitmap: survives MOV CR3 */
 };
 
