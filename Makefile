@@ -123,6 +123,7 @@ packages-bench:
 # -- Python ---------------------------------------------------------------------------------------
 $(VENV)/ready: pyproject.toml
 	@echo "kvmish: preparing $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kvmish: needs Python 3.11 or later (Debian 12, Ubuntu 24.04)")'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) tools/requirements.py | $(PY) -m pip install -qq --disable-pip-version-check -r /dev/stdin
 	@$(PY) tools/entry_points.py

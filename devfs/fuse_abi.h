@@ -18,6 +18,12 @@ struct fuse_backing_open {
 };
 #define FUSE_BACKING_OPEN _IOW(229, 1, struct fuse_backing_open)
 
+struct fuse_open_reply { /* struct fuse_open_out, protocol 7.40 */
+    uint64_t fh;
+    uint32_t open_flags;
+    int32_t backing_id;
+};
+
 struct fuse_init_reply { /* struct fuse_init_out, protocol 7.40 */
     uint32_t major, minor, max_readahead, flags;
     uint16_t max_background, congestion_threshold;

@@ -94,7 +94,7 @@ static void getattr(struct worker *w, const struct fuse_in_header *h)
 
 static void open_node(struct worker *w, const struct fuse_in_header *h)
 {
-    struct fuse_open_out out = {.fh = h->nodeid, .open_flags = FUSE_OPEN_NOFLUSH | FOPEN_DIRECT_IO};
+    struct fuse_open_reply out = {.fh = h->nodeid, .open_flags = FUSE_OPEN_NOFLUSH | FOPEN_DIRECT_IO};
     const struct node *n = node_of(w, h->nodeid);
 
     if (!n || !is_self(w, h->pid)) {
@@ -103,7 +103,7 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
     }
     if (n->backing) {
         out.open_flags |= FUSE_OPEN_PASSTHROUGH; /* of mmap; read and write come to us */
-        memcpy(&out.padding, &n->backing, sizeof(out.padding)); /* backing_id, since protocol 7.40 */
+        out.backing_id = n->backing;
     }
     atomic_fetch_add(&w->handles, 1);
     session_reply(&w->session, h->unique, 0, &out, sizeof(out));

@@ -9,21 +9,16 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
-from tools import initramfs
+from tools import archive, initramfs
+from tools.archive import ArchiveError
 from vmmuser.assets import ASSETS, FLAVOURS, Flavour
 
 TOOLS = Path(__file__).parent
 SOURCES = (TOOLS / "assets.py", TOOLS / "initramfs.py", TOOLS / "cpio.py", initramfs.INIT)
-
-
-class AssetError(Exception):
-    """Something could not be had; the message says what to do."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,7 +31,7 @@ def main(arguments: list[str]) -> int:
     try:
         for name in names:
             prepare(FLAVOURS[name])
-    except AssetError as error:
+    except ArchiveError as error:
         sys.stderr.write(f"kvmish: {error}\n")
         return 1
     return 0
@@ -51,7 +46,7 @@ def prepare(flavour: Flavour) -> None:
     elif _facts(flavour).get("modules") != list(initramfs.MODULES):
         try:  # what was fetched before knew of other modules
             _fetch_kernel(flavour, modules)
-        except AssetError as error:
+        except ArchiveError as error:
             sys.stderr.write(f"kvmish: {error}; going on with the modules that are there\n")
     newest = max(path.stat().st_mtime for path in SOURCES)
     if not flavour.initrd.is_file() or flavour.initrd.stat().st_mtime < newest:
@@ -74,12 +69,12 @@ def _fetch_kernel(flavour: Flavour, modules: Path) -> None:
     sys.stdout.write(f"kvmish: fetching {package}\n")
     sys.stdout.flush()
     with tempfile.TemporaryDirectory(dir=ASSETS) as scratch:
-        tree, version = _unpack(package, Path(scratch))
+        tree, version = archive.unpack(package, Path(scratch))
         kernels = sorted((tree / "boot").glob("vmlinuz-*"))
         # /usr/lib in releases with a merged /usr
         libraries = [*tree.glob("lib/modules/*"), *tree.glob("usr/lib/modules/*")]
         if len(kernels) != 1 or len(libraries) != 1:
-            raise AssetError(f"{package} has no single kernel with modules")
+            raise ArchiveError(f"{package} has no single kernel with modules")
         shutil.rmtree(modules, ignore_errors=True)
         wanted = {name.replace("-", "_") for name in initramfs.MODULES}
         _keep_modules(libraries[0], modules, wanted)
@@ -113,7 +108,7 @@ def _busybox() -> Path:
     path = ASSETS / "busybox"
     if not path.is_file():
         with tempfile.TemporaryDirectory(dir=ASSETS) as scratch:
-            tree, _ = _unpack("busybox-static", Path(scratch))
+            tree, _ = archive.unpack("busybox-static", Path(scratch))
             binary = next(path for path in tree.glob("**/bin/busybox") if path.is_file())
             _write(path, binary.read_bytes())
         path.chmod(0o755)
@@ -121,52 +116,18 @@ def _busybox() -> Path:
 
 
 def _applets(busybox: Path) -> list[str]:
-    return _output([str(busybox), "--list"]).split()
+    return archive.output([str(busybox), "--list"]).split()
 
 
 def _versioned(package: str) -> str:
     """Resolve a metapackage to the image package that it depends on today."""
     for attempt in ("as it is", "with fresh lists"):
         if attempt == "with fresh lists":
-            _update_lists()
-        listing = _output(["apt-cache", "depends", "--important", package], allow_failure=True)
-        match = re.search(r"Depends: (linux-image-\d\S*)", listing)
+            archive.update()
+        match = re.search(r"Depends: (linux-image-\d\S*)", archive.depends(package))
         if match:
             return match.group(1)
-    raise AssetError(f"apt knows no {package}: check /etc/apt/sources.list and the network")
-
-
-def _unpack(package: str, scratch: Path) -> tuple[Path, str]:
-    for attempt in ("as it is", "with fresh lists"):
-        if attempt == "with fresh lists":
-            _update_lists()
-        _output(["apt-get", "download", "-qq", package], cwd=scratch, allow_failure=True)
-        archives = list(scratch.glob("*.deb"))
-        if archives:
-            break
-    else:
-        raise AssetError(f"could not download {package}: check the network, then run again")
-    tree = scratch / "tree"
-    _output(["dpkg", "-x", str(archives[0]), str(tree)])
-    return tree, _output(["dpkg-deb", "-f", str(archives[0]), "Version"]).strip()
-
-
-def _update_lists() -> None:
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    _output([*as_root, "apt-get", "update", "-qq"], allow_failure=True)
-
-
-def _output(command: Iterable[str], cwd: Path | None = None, allow_failure: bool = False) -> str:
-    command = list(command)
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise AssetError(f"{command[0]}: {error}; kernels come from Debian's apt") from error
-    if done.returncode and not allow_failure:
-        raise AssetError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
+    raise ArchiveError(f"apt knows no {package}: check /etc/apt/sources.list and the network")
 
 
 def _write(path: Path, data: bytes) -> None:

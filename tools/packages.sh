@@ -1,11 +1,14 @@
 #!/bin/sh
-# Installs the Debian packages of the named groups that are missing: build, test, full, bench.
+# Installs the Debian packages of the named groups that are missing: build, test, full, bench. "a|b": b is a's newer name.
 # A second run does nothing and says nothing. Exit status 1 if some are missing and cannot be had.
 set -eu
 
+keyring=debian-archive-keyring # the guests' kernels come from there
+! grep -q '^ID=debian' /etc/os-release 2>/dev/null || keyring=
+
 packages_of() {
     case $1 in
-    build) echo gcc libc6-dev linux-libc-dev libzydis-dev python3-dev python3-venv ca-certificates libfuse2 ;;
+    build) echo gcc libc6-dev linux-libc-dev libzydis-dev python3-dev python3-venv ca-certificates 'libfuse2|libfuse2t64' $keyring ;;
     test) echo qemu-system-x86 acpica-tools e2fsprogs lz4 ovmf grub-common grub-pc-bin xorriso mtools strace libvirt-clients python3-libvirt musl-tools ;;
     full) echo clang debootstrap gcc-multilib gdb golang-go libclang-rt-dev qemu-utils rustc virtinst ;;
     bench) echo debootstrap ;;
@@ -23,9 +26,10 @@ fi
 
 missing=
 for package in $wanted; do
-    case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in
-    installed) ;;
-    *) missing="$missing $package" ;;
+    # shellcheck disable=SC2046 # its names
+    case " $(dpkg-query -W -f='${db:Status-Status} ' $(echo "$package" | tr '|' ' ') 2>/dev/null || true)" in
+    *" installed "*) ;;
+    *) missing="$missing ${package%%|*}" ;;
     esac
 done
 [ -n "$missing" ] || exit 0
