@@ -12,20 +12,19 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "devfs/adopt.h"
 #include "devfs/confine.h"
 #include "devfs/fuse_abi.h"
+#include "devfs/give.h"
 #include "devfs/space.h"
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
 
-enum { MOURN_MAX = 64, MOURN_MS = 20, RED_ZONE = 128, STACK_SPAN = 128 << 20 /* the kernel maps nothing there */ };
+enum { MOURN_MAX = 64, MOURN_MS = 20 };
 
 struct hand {
     int socket, dev, cpu;
@@ -48,70 +47,6 @@ static bool worker_gone(void)
     return waitid(P_PID, (id_t)worker_pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid == worker_pid;
 }
 
-/* ---- calls in the client ------------------------------------------------------------------------------------------- */
-
-static long call(struct hand *h, long nr, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, uintptr_t e)
-{
-    const uintptr_t arg[6] = {a, b, c, d, e, 0};
-
-    return trace_call(&h->t, nr, arg);
-}
-
-static bool copy(struct hand *h, uintptr_t at, void *data, size_t n, bool to_client)
-{
-    struct iovec local = {data, n}, remote = {(void *)at, n};
-
-    return (to_client ? process_vm_writev(h->tgid, &local, 1, &remote, 1, 0)
-                      : process_vm_readv(h->tgid, &local, 1, &remote, 1, 0)) == (ssize_t)n;
-}
-
-/* What recvmsg() in the client works with, in memory of its own that nobody uses. */
-struct scratch {
-    int pair[2];
-    struct msghdr m;
-    struct iovec iov;
-    char byte[8];
-    char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
-};
-
-static long receive_in_client(struct hand *h, uintptr_t scratch, const int pair[2], int fd)
-{
-    struct scratch s = {.pair = {pair[0], pair[1]}};
-    int ours = (int)syscall(SYS_pidfd_getfd, h->pidfd, pair[0], 0), got = -EIO;
-    struct cmsghdr *c = (void *)s.control;
-    long err = ours < 0 ? -errno : 0;
-
-    s.iov = (struct iovec){(void *)(scratch + offsetof(struct scratch, byte)), 1};
-    s.m = (struct msghdr){.msg_iov = (void *)(scratch + offsetof(struct scratch, iov)), .msg_iovlen = 1,
-                          .msg_control = (void *)(scratch + offsetof(struct scratch, control)),
-                          .msg_controllen = sizeof(s.control)};
-    if (!err && packet_send(ours, "f", 1, fd))
-        err = -EIO;
-    if (ours >= 0)
-        close(ours);
-    if (!err && !copy(h, scratch, &s, sizeof(s), true))
-        err = -EFAULT;
-    if (!err)
-        err = call(h, SYS_recvmsg, (uintptr_t)pair[1], scratch + offsetof(struct scratch, m),
-                   MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0, 0);
-    if (err < 0)
-        return err;
-    if (!copy(h, scratch, &s, sizeof(s), false))
-        return -EFAULT;
-    if (s.m.msg_controllen < CMSG_LEN(sizeof(int)) || c->cmsg_type != SCM_RIGHTS)
-        return -EMFILE; /* the kernel found no room for it in the client's table */
-    memcpy(&got, CMSG_DATA(c), sizeof(got));
-    return got;
-}
-
-static void close_in_client(struct hand *h, const int pair[2])
-{
-    if (pair[1] == pair[0] + 1 && !call(h, SYS_close_range, (uintptr_t)pair[0], (uintptr_t)pair[1], 0, 0, 0))
-        return;
-    call(h, SYS_close, (uintptr_t)pair[0], 0, 0, 0, 0);
-    call(h, SYS_close, (uintptr_t)pair[1], 0, 0, 0, 0);
-}
-
 static int open_proc(const struct hand *h, pid_t tid, int64_t which)
 {
     char path[64];
@@ -122,62 +57,9 @@ static int open_proc(const struct hand *h, pid_t tid, int64_t which)
     return fd < 0 ? -errno : fd;
 }
 
-/* By a socket pair in the client, whose other end we take: needs no path that the client could see. */
-static long give_by(struct hand *h, uintptr_t scratch, int fd)
+static long give_client(struct hand *h, int fd)
 {
-    long r = call(h, SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, scratch, 0);
-    int pair[2];
-
-    if (r < 0)
-        return r;
-    if (!copy(h, scratch, pair, sizeof(pair), false))
-        return -EFAULT;
-    r = receive_in_client(h, scratch, pair, fd);
-    close_in_client(h, pair);
-    return r;
-}
-
-/* Where the stack of the process began: field 28 of /proc/PID/task/TID/stat; the name in field 2 may hold anything. */
-static uintptr_t stack_start(const struct hand *h)
-{
-    char text[1024], *at;
-    int fd = open_proc(h, h->t.tid, PROC_STAT);
-    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-
-    if (fd >= 0)
-        close(fd);
-    if (got <= 0)
-        return 0;
-    text[got] = 0;
-    at = strrchr(text, ')');
-    for (unsigned i = 2; at && i < 28; i++)
-        at = strchr(at + 1, ' ');
-    return at ? strtoull(at, NULL, 10) : 0;
-}
-
-/* Below the red zone nothing lives (System V ABI, 3.2.2), and where the process's first thread has its stack is nothing else. Other
- * threads' stacks are where somebody has put them. 0: not there. */
-static uintptr_t below_stack(const struct hand *h)
-{
-    uintptr_t sp = h->t.regs.rsp, start = h->t.tid == h->tgid ? stack_start(h) : 0;
-
-    return sp < start && start - sp < STACK_SPAN ? (sp - RED_ZONE - sizeof(struct scratch)) & ~(uintptr_t)15 : 0;
-}
-
-static long give(struct hand *h, int fd)
-{
-    uintptr_t scratch = below_stack(h);
-    long r = scratch ? give_by(h, scratch, fd) : -EFAULT;
-
-    if (r != -EFAULT)
-        return r;
-    r = call(h, SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, (uintptr_t)-1);
-    if (r < 0)
-        return r;
-    scratch = (uintptr_t)r;
-    r = give_by(h, scratch, fd);
-    call(h, SYS_munmap, scratch, 4096, 0, 0, 0);
-    return r;
+    return give(&h->t, h->tgid, h->pidfd, fd);
 }
 
 /* ---- HAND_ADOPT ------------------------------------------------------------------------------------------------------ */
@@ -243,7 +125,7 @@ static int move_to(struct hand *h, int file, const struct adopt_ops *ops)
 
     if (ftruncate(file, (off_t)bytes))
         return -errno;
-    h->theirs = give(h, file);
+    h->theirs = give_client(h, file);
     if (h->theirs < 0)
         return (int)h->theirs;
     err = adopt(h->tgid, (uintptr_t)h->q->a, bytes, file, ops);
@@ -331,12 +213,12 @@ static int give_file(struct hand *h, bool read_only, int fd)
     if (fd < 0)
         return -EINVAL;
     if (!read_only)
-        return (int)give(h, fd);
+        return (int)give_client(h, fd);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     again = open(path, O_RDONLY | O_CLOEXEC);
     if (again < 0)
         return -errno;
-    r = (int)give(h, again);
+    r = (int)give_client(h, again);
     close(again);
     return r;
 }

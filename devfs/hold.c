@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -70,7 +69,7 @@ static bool in_our_ioctl(pid_t tid)
         number = -1;
     fclose(f);
     snprintf(path, sizeof(path), "/proc/%d/fd/%u", tid, fd);
-    n = number == SYS_ioctl ? readlink(path, line, sizeof(line) - 1) : 0;
+    n = trace_is_ioctl(number) ? readlink(path, line, sizeof(line) - 1) : 0;
     if (n <= 0)
         return false;
     line[n] = 0;

@@ -160,18 +160,17 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
     struct node *n = node_of(w, h->nodeid);
     struct call c = {.node = n, .reader = r};
     void *object = n && is_client(w, h->pid) ? take(w, n) : NULL;
-    int ret = object ? -ENOTTY : -EIO; /* EIO: the memory of another process */
+    int ret;
 
-    if (!object || in->flags & FUSE_IOCTL_COMPAT) {
-        session_reply(&w->session, h->unique, ret, NULL, 0);
-        if (object)
-            object_put(n->kind, object);
+    if (!object) {
+        session_reply(&w->session, h->unique, -EIO, NULL, 0); /* it is another process's */
         return;
     }
     c.payload = (struct payload){.at = in->arg, .data = (uint8_t *)(in + 1), .in = in->in_size, .room = in->out_size};
     c.running = n->kind == OBJECT_VCPU && in->cmd == KVM_RUN ? object : NULL;
     readers_busy(&w->session.readers);
     call_begin(&c, w, h->unique, (pid_t)h->pid);
+    c.client.compat = in->flags & FUSE_IOCTL_COMPAT;
     watch_call(&c);
     ret = object_ioctl(n->kind, object, &c.client, in->cmd, in->arg);
     call_end(&c, ret);

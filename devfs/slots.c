@@ -62,12 +62,12 @@ static int create_vm(pid_t tid, uint64_t type)
 int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned flags, void *data)
 {
     const struct fuse_context2 *c = context();
-    const struct client client = {.pid = c->pid};
+    const struct client client = {.pid = c->pid, .compat = flags & COMPAT};
     unsigned request = (unsigned)cmd;
     int ret;
 
     (void)file;
-    if (strcmp(path, "/kvm") || flags & COMPAT)
+    if (strcmp(path, "/kvm"))
         return -ENOTTY;
     if (request == KVM_CREATE_VM)
         return create_vm(c->pid, (uintptr_t)arg);

@@ -31,15 +31,26 @@ enum { SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000, QUI
  * comes back from sysenter). */
 struct entry {
     uint8_t insn[2];
-    long ioctl, mmap, close;
     unsigned page_shift; /* of mmap's offset */
+    long number[TRACE_NUMBERS];
 };
 
-static const struct entry entries[] = {
-    {.insn = {0x0f, 0x05}, .ioctl = SYS_ioctl, .mmap = SYS_mmap, .close = SYS_close},
-    {.insn = {0xcd, 0x80}, .ioctl = 54, .mmap = 192, .close = 6, .page_shift = 12},
+enum { WIDE, NARROW, ENTRIES };
+
+static const struct entry entries[ENTRIES] = {
+    [WIDE] = {.insn = {0x0f, 0x05}, .number = {
+        [TRACE_IOCTL] = SYS_ioctl, [TRACE_MMAP] = SYS_mmap, [TRACE_MUNMAP] = SYS_munmap, [TRACE_CLOSE] = SYS_close,
+        [TRACE_CLOSE_RANGE] = SYS_close_range, [TRACE_SOCKETPAIR] = SYS_socketpair, [TRACE_SENDMSG] = SYS_sendmsg,
+        [TRACE_RECVMSG] = SYS_recvmsg}},
+    [NARROW] = {.insn = {0xcd, 0x80}, .page_shift = 12, .number = { /* <asm/unistd_32.h>; mmap2 */
+        [TRACE_IOCTL] = 54, [TRACE_MMAP] = 192, [TRACE_MUNMAP] = 91, [TRACE_CLOSE] = 6, [TRACE_CLOSE_RANGE] = 436,
+        [TRACE_SOCKETPAIR] = 360, [TRACE_SENDMSG] = 370, [TRACE_RECVMSG] = 372}},
 };
-enum { ENTRIES = sizeof(entries) / sizeof(*entries) };
+
+bool trace_is_ioctl(long number)
+{
+    return number == entries[WIDE].number[TRACE_IOCTL] || number == entries[NARROW].number[TRACE_IOCTL];
+}
 
 /* Who traces tid, 0: nobody. */
 static pid_t tracer_of(pid_t tid)
@@ -122,7 +133,7 @@ static bool in_ioctl(pid_t tid)
             return false;
         if (sscanf(line, "%ld %*x %*x %*x %*x %*x %*x %*x %lx", &number, &rip) == 2) {
             for (unsigned i = 0; i < ENTRIES; i++)
-                if (number == entries[i].ioctl && is_at(tid, rip, &entries[i]))
+                if (number == entries[i].number[TRACE_IOCTL] && is_at(tid, rip, &entries[i]))
                     return true;
             return false;
         }
@@ -190,7 +201,7 @@ static const struct entry *left_ioctl(const struct tracee *t)
 {
     for (unsigned i = 0; i < ENTRIES; i++) {
         const struct entry *e = &entries[i];
-        if ((long)t->regs.orig_rax == e->ioctl && is_at(t->tid, t->regs.rip, e))
+        if ((long)t->regs.orig_rax == e->number[TRACE_IOCTL] && is_at(t->tid, t->regs.rip, e))
             return e;
     }
     return NULL;
@@ -257,11 +268,15 @@ static int to_syscall_stop(struct tracee *t)
     }
 }
 
+bool trace_narrow(const struct tracee *t)
+{
+    return t->entry == &entries[NARROW];
+}
+
 /* r: the registers that a system call of ours is made with. */
-static long make_call(struct tracee *t, struct user_regs_struct r, long number)
+static long make_call(struct tracee *t, struct user_regs_struct r)
 {
     r.rip -= 2;
-    r.rax = (unsigned long long)number;
     r.orig_rax = (unsigned long long)-1;
     if (ptrace(PTRACE_SETREGS, t->tid, 0, &r) || to_syscall_stop(t) || to_syscall_stop(t) ||
         ptrace(PTRACE_GETREGS, t->tid, 0, &r)) {
@@ -270,53 +285,49 @@ static long make_call(struct tracee *t, struct user_regs_struct r, long number)
         t->stopped = false;
         return -ESRCH;
     }
-    return t->entry != entries && (uint32_t)r.rax > (uint32_t)-4096 ? (int32_t)r.rax : (long)r.rax; /* above: -errno */
+    return trace_narrow(t) && (uint32_t)r.rax > (uint32_t)-4096 ? (int32_t)r.rax : (long)r.rax; /* above: -errno */
 }
 
-static struct user_regs_struct with_arguments(const struct tracee *t, const uintptr_t arg[6])
+long trace_call(struct tracee *t, enum trace_number number, const uintptr_t arg[6])
 {
     struct user_regs_struct r = t->regs;
 
-    if (t->entry == entries) {
-        r.rdi = arg[0];
-        r.rsi = arg[1];
-        r.rdx = arg[2];
-        r.r10 = arg[3];
-        r.r8 = arg[4];
-        r.r9 = arg[5];
-    } else {
+    if (!t->stopped)
+        return -ESRCH;
+    r.rax = (unsigned long long)t->entry->number[number];
+    if (trace_narrow(t)) {
         r.rbx = arg[0];
         r.rcx = arg[1];
         r.rdx = arg[2];
         r.rsi = arg[3];
         r.rdi = arg[4];
         r.rbp = arg[5];
+    } else {
+        r.rdi = arg[0];
+        r.rsi = arg[1];
+        r.rdx = arg[2];
+        r.r10 = arg[3];
+        r.r8 = arg[4];
+        r.r9 = arg[5];
     }
-    return r;
-}
-
-long trace_call(struct tracee *t, long number, const uintptr_t arg[6])
-{
-    return !t->stopped ? -ESRCH : t->entry != entries ? -ENOSYS : make_call(t, with_arguments(t, arg), number);
+    return make_call(t, r);
 }
 
 long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd, uint64_t offset)
 {
-    const struct entry *e = t->entry;
-
     if (!t->stopped)
         return -ESRCH;
-    if (e != entries && (addr + bytes) >> 32) /* 64-bit code may use int 0x80, too */
+    if (trace_narrow(t) && (addr + bytes) >> 32) /* 64-bit code may use int 0x80, too */
         return -EFAULT;
-    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, (uintptr_t)fd, offset >> e->page_shift};
-    return make_call(t, with_arguments(t, arg), e->mmap);
+    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, (uintptr_t)fd, offset >> t->entry->page_shift};
+    return trace_call(t, TRACE_MMAP, arg);
 }
 
 long trace_close(struct tracee *t, int fd)
 {
     const uintptr_t arg[6] = {(uintptr_t)fd};
 
-    return t->stopped ? make_call(t, with_arguments(t, arg), t->entry->close) : -ESRCH;
+    return trace_call(t, TRACE_CLOSE, arg);
 }
 
 void trace_resume(struct tracee *t, long ret)

@@ -25,14 +25,22 @@ int trace_seize(struct tracee *t, pid_t tid);
 /* Waits until it has left the ioctl. abandoned(), looked at whenever a child changes, ends the wait: -EINTR.
  * -ESRCH when it dies; -ENOEXEC when it is somewhere else: it has been let go then. */
 int trace_wait(struct tracee *t, bool (*abandoned)(void));
-/* Runs one system call in the stopped thread: what it returns, or -ESRCH. -ENOSYS in a 32-bit one: numbers are ours. */
-long trace_call(struct tracee *t, long number, const uintptr_t arg[6]);
-/* Two that 32-bit threads run too: mmap of a file, shared and at this address; close. */
+/* Runs one system call in the stopped thread: what it returns, or -ESRCH. mmap's offset is in pages when trace_narrow(). */
+enum trace_number {
+    TRACE_IOCTL, TRACE_MMAP, TRACE_MUNMAP, TRACE_CLOSE, TRACE_CLOSE_RANGE, TRACE_SOCKETPAIR, TRACE_SENDMSG, TRACE_RECVMSG,
+    TRACE_NUMBERS
+};
+long trace_call(struct tracee *t, enum trace_number number, const uintptr_t arg[6]);
+/* Its calls are those of a 32-bit program: so are the structs that they work with, below 4 GiB. */
+bool trace_narrow(const struct tracee *t);
+/* mmap of a file, shared and at this address. */
 long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd, uint64_t offset);
 long trace_close(struct tracee *t, int fd);
 /* Restores everything; its ioctl returns `ret`. */
 void trace_resume(struct tracee *t, long ret);
 
+/* A number in /proc/TID/syscall: of a 64-bit call or of a 32-bit one. */
+bool trace_is_ioctl(long number);
 /* A zombie, or gone. */
 bool trace_dead(pid_t tid);
 

@@ -1,59 +1,35 @@
 /* The client's eventfds. Where pidfd_getfd(2) is forbidden, as in many containers, the client's thread sends them to us itself. */
 #include <errno.h>
-#include <stddef.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "devfs/hand.h"
 #include "devfs/launch/door.h"
+#include "devfs/message.h"
 
-/* What sendmsg() in the client works with: a page of a memfd that both have mapped. */
-struct scratch {
-    struct msghdr m;
-    struct iovec iov;
-    char byte[8];
-    char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
-};
-
-static void fill(struct scratch *s, uintptr_t theirs, int fd)
-{
-    struct cmsghdr *c = (void *)s->control;
-
-    s->m = (struct msghdr){.msg_iov = (void *)(theirs + offsetof(struct scratch, iov)), .msg_iovlen = 1,
-                           .msg_control = (void *)(theirs + offsetof(struct scratch, control)),
-                           .msg_controllen = sizeof(s->control)};
-    s->iov = (struct iovec){(void *)(theirs + offsetof(struct scratch, byte)), 1};
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-}
-
-static long run(struct call *c, long number, uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t e, uintptr_t f)
+static long run(struct call *c, enum trace_number number, uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t e, uintptr_t f)
 {
     const uintptr_t arg[6] = {a, b, d, e, f, 0};
 
     return trace_call(&c->t, number, arg);
 }
 
-static int send_from_client(struct call *c, struct scratch *ours, int fd)
+static int send_from_client(struct call *c, struct message *ours, int fd)
 {
-    long page = run(c, SYS_mmap, 0, KVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, (uintptr_t)c->gift[0]), sent;
+    long page = run(c, TRACE_MMAP, 0, KVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, (uintptr_t)c->gift[0]), sent;
 
     if (page < 0)
         return (int)page;
-    fill(ours, (uintptr_t)page, fd);
-    sent = run(c, SYS_sendmsg, (uintptr_t)c->gift[1], (uintptr_t)page, MSG_DONTWAIT, 0, 0);
-    run(c, SYS_munmap, (uintptr_t)page, KVM_PAGE, 0, 0, 0);
+    message_fill(ours, (uintptr_t)page, trace_narrow(&c->t), fd);
+    sent = run(c, TRACE_SENDMSG, (uintptr_t)c->gift[1], (uintptr_t)page, MSG_DONTWAIT, 0, 0);
+    run(c, TRACE_MUNMAP, (uintptr_t)page, KVM_PAGE, 0, 0, 0);
     return sent < 0 ? (int)sent : 0;
 }
 
 static int fetch(struct call *c, int memfd, const int pair[2], int fd)
 {
-    struct scratch *ours = mmap(NULL, KVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    struct message *ours = mmap(NULL, KVM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
     const int gift[2] = {memfd, pair[1]};
     int err = ours == MAP_FAILED ? -ENOMEM : client_stop(c, gift, 2), got = -1;
     char byte;

@@ -622,13 +622,19 @@ static void int80(void)
         } range[16];
     } *filter = (void *)(low + 0x800);
     unsigned set_filter = _IOW(KVMIO, 0xc6, *filter);
+    struct kvm_dirty_log *log = (void *)(low + 0x400);
+    struct kvm_ioeventfd *io = (void *)(low + 0x500);
     struct machine m;
+    int vm, vcpu;
 
     start(&m, 1);
+    CHECK((vm = ioctl32(m.kvm, KVM_CREATE_VM, NULL)) >= 0 && fcntl(vm, F_GETFD) == FD_CLOEXEC);
+    CHECK((vcpu = ioctl32(vm, KVM_CREATE_VCPU, NULL)) >= 0 && fcntl(vcpu, F_GETFD) == FD_CLOEXEC);
+    CHECK(!close(vcpu) && !close(vm));
     *r = (struct kvm_userspace_memory_region){0, 0, 0x10000, PAGE, (uintptr_t)high};
     CHECK(ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r) == -EFAULT);
     memcpy(low, count_and_tell, sizeof(count_and_tell));
-    *r = (struct kvm_userspace_memory_region){0, 0, CODE, PAGE, (uintptr_t)low};
+    *r = (struct kvm_userspace_memory_region){0, KVM_MEM_LOG_DIRTY_PAGES, CODE, PAGE, (uintptr_t)low};
     CHECK(!ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r));
     filter->range[0].flags = KVM_MSR_FILTER_READ;
     filter->range[0].nmsrs = 8;
@@ -641,6 +647,10 @@ static void int80(void)
     CHECK(!ioctl32(m.vm, set_filter, filter));
     set_registers(m.vcpu[0], CODE, CODE + 0x800);
     expect_io_then_hlt(&m, 0, 1);
+    *io = (struct kvm_ioeventfd){.addr = 0x20, .len = 1, .fd = eventfd(0, EFD_CLOEXEC), .flags = KVM_IOEVENTFD_FLAG_PIO};
+    CHECK(!ioctl32(m.vm, KVM_IOEVENTFD, io) && ioctl32(m.vm, KVM_IOEVENTFD, io) == -EEXIST);
+    log->padding2 = (uintptr_t)(low + 0x600) | 0xdeadull << 32; /* only half of it is the pointer */
+    CHECK(!ioctl32(m.vm, KVM_GET_DIRTY_LOG, log) && *(uint64_t *)(low + 0x600) == 1);
     finish(&m);
 #endif
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,15 @@ import pytest
 
 from tests.devfs.broker import Broker, broker
 
-HERE = Path(__file__).parent
+CLIENT = Path(__file__).parent / "client.c"
+HEADERS = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"]
+FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
+COMPILERS = {
+    "dynamic": ["gcc"],
+    "glibc": ["gcc", "-static"],
+    "musl": ["musl-gcc", "-static", *HEADERS],
+    "32-bit": ["gcc", "-m32", "-static"],
+}
 
 
 def can_mount() -> bool:
@@ -37,11 +46,38 @@ def device(may_mount: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield one
 
 
+def _runs(compiler: list[str], directory: Path) -> bool:
+    """Whether it makes programs of this kind: gcc may be there without its 32-bit half."""
+    if shutil.which(compiler[0]) is None:
+        return False
+    command = [*compiler, "-x", "c", "-o", str(directory / "try"), "-"]
+    source = "#include <stdio.h>\nint main(void) { return 0; }\n"
+    done = subprocess.run(command, input=source, text=True, capture_output=True, check=False)
+    return done.returncode == 0
+
+
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(
+    tmp_path_factory: pytest.TempPathFactory, need: Callable[[object, str], None]
+) -> Callable[[str], Path]:
+    """compiled("musl"): tests/devfs/client.c as a program of this kind."""
+    programs: dict[str, Path] = {}
+
+    def build(kind: str) -> Path:
+        if kind not in programs:
+            directory = tmp_path_factory.mktemp("client")
+            directory.chmod(0o755)
+            need(_runs(COMPILERS[kind], directory), f"a compiler for {kind} programs")
+            program = directory / "client"
+            command = [*COMPILERS[kind], *FLAGS, "-o", str(program), str(CLIENT)]
+            subprocess.run([*command, "-lpthread", "-lrt"], check=True)
+            programs[kind] = program
+        return programs[kind]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def client(compiled: Callable[[str], Path]) -> Path:
     """The C program, compiled as any program is: nothing of ours in it."""
-    program = tmp_path_factory.mktemp("client") / "client"
-    flags = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
-    command = ["gcc", *flags, "-o", str(program), str(HERE / "client.c"), "-lpthread", "-lrt"]
-    subprocess.run(command, check=True)
-    return program
+    return compiled("dynamic")

@@ -18,8 +18,9 @@ from tests.devfs.place import at_the_usual_place
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
     "slots", "memory", "aliases", "holes", "signals", "eventfds", "forked", "threads",
-    "crowd", "exits", "kicks", "full-table", "no-files", "hostile",
+    "crowd", "exits", "kicks", "full-table", "no-files", "hostile", "int80",
 ]  # fmt: skip
+KINDS = ["dynamic", pytest.param("32-bit", marks=pytest.mark.full)]
 
 # What a Python program would write, in full.
 PYTHON = """
@@ -50,12 +51,15 @@ print("ok")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_c_program(device: Broker, client: Path, scenario: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_c_program(
+    device: Broker, compiled: Callable[[str], Path], kind: str, scenario: str
+) -> None:
     def few_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
     done = subprocess.run(
-        [str(client), str(device.file), scenario],
+        [str(compiled(kind)), str(device.file), scenario],
         capture_output=True, text=True, check=False, timeout=60, preexec_fn=few_descriptors,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")

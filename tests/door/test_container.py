@@ -14,7 +14,7 @@ import pytest
 from tests.door.conftest import ROOT, Need, launch
 
 ORDINARY = ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
-SCENARIOS = ["slots", "memory", "aliases", "eventfds", "signals", "crowd"]
+SCENARIOS = ["slots", "memory", "aliases", "eventfds", "signals", "crowd", "int80"]
 
 
 @pytest.fixture(scope="session")
