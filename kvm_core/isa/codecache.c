@@ -108,7 +108,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear);
 
 static struct codepage *page_of(struct vcpu *v, uint64_t linear)
 {
-    const struct itlb_entry *e = itlb_entry_of(v, linear);
+    const struct itlb_entry *e = itlb_entry_of(v, linear, v->cpl == 3);
 
     return likely(e->tag == ((linear & ~0xfffull) | itlb_key(v))) ? e->page : page_at(v, linear);
 }
@@ -226,10 +226,10 @@ void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
         next = p->next;
         if (p->gpa != page)
             continue;
-        if (p->lines & lines)
-            codepage_retire(v, p);
-        else
+        if (codepage_unchanged(p, lines)) /* also where the same was written once more */
             kept = true;
+        else
+            codepage_retire(v, p);
     }
     if (!kept && phys_lookup(v->phys, page, &ref))
         flag_clear(v, ref.slot, ref.page);
@@ -264,7 +264,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
         cpu_unbacked(v, w.gpa);
     watch(v, &ref);
     p = codepage_find(v->code, w.gpa, v->code_bits);
-    if (p && !codepage_unchanged(p, &ref)) {
+    if (p && (p->host != ref.host || p->slot != ref.slot || !codepage_unchanged(p, ~0ull))) {
         codepage_retire(v, p);
         p = NULL;
     }
@@ -323,7 +323,7 @@ struct codepage *codecache_enter(struct vcpu *v)
 {
     struct codecache *c = v->code;
     uint64_t linear = code_linear(v, v->rip);
-    const struct itlb_entry *e = itlb_entry_of(v, linear);
+    const struct itlb_entry *e = itlb_entry_of(v, linear, v->cpl == 3);
     struct codepage *p = e->page;
 
     if (unlikely(c->retired))
@@ -424,7 +424,7 @@ const struct insn *codecache_at(const struct vcpu *v, const struct codepage *p, 
 struct codepage *codecache_mapped(const struct vcpu *v, uint64_t rip)
 {
     uint64_t linear = code_linear(v, rip);
-    const struct itlb_entry *e = itlb_entry_of(v, linear);
+    const struct itlb_entry *e = itlb_entry_of(v, linear, v->cpl == 3);
 
     return e->tag == ((linear & ~0xfffull) | itlb_key(v)) ? e->page : NULL;
 }

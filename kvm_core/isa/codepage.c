@@ -188,15 +188,15 @@ struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_re
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
-bool codepage_unchanged(const struct codepage *p, const struct page_ref *ref)
+bool codepage_unchanged(const struct codepage *p, uint64_t lines)
 {
     const uint8_t *kept = p->bytes;
 
-    if (p->host != ref->host || p->slot != ref->slot)
-        return false;
-    for (uint64_t left = p->lines; left; left &= left - 1, kept += 64)
-        if (memcmp(kept, p->host + 64 * __builtin_ctzll(left), 64))
+    for (uint64_t left = p->lines; left; left &= left - 1, kept += 64) {
+        unsigned line = (unsigned)__builtin_ctzll(left);
+        if (lines >> line & 1 && memcmp(kept, p->host + 64 * line, 64))
             return false;
+    }
     return true;
 }
 

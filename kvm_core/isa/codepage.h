@@ -59,8 +59,8 @@ void codepage_retire(struct vcpu *v, struct codepage *p);
 void codepage_trim(struct vcpu *v);
 /* Between blocks: no instruction of a retired page can be on its way. */
 void codepage_reuse(struct codecache *c);
-/* The page's bytes, as far as they were decoded, are still what they were. */
-bool codepage_unchanged(const struct codepage *p, const struct page_ref *ref);
+/* The bytes of these lines (a bitmap), as far as they were decoded, are still what they were. */
+bool codepage_unchanged(const struct codepage *p, uint64_t lines);
 /* Keeps the lines that hold [off, off + len). -> false: no memory */
 bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsigned len);
 /* Appends a row; its last instruction is the pseudo instruction that ends it. While no row is executed. */

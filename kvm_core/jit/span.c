@@ -19,6 +19,8 @@ static void put_next_page(struct build *b)
     op_imm(e, true, 0, H_T0, 4096);
     op_reg(e, false, 0x8b, H_T1, H_T0);
     put8(e, 0x41), put8(e, 0xc1), put8(e, 0xeb), put8(e, 12); /* shr r11d, 12 */
+    if (b->v->cpl == 3)
+        op_imm(e, false, 6, H_T1, (int32_t)itlb_index(0, true));
     op_imm(e, false, 4, H_T1, ITLB_ENTRIES - 1);
     op_mem(e, true, 0x8d, H_T1, H_T1, H_T1, 1, 0);            /* lea r11, [r11 + r11 * 2] */
     put8(e, 0x49), put8(e, 0xc1), put8(e, 0xe3), put8(e, 3);  /* shl r11, 3 */

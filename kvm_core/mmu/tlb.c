@@ -73,17 +73,18 @@ void itlb_drop_page(struct vcpu *v, const struct codepage *page)
 {
     for (unsigned user = 0; user < 2; user++)
         if (v->code_at[user][page->number] != CODE_NOWHERE)
-            itlb_drop(v, itlb_entry_of(v, v->code_at[user][page->number]));
+            itlb_drop(v, itlb_entry_of(v, v->code_at[user][page->number], user));
 }
 
 void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool global)
 {
-    struct itlb_entry *e = itlb_entry_of(v, linear);
+    bool user = v->cpl == 3;
+    struct itlb_entry *e = itlb_entry_of(v, linear, user);
     uint64_t tag = (linear & ~0xfffull) | itlb_key(v), *at = code_at(v, tag, page);
 
     itlb_drop(v, e);
     if (*at != CODE_NOWHERE)
-        itlb_drop(v, itlb_entry_of(v, *at));
+        itlb_drop(v, itlb_entry_of(v, *at, user));
     *e = (struct itlb_entry){.tag = tag, .page = page, .global = global};
     *at = linear & ~0xfffull;
     fills_add(&v->itlb_fills, (unsigned)(e - v->itlb));
@@ -155,14 +156,15 @@ void tlb_flush_nonglobal(struct vcpu *v)
 
 void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
-    struct itlb_entry *fetch = itlb_entry_of(v, page);
-
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         drop_tag(&v->tlb_sets[s].read, page);
         drop_tag(&v->tlb_sets[s].write, page);
     }
-    if ((fetch->tag & ~0xfffull) == page)
-        itlb_drop(v, fetch);
+    for (unsigned user = 0; user < 2; user++) {
+        struct itlb_entry *fetch = itlb_entry_of(v, page, user);
+        if ((fetch->tag & ~0xfffull) == page)
+            itlb_drop(v, fetch);
+    }
 }
 
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)

@@ -14,10 +14,9 @@ struct itlb_entry {
     struct codepage *page;
     bool global;
 };
-static inline struct itlb_entry *itlb_entry_of(const struct vcpu *v, uint64_t linear)
-{
-    return &v->itlb[linear >> 12 & (ITLB_ENTRIES - 1)];
-}
+/* A page that both privileges execute has two entries, half of all apart. */
+static inline unsigned itlb_index(uint64_t linear, bool user) { return (linear >> 12 ^ user * (ITLB_ENTRIES / 2)) & (ITLB_ENTRIES - 1); }
+static inline struct itlb_entry *itlb_entry_of(const struct vcpu *v, uint64_t linear, bool user) { return &v->itlb[itlb_index(linear, user)]; }
 /* A page is in one entry at most for each of the two privileges, and vcpu.code_at says in which. */
 void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool global);
 void itlb_drop(struct vcpu *v, struct itlb_entry *e);
