@@ -305,6 +305,7 @@ void backing_forked(void);
  * vCPU of the calling thread when it is inside, or NULL; it serves its own TLB requests while it waits. */
 void vm_quiesce(struct kvm_vm *vm, uint32_t request, struct kvm_vcpu *self);
 void vcpu_drain(struct kvm_vcpu *kv);
+void vcpu_take_map(struct kvm_vcpu *kv); /* the VM's memory as it is now */
 /* No vCPU of the machine is inside of the engine until vm_let_go(), and REQ_* are served before one is again. */
 void vm_hold(struct kvm_vm *vm, uint32_t request);
 void vm_let_go(struct kvm_vm *vm);

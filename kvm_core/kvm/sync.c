@@ -6,6 +6,12 @@
 
 /* ---- requests to running vCPUs --------------------------------------------------------------------------------- */
 
+void vcpu_take_map(struct kvm_vcpu *kv)
+{
+    kv->cpu.phys = atomic_load(&kv->vm->map);
+    kv->cpu.tables_slot = NULL;
+}
+
 /* Serves what has been asked of a vCPU; by its own thread, outside of the engine. in_guest stays set meanwhile, so that
  * the map in use is not freed. */
 void vcpu_drain(struct kvm_vcpu *kv)
@@ -15,7 +21,7 @@ void vcpu_drain(struct kvm_vcpu *kv)
     if (!requests)
         return;
     if (requests & REQ_PHYS_CHANGED)
-        kv->cpu.phys = atomic_load(&kv->vm->map);
+        vcpu_take_map(kv);
     cpu_serve(&kv->cpu, requests);
 }
 

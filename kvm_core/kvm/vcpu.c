@@ -309,7 +309,7 @@ static int translate(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)
     if (GET(c, t, arg))
         return -EFAULT;
     pthread_mutex_lock(&kv->vm->slots_lock);
-    kv->cpu.phys = atomic_load(&kv->vm->map); /* the next entry drains what is still asked */
+    vcpu_take_map(kv); /* the next entry drains what is still asked */
     t.valid = mmu_translate(&kv->cpu, t.linear_address, &gpa, &writable, &user);
     pthread_mutex_unlock(&kv->vm->slots_lock);
     __atomic_fetch_or(&kv->cpu.requests, REQ_PHYS_CHANGED, __ATOMIC_SEQ_CST);

@@ -12,16 +12,12 @@ bool phys_lookup(const struct phys_map *map, uint64_t gpa, struct page_ref *out)
     while (low < high) {
         unsigned mid = (low + high) / 2;
         struct memslot *slot = map->slot[mid];
-        if (gpa < slot->gpa) {
-            high = mid;
-        } else if (gpa - slot->gpa >= slot->size_bytes) {
-            low = mid + 1;
-        } else {
-            out->slot = slot;
-            out->page = (gpa - slot->gpa) >> 12;
-            out->host = slot->obj->host + slot->obj_offset + (out->page << 12);
+        if (phys_in_slot(slot, gpa, out))
             return true;
-        }
+        if (gpa < slot->gpa)
+            high = mid;
+        else
+            low = mid + 1;
     }
     return false;
 }

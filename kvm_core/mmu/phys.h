@@ -49,6 +49,25 @@ struct page_ref {
 
 /* The page that holds gpa; false when there is no slot (MMIO). */
 bool phys_lookup(const struct phys_map *map, uint64_t gpa, struct page_ref *out);
+static inline bool phys_in_slot(struct memslot *slot, uint64_t gpa, struct page_ref *out)
+{
+    if (gpa - slot->gpa >= slot->size_bytes)
+        return false;
+    out->slot = slot;
+    out->page = (gpa - slot->gpa) >> 12;
+    out->host = slot->obj->host + slot->obj_offset + (out->page << 12);
+    return true;
+}
+/* The same; looks into *near first, a slot of the map or NULL, and leaves the right one there. */
+static inline bool phys_lookup_near(const struct phys_map *map, struct memslot **near, uint64_t gpa, struct page_ref *out)
+{
+    if (*near && phys_in_slot(*near, gpa, out))
+        return true;
+    if (!phys_lookup(map, gpa, out))
+        return false;
+    *near = out->slot;
+    return true;
+}
 
 static inline void phys_mark_dirty(struct memslot *slot, uint64_t page)
 {

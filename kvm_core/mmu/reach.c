@@ -6,12 +6,17 @@
 extern const char reach_begin[], reach_end[], reach_failed[];
 
 __asm__(".pushsection .text\n"
-        ".globl reach_begin, reach_end, reach_failed, reach_read, reach_write, reach_copy\n"
-        ".hidden reach_begin, reach_end, reach_failed, reach_read, reach_write, reach_copy\n"
+        ".globl reach_begin, reach_end, reach_failed, reach_read, reach_load, reach_write, reach_copy\n"
+        ".hidden reach_begin, reach_end, reach_failed, reach_read, reach_load, reach_write, reach_copy\n"
         ".p2align 4\n"
         "reach_begin:\n"
         "reach_read:\n"
         "    movzbl (%rdi), %eax\n"
+        "    movl $1, %eax\n"
+        "    ret\n"
+        "reach_load:\n"
+        "    movq (%rdi), %rax\n"
+        "    movq %rax, (%rsi)\n"
         "    movl $1, %eax\n"
         "    ret\n"
         "reach_write:\n"
@@ -41,6 +46,12 @@ uintptr_t reach_recover(uintptr_t ip)
 bool reach_read(const void *at)
 {
     (void)*(const volatile char *)at;
+    return true;
+}
+
+bool reach_load(const uint64_t *at, uint64_t *value)
+{
+    *value = __atomic_load_n(at, __ATOMIC_RELAXED);
     return true;
 }
 

@@ -30,16 +30,17 @@ static enum step entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct 
     uint8_t *host;
 
     e->gpa = gpa;
-    if (!phys_lookup(v->phys, gpa, &e->ref))
+    if (!phys_lookup_near(v->phys, &v->tables_slot, gpa, &e->ref))
         return STEP_ABSENT;
     host = e->ref.host + (gpa & 0xfff);
-    if (unlikely(!reach_read(host)))
-        return STEP_UNBACKED;
     if (size == 8) {
         e->at64 = (uint64_t *)host;
         e->at32 = NULL;
-        e->value = __atomic_load_n(e->at64, __ATOMIC_RELAXED);
+        if (unlikely(!reach_load(e->at64, &e->value)))
+            return STEP_UNBACKED;
     } else {
+        if (unlikely(!reach_read(host)))
+            return STEP_UNBACKED;
         e->at32 = (uint32_t *)host;
         e->at64 = NULL;
         e->value = __atomic_load_n(e->at32, __ATOMIC_RELAXED);
