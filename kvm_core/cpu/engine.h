@@ -9,8 +9,8 @@ enum cpu_exit_reason engine_enter(struct vcpu *v, int32_t budget, void (*run)(st
 /* Between two blocks: delivers events, polls, steps with care where that is due. True: the instruction at rip can be
  * executed at full speed. False: leave. `one` executes one instruction of the engine's own kind (SLOW_LOCKSTEP). */
 bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v));
-/* Would it, at once? Within a budget, which is the caller's to look at. */
-bool engine_ready(const struct vcpu *v);
+/* Can it, at once? Within a budget, which is the caller's to look at. */
+bool engine_ready(struct vcpu *v);
 /* Interprets from `i`, which codecache_lookup() has found, to the end of its stretch. */
 void engine_row(struct vcpu *v, const struct insn *i);
 /* Lockstep: one instruction as the interpreter's fast path executes it. */

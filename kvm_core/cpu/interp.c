@@ -152,7 +152,7 @@ void engine_single(struct vcpu *v)
 /* Whether the next instruction needs the careful path. */
 static bool careful(const struct vcpu *v)
 {
-    if (unlikely(v->slow | v->shadow) || unlikely(v->eflags & (FL_TF | FL_RF)) || unlikely(v->log.replay))
+    if (unlikely(v->slow | v->shadow) || unlikely(v->eflags & FL_TF) || unlikely(v->log.replay))
         return true;
     /* a limit that cuts this page */
     return v->code_bits != 64 && unlikely(v->seg[CS].limit - v->rip < 4096 + 15 || v->rip > v->seg[CS].limit) &&
@@ -164,9 +164,19 @@ static bool window_open(const struct vcpu *v)
     return v->want_window && v->eflags & FL_IF && !v->shadow && !v->log.replay;
 }
 
-bool engine_ready(const struct vcpu *v)
+/* RF keeps breakpoints away from one instruction, which now begins. Without breakpoints (SLOW_BREAKPOINT is careful) nobody looks
+ * at it before that is complete: it need not be executed with care. Should it fault, RF is pushed whatever it was. */
+static bool go(struct vcpu *v)
 {
-    return likely(!v->pending.type && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !window_open(v) && !careful(v));
+    v->eflags &= ~(uint32_t)FL_RF;
+    return true;
+}
+
+bool engine_ready(struct vcpu *v)
+{
+    bool ready = likely(!v->pending.type && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !window_open(v) && !careful(v));
+
+    return ready && go(v);
 }
 
 bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
@@ -191,7 +201,7 @@ bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
             return false;
         }
         if (likely(!careful(v)))
-            return true;
+            return go(v);
         if (v->slow == SLOW_LOCKSTEP && !v->shadow && !(v->eflags & (FL_TF | FL_RF)) && !v->log.replay)
             one(v);
         else
