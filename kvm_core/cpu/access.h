@@ -101,12 +101,47 @@ void mem_rmw_end(struct vcpu *v, unsigned size, struct rmw *m, uint64_t value);
 /* Instead of mem_rmw_end() where the caller has stored at m->host itself (atomically). */
 void mem_rmw_stored(struct vcpu *v, unsigned size, struct rmw *m);
 
+/* ---- with rights that need not be the current ones; `kind` is never TLB_USER_AC ---------------- */
+
+uint64_t mem_load_kind_slow(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size);
+void mem_store_kind_slow(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size, uint64_t value);
+
+static inline uint64_t wrap_linear(const struct vcpu *v, uint64_t linear) { return cpu_lma(v) ? linear : (uint32_t)linear; }
+static inline uint64_t mem_load_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, const unsigned size)
+{
+    const void *p = tlb_probe_read(&v->tlb_sets[kind], wrap_linear(v, linear), size);
+
+    return likely(p != NULL) ? host_get(p, size) : mem_load_kind_slow(v, kind, linear, size);
+}
+static inline void mem_store_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, const unsigned size, uint64_t value)
+{
+    void *p = tlb_probe_write(&v->tlb_sets[kind], wrap_linear(v, linear), size);
+
+    if (likely(p != NULL))
+        host_put(p, size, value);
+    else
+        mem_store_kind_slow(v, kind, linear, size, value);
+}
+
 /* Supervisor accesses that the processor makes on its own (GDT, LDT, IDT, TSS), whatever the CPL. */
-uint64_t sys_load(struct vcpu *v, uint64_t linear, unsigned size);
-void sys_store(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value);
-/* The same as a given privilege (stack of an inner level): user = CPL 3 rights. */
-uint64_t mem_load_as(struct vcpu *v, bool user, uint64_t linear, unsigned size);
-void mem_store_as(struct vcpu *v, bool user, uint64_t linear, unsigned size, uint64_t value);
+static inline enum tlb_set_kind system_kind(const struct vcpu *v) { return v->cr4 & CR4_SMAP ? TLB_SUPER_SMAP : TLB_SUPER; }
+static inline uint64_t sys_load(struct vcpu *v, uint64_t linear, const unsigned size)
+{
+    return mem_load_kind(v, system_kind(v), linear, size);
+}
+static inline void sys_store(struct vcpu *v, uint64_t linear, const unsigned size, uint64_t value)
+{
+    mem_store_kind(v, system_kind(v), linear, size, value);
+}
+
+/* Those of a given privilege, of a stack of an inner level: user = CPL 3. CPL 3 may set AC at will: it does not open the way for
+ * what the processor does on its behalf. */
+static inline enum tlb_set_kind privilege_kind(const struct vcpu *v, bool user)
+{
+    if (user)
+        return TLB_USER;
+    return v->cr4 & CR4_SMAP && !(v->cpl < 3 && v->eflags & FL_AC) ? TLB_SUPER_SMAP : TLB_SUPER;
+}
 
 /* Segment-relative access with limit and rights checks: `off` within segment s (stack, far pointers, strings).
  * Returns the linear address. #SS(0) for SS, else #GP(0). */

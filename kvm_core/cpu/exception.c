@@ -163,6 +163,7 @@ static void gate_stack(struct vcpu *v, const struct idt_gate *g, uint32_t ext, s
     st->mask = UINT64_MAX;
     st->flat = true;
     st->sp &= ~0xfull;
+    far_hold_pushes(v, st, 6 * 8);
 }
 
 static void push_frame(struct vcpu *v, struct far_stack *st, const struct idt_gate *g,

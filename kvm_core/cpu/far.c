@@ -74,31 +74,57 @@ static uint64_t stack_slot(struct vcpu *v, const struct far_stack *st, uint64_t 
     return (uint32_t)(ss->base + off);
 }
 
+void far_hold_pushes(struct vcpu *v, struct far_stack *st, unsigned bytes)
+{
+    const struct tlb_set *set = st->current ? v->tlb : &v->tlb_sets[privilege_kind(v, st->user)];
+    uint8_t *low = st->flat ? tlb_probe_write(set, st->sp - bytes, bytes) : NULL;
+
+    st->host = low ? low + bytes : NULL;
+}
+
+void far_hold_pops(struct vcpu *v, struct far_stack *st, unsigned bytes)
+{
+    st->host = st->flat && st->current ? mem_probe_read(v, st->sp, bytes) : NULL;
+}
+
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value)
 {
+    if (likely(st->host != NULL)) {
+        st->sp -= size;
+        st->host -= size;
+        host_put(st->host, size, value);
+        return;
+    }
     uint64_t off = (st->sp - size) & st->mask;
     uint64_t linear = stack_slot(v, st, off, size);
 
     if (st->current)
         mem_store(v, linear, size, value);
     else
-        mem_store_as(v, st->user, linear, size, value);
+        mem_store_kind(v, privilege_kind(v, st->user), linear, size, value);
     st->sp = (st->sp & ~st->mask) | off;
 }
 
 uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size)
 {
+    if (likely(st->host != NULL)) {
+        st->sp += size;
+        st->host += size;
+        return host_get(st->host - size, size);
+    }
     uint64_t off = st->sp & st->mask;
     uint64_t linear = stack_slot(v, st, off, size);
 
     st->sp = (st->sp & ~st->mask) | ((off + size) & st->mask);
-    return st->current ? mem_load(v, linear, size) : mem_load_as(v, st->user, linear, size);
+    return st->current ? mem_load(v, linear, size) : mem_load_kind(v, privilege_kind(v, st->user), linear, size);
 }
 
 void far_touch(struct vcpu *v, const struct far_stack *st, uint64_t off, unsigned size)
 {
     struct far_stack at = *st;
 
+    if (st->host)
+        return;
     at.sp += off;
     (void)far_pop(v, &at, size);
 }

@@ -17,12 +17,16 @@ struct far_stack {
     bool flat;      /* 64-bit: no segment */
     bool user;      /* accessed with the rights of CPL 3 */
     bool current;   /* of the current privilege level */
+    uint8_t *host;  /* of sp, while far_hold_*() holds what comes next; or NULL */
 };
 
 void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error);
 /* SS:ESP of privilege `dpl` from the TSS, checked (#TS); long mode: RSPn, null SS. SDM vol. 3, 7.2
  */
 void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_t ext);
+/* Looks the next `bytes` of a 64-bit stack up at once, if that can be done without a fault; else each slot when its turn comes. */
+void far_hold_pushes(struct vcpu *v, struct far_stack *st, unsigned bytes);
+void far_hold_pops(struct vcpu *v, struct far_stack *st, unsigned bytes);
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value);
 uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size);
 /* Reads `size` bytes at `off` from the top, for the fault that may come of it. AMD's processors read the slots of RET

@@ -121,6 +121,8 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
     uint16_t sel;
 
     far_stack_current(v, &st, 0);
+    if (v->mode == MODE_LONG)
+        far_hold_pops(v, &st, 5 * opsize);
     if (v->amd) {
         far_touch(v, &st, 2 * opsize, opsize);
         if (v->mode == MODE_LONG) {

@@ -229,11 +229,6 @@ static void page_store(struct vcpu *v, const struct page *p, uint64_t linear, un
     }
 }
 
-static uint64_t wrap_linear(const struct vcpu *v, uint64_t linear)
-{
-    return cpu_lma(v) ? linear : (uint32_t)linear;
-}
-
 static enum tlb_set_kind current_kind(const struct vcpu *v)
 {
     return (enum tlb_set_kind)(v->tlb - v->tlb_sets);
@@ -333,55 +328,14 @@ void stack_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t v
     mem_store_slow(v, linear, size, value);
 }
 
-static enum tlb_set_kind system_kind(const struct vcpu *v)
+uint64_t mem_load_kind_slow(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
 {
-    return v->cr4 & CR4_SMAP ? TLB_SUPER_SMAP : TLB_SUPER;
+    return load_kind(v, kind, linear, size);
 }
 
-/* As a privilege that need not be the current one; `kind` is never TLB_USER_AC. */
-static uint64_t load_as(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
+void mem_store_kind_slow(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size, uint64_t value)
 {
-    const void *p = tlb_probe_read(&v->tlb_sets[kind], wrap_linear(v, linear), size);
-
-    return likely(p != NULL) ? host_load(p, size) : load_kind(v, kind, linear, size);
-}
-
-static void store_as(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size, uint64_t value)
-{
-    void *p = tlb_probe_write(&v->tlb_sets[kind], wrap_linear(v, linear), size);
-
-    if (likely(p != NULL))
-        host_store(p, size, value);
-    else
-        store_kind(v, kind, linear, size, value);
-}
-
-uint64_t sys_load(struct vcpu *v, uint64_t linear, unsigned size)
-{
-    return load_as(v, system_kind(v), linear, size);
-}
-
-void sys_store(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value)
-{
-    store_as(v, system_kind(v), linear, size, value);
-}
-
-static enum tlb_set_kind privilege_kind(const struct vcpu *v, bool user)
-{
-    if (user)
-        return TLB_USER;
-    /* CPL 3 may set AC at will: it does not open the way for what the processor does on its behalf */
-    return v->cr4 & CR4_SMAP && !(v->cpl < 3 && v->eflags & FL_AC) ? TLB_SUPER_SMAP : TLB_SUPER;
-}
-
-uint64_t mem_load_as(struct vcpu *v, bool user, uint64_t linear, unsigned size)
-{
-    return load_as(v, privilege_kind(v, user), linear, size);
-}
-
-void mem_store_as(struct vcpu *v, bool user, uint64_t linear, unsigned size, uint64_t value)
-{
-    store_as(v, privilege_kind(v, user), linear, size, value);
+    store_kind(v, kind, linear, size, value);
 }
 
 /* ---- longer operands ------------------------------------------------------------------------- */
