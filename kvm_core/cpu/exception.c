@@ -230,17 +230,17 @@ static void deliver_protected(struct vcpu *v, const struct event *e)
 
 void exception_deliver(struct vcpu *v)
 {
-    struct event e = v->pending;
+    const struct event *e = &v->pending;
 
-    v->delivering = e.type;
-    v->delivering_vector = e.vector;
-    if (e.type == EVENT_NMI)
+    v->delivering = e->type;
+    v->delivering_vector = e->vector;
+    if (e->type == EVENT_NMI)
         v->nmi_masked = true;
-    apply_payload(v, &e);
+    apply_payload(v, e);
     if (v->mode == MODE_REAL)
-        deliver_real(v, &e);
+        deliver_real(v, e);
     else
-        deliver_protected(v, &e);
+        deliver_protected(v, e);
     delivered(v);
 }
 

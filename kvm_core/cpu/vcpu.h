@@ -319,7 +319,7 @@ struct vcpu {
 
     /* memory and code */
     const struct phys_map *phys;
-    struct memslot *tables_slot; /* where the last page table was, or NULL: set with phys */
+    struct memslot *slot_near; /* of the last page that a walk came to, or NULL: set with phys */
     struct itlb_entry *itlb;
     struct codecache *code;
     struct native_cache *native;

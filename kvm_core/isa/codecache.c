@@ -212,6 +212,18 @@ void codecache_translated(struct vcpu *v)
 
 void codecache_grow(struct vcpu *v) { codestore_grow(v->code); }
 
+/* These lines have been written: is what was decoded what it was? When the same is written once more, code that runs in between
+ * stays; what does not is data by now, whose writer would take the slow path each time. */
+static bool still_code(struct codepage *p, uint64_t lines)
+{
+    if (!(p->lines & lines))
+        return true;
+    if (!p->recent || !codepage_unchanged(p, lines))
+        return false;
+    p->recent = false;
+    return true;
+}
+
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
 {
     struct codecache *c = v->code;
@@ -226,7 +238,7 @@ void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
         next = p->next;
         if (p->gpa != page)
             continue;
-        if (codepage_unchanged(p, lines)) /* also where the same was written once more */
+        if (still_code(p, lines))
             kept = true;
         else
             codepage_retire(v, p);

@@ -28,7 +28,7 @@ struct codepage {
     uint16_t room;         /* lines for which `bytes` has room */
     uint8_t code_bits;
     bool stale;            /* dropped: unreachable, waits to be used anew */
-    bool recent;           /* looked up since the last search for a page to drop */
+    bool recent;           /* looked up since the last search for a page to drop, and the last write of what was there */
     uint16_t line[64];     /* number of the codeline; 0: nothing decoded there */
 };
 

@@ -9,7 +9,7 @@
 void vcpu_take_map(struct kvm_vcpu *kv)
 {
     kv->cpu.phys = atomic_load(&kv->vm->map);
-    kv->cpu.tables_slot = NULL;
+    kv->cpu.slot_near = NULL;
 }
 
 /* Serves what has been asked of a vCPU; by its own thread, outside of the engine. in_guest stays set meanwhile, so that

@@ -123,7 +123,7 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     if (error)
         cpu_page_fault(v, linear, error & ~WALK_FAULT);
     *out = (struct page){.gpa = w.gpa};
-    if (!phys_lookup(v->phys, w.gpa, &ref))
+    if (!phys_lookup_near(v->phys, &v->slot_near, w.gpa, &ref))
         return;
     out->slot = ref.slot;
     out->index = ref.page;

@@ -28,6 +28,8 @@ struct fills {
 };
 static inline void fills_add(struct fills *f, unsigned n)
 {
+    if (f->count && f->count <= FILLS_MAX && f->at[f->count - 1] == n) /* who invalidates a page and touches it again */
+        return;
     if (f->count < FILLS_MAX)
         f->at[f->count] = (uint16_t)n;
     if (f->count <= FILLS_MAX)

@@ -25,26 +25,32 @@ struct entry {
 
 enum step { STEP_OK, STEP_ABSENT, STEP_RESERVED, STEP_UNBACKED };
 
-static enum step entry_read(struct vcpu *v, uint64_t gpa, unsigned size, struct entry *e)
+static bool entry_find(struct vcpu *v, uint64_t gpa, struct entry *e)
 {
-    uint8_t *host;
-
     e->gpa = gpa;
-    if (!phys_lookup_near(v->phys, &v->tables_slot, gpa, &e->ref))
+    return phys_lookup_near(v->phys, &v->slot_near, gpa, &e->ref);
+}
+
+static enum step entry_read64(struct vcpu *v, uint64_t gpa, struct entry *e)
+{
+    if (!entry_find(v, gpa, e))
         return STEP_ABSENT;
-    host = e->ref.host + (gpa & 0xfff);
-    if (size == 8) {
-        e->at64 = (uint64_t *)host;
-        e->at32 = NULL;
-        if (unlikely(!reach_load(e->at64, &e->value)))
-            return STEP_UNBACKED;
-    } else {
-        if (unlikely(!reach_read(host)))
-            return STEP_UNBACKED;
-        e->at32 = (uint32_t *)host;
-        e->at64 = NULL;
-        e->value = __atomic_load_n(e->at32, __ATOMIC_RELAXED);
-    }
+    e->at32 = NULL;
+    e->at64 = (uint64_t *)(e->ref.host + (gpa & 0xfff));
+    if (unlikely(!reach_load(e->at64, &e->value)))
+        return STEP_UNBACKED;
+    return e->value & PTE_P ? STEP_OK : STEP_ABSENT;
+}
+
+static enum step entry_read32(struct vcpu *v, uint64_t gpa, struct entry *e)
+{
+    if (!entry_find(v, gpa, e))
+        return STEP_ABSENT;
+    e->at64 = NULL;
+    e->at32 = (uint32_t *)(e->ref.host + (gpa & 0xfff));
+    if (unlikely(!reach_read(e->at32)))
+        return STEP_UNBACKED;
+    e->value = __atomic_load_n(e->at32, __ATOMIC_RELAXED);
     return e->value & PTE_P ? STEP_OK : STEP_ABSENT;
 }
 
@@ -108,7 +114,7 @@ static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int 
             p->above = p->rights;
         }
         struct entry *e = &p->level[p->count];
-        enum step step = entry_read(v, table + (linear >> shift & 511) * 8, 8, e);
+        enum step step = entry_read64(v, table + (linear >> shift & 511) * 8, e);
         if (step)
             return step;
         p->count++;
@@ -160,7 +166,7 @@ static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)
 
     p->count = 0;
     p->rights = PTE_W | PTE_U;
-    step = entry_read(v, (v->cr3 & 0xfffff000u) + (linear >> 22 & 1023) * 4, 4, e);
+    step = entry_read32(v, (v->cr3 & 0xfffff000u) + (linear >> 22 & 1023) * 4, e);
     if (step)
         return step;
     p->count = 1;
@@ -175,7 +181,7 @@ static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)
         return STEP_OK;
     }
     e = &p->level[1];
-    step = entry_read(v, (p->level[0].value & 0xfffff000u) + (linear >> 12 & 1023) * 4, 4, e);
+    step = entry_read32(v, (p->level[0].value & 0xfffff000u) + (linear >> 12 & 1023) * 4, e);
     if (step)
         return step;
     p->count = 2;
