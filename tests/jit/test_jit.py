@@ -75,7 +75,8 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest"]
+    "name",
+    ["tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "rewritten"],
 )
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
     """tlb: a copy of 16 MiB missed at every step where the distance was a multiple of the TLB's
@@ -87,6 +88,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     again: no bug; a loop that begins with what looks at the flags of its end.
     privilege: a jump that waited to be linked was linked to what another instruction led to.
     nest: no bug; a short loop in another, at the ends of pages, while pages change.
+    rewritten: a byte of code that was written as it was had its page decoded and translated anew.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
