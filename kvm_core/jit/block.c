@@ -14,7 +14,7 @@ struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsig
 {
     struct cold *c = &b->cold[b->colds++];
 
-    *c = (struct cold){.kind = (uint8_t)kind, .set = (uint8_t)b->kind, .part = (uint8_t)strip_part(b), .from = from, .executed = n};
+    *c = (struct cold){.kind = (uint8_t)kind, .set = (uint8_t)b->kind, .owed = (int16_t)strip_owed(b), .from = from, .executed = n};
     if (kind == COLD_LINK) {
         c->ref = (uint32_t)(from - b->e.rw);
     } else if (kind == COLD_INTERPRET && b->strip) { /* by a block that begins with it */
@@ -122,7 +122,7 @@ static void put_cold(struct build *b, const struct cold *c)
     if (c->also_from)
         set_jump(c->also_from, e->p);
     b->kind = c->set;
-    strip_go_on(b, c->part);
+    strip_go_on(b, c->owed);
     switch (c->kind) {
     case COLD_INTERPRET:
         put_interpret(b, c->ref, (int)c->executed);

@@ -20,7 +20,7 @@ enum cold_kind {
 struct cold { /* code behind the block for what is rare */
     uint8_t kind;
     uint8_t set;         /* enum tlb_set_kind where it was */
-    uint8_t part;        /* and of a strip: strip.h */
+    int16_t owed;        /* and what r15 lacked there: strip.h */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
@@ -200,11 +200,13 @@ bool strip_answers(const struct build *b, unsigned n); /* instruction n's operan
 bool strip_place(struct build *b, unsigned n, struct place *at);
 /* To `distance`, the flags being where they are wanted there; false: that is not in the strip. */
 bool strip_again(struct build *b, int64_t distance, unsigned executed);
-void strip_leave(struct build *b);                    /* everything is where other code expects it; clobbers flags */
-void strip_end(struct build *b);
-unsigned strip_part(const struct build *b); /* that is being rendered; 0: no strip is */
-void strip_go_on(struct build *b, unsigned part);
+int strip_owed(const struct build *b); /* what r15 lacks here */
+void strip_go_on(struct build *b, int owed);
 void strip_add(struct build *b);                      /* to a block that has been rendered */
+
+/* gate.c */
+void strip_leave(struct build *b); /* everything is where other code expects it; clobbers flags */
+void strip_end(struct build *b);   /* its iterations are over */
 
 /* again.c */
 void again_begin(struct build *b);                    /* before the first instruction */

@@ -78,6 +78,7 @@ static inline void test_field(struct emit *e, int32_t field, unsigned mask)
 }
 static inline void move(struct emit *e, unsigned to, unsigned from) { op_reg(e, true, 0x8b, to, from); }
 static inline void lea(struct emit *e, unsigned to, unsigned base, int32_t disp) { op_mem(e, true, 0x8d, to, base, NO_INDEX, 0, disp); }
+static inline void lea32(struct emit *e, unsigned to, unsigned base, int32_t disp) { op_mem(e, false, 0x8d, to, base, NO_INDEX, 0, disp); }
 static inline void load_imm32(struct emit *e, unsigned reg, uint32_t value)
 {
     put_rex(e, false, 0, 0, reg, false);

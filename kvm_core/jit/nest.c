@@ -1,19 +1,17 @@
 /* Strips of a loop with another in it, whose iterations are too few each time to pay for a gate of their own.
  *
- * The strip is the outer loop. The gate asks the TLB for the operands that stay where they are in all of it. A stream of the
- * inner loop has a window: the page where it was last, in vcpu.run.window, and the distance to the host's address in a
- * register. Before the inner loop its address is compared with that, for the bytes of TURNS iterations at once; only when
- * it has come to another page, the TLB is asked. A loop that goes on longer is left to the inner loop's own strip. All other
- * operands have their probes.
+ * The strip is the outer loop, with copies of the inner one's body in a row (copies.c). The gate asks the TLB for the operands that
+ * stay where they are in all of it. A stream of the inner loop has a window: the page where it was last, in vcpu.run.window, and
+ * the distance to the host's address in a register. Before the copies its address is compared with that, for the bytes of all of
+ * them at once; only when it has come to another page, the TLB is asked. A loop that goes on longer than ROUNDS through the copies
+ * is left to the inner loop's own strip. All other operands have their probes.
  *
- * In the inner loop r15 has what is left of the TURNS iterations, and vcpu.run.rest what the slice has beyond them; outside
- * of it r15 is the slice. What of the outer loop precedes the inner one is counted with the windows. The way in is the
- * block's first branch back to the inner loop, so that the gate stands before the inner loop's first instruction. When a
- * window does not hold, that one's block goes on.
+ * r15 is the slice all the time; the copies count when they are left. The way in is the block's first branch back to the inner
+ * loop, so that the gate stands before the inner loop's first instruction. When a window does not hold, that one's block goes on.
  */
 #include "jit/strip.h"
 
-enum { SHORT_MAX = 8 /* fewer than of the inner loop's strip, which gets what is left over */, TURNS = 8, WINDOW_MAX = 1024 /* bytes of TURNS iterations */ };
+enum { SHORT_MAX = 8 /* fewer than of the inner loop's strip, which gets what is left over */, ROUNDS = 2, WINDOW_MAX = 1024 /* bytes */ };
 
 /* ---- the plan ---------------------------------------------------------------------------------------------- */
 
@@ -67,9 +65,11 @@ static bool stream_of(const struct build *b, const struct strip *s, const struct
     return !(g->stride & g->align_mask) && g->low == (int32_t)g->low;
 }
 
-static unsigned turns_length(const struct strip *s) { return TURNS * (s->back + 1 - s->first); } /* instructions */
-static unsigned reach(const struct stream *g) { return (unsigned)((g->stride < 0 ? -g->stride : g->stride) * (TURNS - 1)); }
-static unsigned window_size(const struct stream *g) { return (unsigned)(g->high - g->low) + reach(g); }
+static unsigned round_length(const struct strip *s) { return s->copies * (s->back + 1 - s->first); } /* instructions */
+
+/* Bytes that a stream goes in all turns but the last; that its operands take in all of them. */
+static unsigned reach(const struct strip *s, const struct stream *g) { return (unsigned)(g->stride < 0 ? -g->stride : g->stride) * (s->copies - 1); }
+static unsigned window_size(const struct strip *s, const struct stream *g) { return (unsigned)(g->high - g->low) + reach(s, g); }
 
 static void find_streams(const struct build *b, struct strip *s, unsigned max, bool inside)
 {
@@ -80,7 +80,7 @@ static void find_streams(const struct build *b, struct strip *s, unsigned max, b
         values_after(b, n, &inner);
     for (unsigned n = 0; n <= s->last; n++) {
         if (is_inside(s, n) == inside && stream_of(b, s, &inner, &now, n, &g) && g.stride >= -WINDOW_MAX && g.stride <= WINDOW_MAX &&
-            window_size(&g) <= WINDOW_MAX)
+            window_size(s, &g) <= WINDOW_MAX)
             strip_stream(s, n, &g, max);
         if (is_inside(s, n))
             values_after(b, n, &now);
@@ -106,6 +106,9 @@ bool nest_plan(const struct build *b, struct strip *s)
     unsigned named = 0;
 
     if (!b->inward || !find_inner(b, s) || b->inward_from != s->back)
+        return false;
+    s->copies = copies_of(b, s->first, s->back, 2 * COPIED_MAX);
+    if (s->copies < COPIES_MAX)
         return false;
     for (unsigned n = 0; n <= s->last; n++)
         named |= registers_named(b, &b->op[n]) | registers_implied(b, &b->op[n]);
@@ -141,21 +144,8 @@ static void put_window_offset(struct build *b, const struct stream *g)
 {
     struct insn at = g->at;
 
-    at.disp = (int32_t)(g->low - (g->stride < 0 ? reach(g) : 0));
+    at.disp = (int32_t)(g->low - (g->stride < 0 ? reach(b->strip, g) : 0));
     put_offset(b, &at, H_T0, true);
-}
-
-bool nest_again(struct build *b, int64_t distance, unsigned executed)
-{
-    struct strip *s = b->strip;
-    struct emit *e = &b->e;
-
-    if (executed != s->back + 1 || distance != b->op[s->first].i->off)
-        return false;
-    op_imm(e, false, 5, H_LEFT, (int32_t)(executed - s->first));
-    set_jump(put_jump(e, CC_JGE), s->inner);
-    put_miss(b, put_jump(e, JUMP_ALWAYS));
-    return true;
 }
 
 /* Asks the TLB for it. -> the jump that is taken when it has not got it */
@@ -165,7 +155,7 @@ static uint8_t *put_look(struct build *b, const struct stream *g)
 
     put_window_offset(b, g);
     int32_t table = put_tlb_offset(b, g->write);
-    op_imm(e, true, 7, H_T0, (int32_t)(4096 - window_size(g)));
+    op_imm(e, true, 7, H_T0, (int32_t)(4096 - window_size(b->strip, g)));
     uint8_t *fail = put_jump(e, CC_JA);
     op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
     op_mem(e, true, 0x8b, H_T1, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
@@ -182,35 +172,54 @@ static void put_window(struct build *b, unsigned k)
 
     put_window_offset(b, g);
     op_mem(e, true, 0x33, H_T0, H_BASE, NO_INDEX, 0, window_field(s, g));
-    op_imm(e, true, 7, H_T0, (int32_t)(4096 - window_size(g)));
+    op_imm(e, true, 7, H_T0, (int32_t)(4096 - window_size(b->strip, g)));
     s->elsewhere[k] = put_jump(e, CC_JA);
     s->found[k] = e->p;
     if (g->align_mask)
-        put_miss(b, strip_put_aligned(b, g));
+        put_miss(b, gate_put_aligned(b, g));
 }
 
-/* Before the inner loop. */
-static void put_windows(struct build *b)
+/* After as many turns as there are copies; the flags are where they are wanted. */
+static void put_round(struct build *b)
+{
+    const struct strip *s = b->strip;
+    struct emit *e = &b->e;
+
+    op_imm(e, false, 5, H_LEFT, (int32_t)round_length(s));
+    op_mem(e, false, 0x83, 5, H_BASE, NO_INDEX, 0, FIELD(run.rest)); /* sub dword [rest], 1 */
+    put8(e, 1);
+    set_jump(put_jump(e, CC_JNS), s->round);
+    b->strip->owed = 0;
+    put_edge(b, b->op[s->first].i->off, s->first, true);
+}
+
+/* The inner loop, which the windows precede. */
+static bool put_inner(struct build *b)
 {
     struct strip *s = b->strip;
-    struct emit *e = &b->e;
-    bool flags = b->op[s->first].live || b->precise;
-    int32_t turns = (int32_t)(turns_length(s) - (s->back + 1 - s->first));
+    bool live = b->op[s->first].live || b->precise;
+    uint8_t state, at_round = live ? FLAGS_IN_MEMORY : 0;
 
-    if (b->flags == FLAGS_IN_HOST && flags)
-        flags_save(e, H_T1);
-    b->flags = flags ? FLAGS_IN_MEMORY : 0;
-    set_jump(s->to_windows, e->p);
-    op_imm(e, false, 7, H_LEFT, (int32_t)s->first + turns);
-    put_miss(b, put_jump(e, CC_JL));
+    if (b->flags == FLAGS_IN_HOST && live)
+        flags_save(&b->e, H_T1);
+    set_jump(s->to_inner, b->e.p);
+    op_mem(&b->e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.rest)); /* mov dword [rest], more rounds */
+    put32(&b->e, ROUNDS - 1);
+    s->round = b->e.p;
+    b->flags = at_round;
     for (unsigned k = 0; k < s->streams; k++)
         if (s->stream[k].window)
             put_window(b, k);
-    op_mem(e, false, 0x8d, H_T0, H_LEFT, NO_INDEX, 0, -(int32_t)s->first - turns);
-    op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    load_imm32(e, H_LEFT, (uint32_t)turns);
-    s->inner = e->p;
-    s->part = PART_COUNTED;
+    if (!copies_put(b, s->first, s->back, 0))
+        return false;
+    state = b->flags;
+    if (state == FLAGS_IN_HOST && live)
+        flags_save(&b->e, H_T1);
+    b->flags = at_round;
+    put_round(b);
+    b->flags = state;
+    s->behind = b->e.p;
+    return true;
 }
 
 /* For streams that have come to another page. */
@@ -218,7 +227,6 @@ static void put_looks(struct build *b)
 {
     struct strip *s = b->strip;
 
-    s->part = PART_BEFORE;
     for (unsigned k = 0; k < s->streams; k++) {
         if (!s->stream[k].window)
             continue;
@@ -227,14 +235,6 @@ static void put_looks(struct build *b)
         set_jump(put_jump(&b->e, JUMP_ALWAYS), s->found[k]);
         put_miss(b, fail);
     }
-}
-
-/* Behind the inner loop; the flags may be of use. */
-static void put_behind(struct build *b)
-{
-    op_mem(&b->e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    op_mem(&b->e, false, 0x8d, H_LEFT, H_LEFT, H_T0, 0, 0);
-    b->strip->part = PART_BEHIND;
 }
 
 /* ---- the gate ----------------------------------------------------------------------------------------------------- */
@@ -249,16 +249,16 @@ static void put_gate(struct build *b)
         test_field(e, FIELD(run.lack), s->need);
         s->unfit = put_jump(e, CC_JNE);
     }
-    strip_put_lent(b);
+    gate_put_lent(b);
     for (unsigned k = 0; k < s->streams; k++) {
         if (s->stream[k].window)
             s->fail[s->fails++] = put_look(b, &s->stream[k]);
         else
-            strip_put_stream(b, &s->stream[k], &first);
+            gate_put_stream(b, &s->stream[k], &first);
     }
-    strip_put_mark(b, SHORT * s->fewest + turns_length(s));
-    op_mem(e, false, 0x8d, H_LEFT, H_LEFT, NO_INDEX, 0, (int32_t)s->first); /* which the windows count */
-    s->to_windows = put_jump(e, JUMP_ALWAYS);
+    gate_put_mark(b, SHORT * s->fewest + ROUNDS * round_length(s));
+    lea32(e, H_LEFT, H_LEFT, (int32_t)s->first); /* as if it had come from the strip's start */
+    s->to_inner = put_jump(e, JUMP_ALWAYS);
 }
 
 static void put_fails(struct build *b)
@@ -268,7 +268,7 @@ static void put_fails(struct build *b)
 
     for (unsigned k = 0; k < s->fails; k++)
         set_jump(s->fail[k], e->p);
-    strip_put_home(b);
+    gate_put_home(b);
     if (s->need)
         set_jump(s->unfit, e->p);
     put_link(b, put_jump(e, JUMP_ALWAYS), b->op[s->first].i->off);
@@ -280,20 +280,15 @@ bool nest_render(struct build *b)
     const uint8_t *way_in = b->e.p;
     const struct insn *last = b->op[s->last].i;
 
-    strip_put_way_in(b, b->inward, s->first, SHORT_MAX);
+    gate_put_way_in(b, b->inward, s->first, SHORT_MAX);
     put_gate(b);
-    strip_put_top(b);
-    s->part = PART_BEFORE;
-    for (unsigned n = 0; n <= s->last; n++) {
-        if (n == s->first)
-            put_windows(b);
-        if (!lower(b, n))
+    gate_put_top(b);
+    for (unsigned n = 0; n <= s->last; n = n == s->first ? s->back + 1 : n + 1)
+        if (!(n == s->first ? put_inner(b) : lower(b, n)))
             return false;
-        if (n == s->back)
-            put_behind(b);
-    }
     if (b->op[s->last].row->how != LOWER_JMP)
         put_edge(b, last->off + last->len, s->last + 1, true);
+    copies_join(b, s->behind);
     put_looks(b);
     put_fails(b);
     put_colds(b);

@@ -17,8 +17,7 @@
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 
-enum { SPAN_MAX = 256, STRIDE_MAX = 384 /* bytes */ };
-enum { SHORT_MAX = 16 /* short strips */ };
+enum { SPAN_MAX = 256 /* bytes */ };
 
 /* ---- the body ------------------------------------------------------------------------------------------ */
 
@@ -221,22 +220,21 @@ bool strip_asks(const struct build *b, const struct strip *s, unsigned n)
     return op->i->am != AM_NONE && !s->of[n];
 }
 
-static bool is_worth_it(const struct build *b, const struct strip *s)
+/* Operands that are streams, and operands that have a probe. */
+static void count_operands(const struct build *b, const struct strip *s, unsigned *answered, unsigned *asked)
 {
-    unsigned answered = 0, asked = 0;
-
+    *answered = *asked = 0;
     for (unsigned n = 0; n <= s->last; n++) {
-        answered += s->of[n] != 0;
-        asked += strip_asks(b, s, n);
+        *answered += s->of[n] != 0;
+        *asked += strip_asks(b, s, n);
     }
-    return answered >= asked && answered && asked <= EXITS_MAX;
 }
 
 static bool plan(struct build *b, struct strip *s)
 {
-    unsigned named = 0, free;
+    unsigned named = 0, free, answered, asked;
 
-    *s = (struct strip){0};
+    *s = (struct strip){.copies = 1};
     if (!find_body(b, s))
         return false;
     find_changes(b, s);
@@ -250,20 +248,23 @@ static bool plan(struct build *b, struct strip *s)
     free = LENDABLE & ~named;
     unsigned spare = (unsigned)__builtin_popcount(free);
     find_streams(b, s, spare < STREAMS_MAX ? spare : STREAMS_MAX);
-    if (!is_worth_it(b, s))
+    count_operands(b, s, &answered, &asked);
+    if (answered < asked || !answered || asked > EXITS_MAX)
         return false;
+    if (!asked && s->fewest > s->last && b->op[s->last].row->how == LOWER_JCC)
+        s->copies = copies_of(b, 0, s->last, COPIED_MAX);
     strip_registers(b, s, named, free);
     return true;
 }
 
 /* ---- operands in the strip -------------------------------------------------------------------------------- */
 
-unsigned strip_part(const struct build *b) { return b->strip ? b->strip->part : 0; }
+int strip_owed(const struct build *b) { return b->strip ? b->strip->owed : 0; }
 
-void strip_go_on(struct build *b, unsigned part)
+void strip_go_on(struct build *b, int owed)
 {
     if (b->strip)
-        b->strip->part = (uint8_t)part;
+        b->strip->owed = (int16_t)owed;
 }
 
 bool strip_answers(const struct build *b, unsigned n) { return b->strip && b->strip->of[n]; }
@@ -290,352 +291,60 @@ bool strip_place(struct build *b, unsigned n, struct place *at)
     return true;
 }
 
-/* ---- the gate ------------------------------------------------------------------------------------------------ */
-
-static unsigned counter(const struct build *b) { return (unsigned)(b->block - b->j->blocks) % STRIP_COUNTERS; }
-static int32_t counter_field(const struct build *b) { return FIELD(short_strips) + (int32_t)counter(b); }
-
-static void add_fail(struct build *b, uint8_t *jump)
-{
-    struct strip *s = b->strip;
-
-    s->fail[s->fails++] = jump;
-}
-
-static void put_shift(struct emit *e, bool w, unsigned digit, unsigned reg, unsigned count) /* SHL 4, SHR 5 */
-{
-    put_rex(e, w, 0, 0, reg, false);
-    put8(e, 0xc1);
-    put8(e, 0xc0 | digit << 3 | (reg & 7));
-    put8(e, count);
-}
-
-/* What an iteration adds, into r11. */
-static void put_by(struct build *b, const struct stream *g)
-{
-    struct emit *e = &b->e;
-
-    move(e, H_T1, in_register(b, g->by, H_T1));
-    if (g->by_shift)
-        put_shift(e, true, 4, H_T1, g->by_shift);
-}
-
-/* r10d, bytes that are left to go, becomes iterations after the first, or less. */
-static void put_iterations(struct build *b, const struct stream *g)
-{
-    unsigned stride = (unsigned)(g->stride < 0 ? -g->stride : g->stride);
-    struct emit *e = &b->e;
-
-    if (g->by != NO_REGISTER) {
-        put_by(b, g);
-        store_field(e, H_RAX, GPR_FIELD(RAX));
-        store_field(e, H_RDX, GPR_FIELD(RDX));
-        move(e, H_RAX, H_T0);
-        op_reg(e, false, 0x33, H_RDX, H_RDX);
-        op_reg(e, false, 0xf7, 6, H_T1); /* div */
-        move(e, H_T0, H_RAX);
-        load_field(e, H_RAX, GPR_FIELD(RAX));
-        load_field(e, H_RDX, GPR_FIELD(RDX));
-        return;
-    }
-    if (stride & (stride - 1)) {
-        op_reg(e, false, 0x69, H_T0, H_T0); /* imul r10d, r10d, 65536 / stride: rather too few */
-        put32(e, 65536 / stride);
-        put_shift(e, false, 5, H_T0, 16);
-    } else if (stride > 1) {
-        put_shift(e, false, 5, H_T0, (unsigned)__builtin_ctz(stride));
-    }
-}
-
-/* The least of all streams' iterations, in r15. */
-static void put_least(struct emit *e, bool first)
-{
-    if (first) {
-        op_reg(e, false, 0x8b, H_LEFT, H_T0);
-        return;
-    }
-    op_reg(e, false, 0x3b, H_T0, H_LEFT);
-    put_rex(e, false, H_LEFT, 0, H_T0, false); /* cmovb r15d, r10d */
-    put8(e, 0x0f), put8(e, 0x42);
-    put8(e, 0xc0 | (H_LEFT & 7) << 3 | (H_T0 & 7));
-}
-
-static bool is_moving(const struct stream *g) { return g->stride || g->by != NO_REGISTER; }
-
-/* Adds the part of the address that stays as it is to the stream's constant. */
-static void put_fixed(struct build *b, const struct stream *g)
-{
-    struct emit *e = &b->e;
-
-    if (!g->base_moves && g->at.base != REG_ZERO)
-        op_reg(e, true, 0x03, g->host, in_register(b, g->at.base, H_T1));
-    if (!g->index_moves && g->at.index != REG_ZERO)
-        op_mem(e, true, 0x8d, g->host, g->host, in_register(b, g->at.index, H_T1), g->at.scale, 0);
-}
-
-uint8_t *strip_put_aligned(struct build *b, const struct stream *g)
-{
-    int32_t at = (int32_t)(g->align_at - g->low);
-    bool moved = at & g->align_mask;
-    struct emit *e = &b->e;
-
-    if (moved)
-        lea(e, H_T1, H_T0, at);
-    put8(e, 0x41), put8(e, 0xf6), put8(e, moved ? 0xc3 : 0xc2), put8(e, g->align_mask); /* test r11b or r10b, mask */
-    return put_jump(e, CC_JNE);
-}
-
-void strip_put_stream(struct build *b, const struct stream *g, bool *first)
-{
-    int32_t size = (int32_t)(g->high - g->low);
-    struct emit *e = &b->e;
-    struct insn at = g->at;
-
-    at.disp = (int32_t)g->low;
-    put_offset(b, &at, H_T0, true);
-    int32_t table = put_tlb_offset(b, g->write);
-    op_mem(e, true, 0x8b, g->host, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
-    op_mem(e, true, 0x2b, g->host, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
-    op_imm(e, true, 7, H_T0, 4096 - size);
-    add_fail(b, put_jump(e, CC_JA));
-    if (g->align_mask)
-        add_fail(b, strip_put_aligned(b, g));
-    if (is_moving(g)) {
-        if (g->stride >= 0) {
-            op_reg(e, false, 0xf7, 3, H_T0); /* neg r10d */
-            op_imm(e, false, 0, H_T0, 4096 - size);
-        }
-        put_iterations(b, g);
-        put_least(e, *first);
-        *first = false;
-    }
-    put_fixed(b, g);
-}
-
-/* r15 has the iterations after the first: it becomes their instructions, as far as the slice goes. */
-static void put_budget(struct build *b)
-{
-    struct emit *e = &b->e;
-    int32_t fewest = (int32_t)b->strip->fewest;
-
-    op_reg(e, false, 0x6b, H_LEFT, H_LEFT); /* imul r15d, r15d, imm8 */
-    put8(e, (uint8_t)fewest);
-    op_imm(e, false, 0, H_LEFT, fewest - 1);
-    op_mem(e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    op_reg(e, false, 0x3b, H_LEFT, H_T0);
-    put_rex(e, false, H_LEFT, 0, H_T0, false); /* cmovg r15d, r10d */
-    put8(e, 0x0f), put8(e, 0x4f);
-    put8(e, 0xc0 | (H_LEFT & 7) << 3 | (H_T0 & 7));
-    op_reg(e, false, 0x2b, H_T0, H_LEFT);
-    op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-}
-
-void strip_put_lent(struct build *b)
-{
-    struct strip *s = b->strip;
-
-    for (unsigned r = 0; r < 16; r++)
-        if (s->lent >> r & 1)
-            store_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-    for (unsigned r = 0; r < 16; r++)
-        if (s->housed >> r & 1) {
-            b->host[r] = s->house[r];
-            load_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-        }
-}
-
-void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n, unsigned short_max)
-{
-    struct emit *e = &b->e;
-
-    op_mem(e, false, 0x80, 7, H_BASE, NO_INDEX, 0, counter_field(b)); /* cmp byte [counter], short_max */
-    put8(e, short_max);
-    struct cold *c = cold_add(b, COLD_LINK, put_jump(e, CC_JAE), 0);
-    c->ref = (uint32_t)(edge - e->rw);
-    c->linear = b->op[n].i->off;
-}
-
-/* For each of the block's jumps to its start, which leads here. */
-static void put_ways_in(struct build *b)
-{
-    struct strip *s = b->strip;
-    struct emit *e = &b->e;
-    uint8_t *on[SELF_EDGES_MAX];
-
-    for (unsigned k = 0; k < s->selves; k++) {
-        s->way_in[k] = e->p;
-        strip_put_way_in(b, b->self[k], 0, SHORT_MAX);
-        if (k + 1 < s->selves)
-            on[k] = put_jump(e, JUMP_ALWAYS);
-    }
-    for (unsigned k = 0; k + 1 < s->selves; k++)
-        set_jump(on[k], e->p);
-}
-
-void strip_put_mark(struct build *b, unsigned instructions)
-{
-    lea(&b->e, H_T0, H_LEFT, -(int32_t)instructions);
-    op_mem(&b->e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.mark));
-}
-
-/* What speaks against a strip whatever its operands' pages. */
-static void put_conditions(struct build *b)
-{
-    const struct strip *s = b->strip;
-    struct emit *e = &b->e;
-
-    if (s->need) {
-        op_mem(e, false, 0xf6, 0, H_BASE, NO_INDEX, 0, FIELD(run.lack)); /* test byte [run.lack], need */
-        put8(e, s->need);
-        set_jump(put_jump(e, CC_JNE), e->rw + b->block->entry);
-    }
-    for (unsigned k = 0; k < s->streams; k++) {
-        if (s->stream[k].by == NO_REGISTER)
-            continue;
-        put_by(b, &s->stream[k]); /* 1 to STRIDE_MAX */
-        lea(e, H_T1, H_T1, -1);
-        op_imm(e, true, 7, H_T1, STRIDE_MAX - 1);
-        set_jump(put_jump(e, CC_JA), e->rw + b->block->entry);
-    }
-}
-
-static void put_gate(struct build *b)
-{
-    struct strip *s = b->strip;
-    struct emit *e = &b->e;
-    bool first = true;
-
-    strip_put_lent(b);
-    s->next = e->p;
-    op_mem(e, false, 0x89, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    strip_put_mark(b, SHORT * s->fewest);
-    for (unsigned k = 0; k < s->streams; k++)
-        strip_put_stream(b, &s->stream[k], &first);
-    if (!first) {
-        put_budget(b);
-    } else {
-        op_mem(e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.rest)); /* mov dword [run.rest], 0 */
-        put32(e, 0);
-    }
-}
-
-void strip_put_home(struct build *b)
-{
-    struct strip *s = b->strip;
-
-    for (unsigned r = 0; r < 16; r++)
-        if (s->housed >> r & 1 && s->end.any[r])
-            store_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-    for (unsigned r = 0; r < 16; r++)
-        if (s->lent >> r & 1)
-            load_field(&b->e, (unsigned)host_of(b, r), GPR_FIELD(r));
-}
-
-static void put_fails(struct build *b)
-{
-    struct emit *e = &b->e;
-
-    for (unsigned k = 0; k < b->strip->fails; k++)
-        set_jump(b->strip->fail[k], e->p);
-    strip_put_home(b);
-    op_mem(e, false, 0x8b, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    jump_to(e, b->block->entry);
-}
-
 /* ---- the strip ------------------------------------------------------------------------------------------------ */
 
 bool strip_again(struct build *b, int64_t distance, unsigned executed)
 {
     struct strip *s = b->strip;
 
-    if (s->first && s->part == PART_COUNTED)
-        return nest_again(b, distance, executed);
     if (!executed || distance != b->op[0].i->off)
         return false;
-    op_imm(&b->e, false, 5, H_LEFT, (int32_t)(executed - (s->part == PART_BEFORE ? 0 : s->first)));
+    op_imm(&b->e, false, 5, H_LEFT, (int32_t)executed - s->owed);
     set_jump(put_jump(&b->e, CC_JGE), s->top);
     cold_add(b, COLD_STRIP, put_jump(&b->e, JUMP_ALWAYS), 0);
     return true;
 }
 
-void strip_leave(struct build *b)
-{
-    const struct strip *s = b->strip;
-    struct emit *e = &b->e;
-
-    if (s->part == PART_COUNTED)
-        op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-    if (s->part != PART_BEFORE && s->first)
-        op_imm(e, false, 0, H_LEFT, (int32_t)s->first);
-    op_mem(e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.mark));
-    op_reg(e, false, 0x2b, H_T0, H_LEFT);
-    put_shift(e, false, 5, H_T0, 31); /* 1: it was short */
-    put_rex(e, false, H_T1, 0, H_BASE, false); /* movzx r11d, byte [counter] */
-    put8(e, 0x0f), put8(e, 0xb6);
-    put_mem(e, H_T1, H_BASE, NO_INDEX, 0, counter_field(b));
-    lea(e, H_T1, H_T1, 1);
-    put_rex(e, false, H_T1, 0, H_T0, false); /* imul r11d, r10d */
-    put8(e, 0x0f), op_reg(e, false, 0xaf, H_T1 & 7, H_T0 & 7);
-    op_mem(e, false, 0x88, H_T1, H_BASE, NO_INDEX, 0, counter_field(b));
-    strip_put_home(b);
-}
-
-void strip_end(struct build *b)
-{
-    const struct strip *s = b->strip;
-    struct emit *e = &b->e;
-
-    if (s->part == PART_COUNTED) {
-        op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-        set_jump(put_jump(e, CC_JNS), s->next);
-    }
-    strip_put_home(b);
-    load_imm32(e, H_T1, b->op[0].i->off);
-    jump_to(e, b->j->exit_page);
-}
-
-static void put_alignment(struct emit *e, unsigned bytes)
-{
-    static const uint8_t nop[] = {0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0}; /* NOP word [rax + rax + disp32] */
-
-    while (here(e) & (bytes - 1)) {
-        unsigned room = bytes - (here(e) & (bytes - 1));
-        if (room >= sizeof(nop)) {
-            memcpy(e->p, nop, sizeof(nop));
-            e->p += sizeof(nop);
-        } else {
-            put8(e, 0x90);
-        }
-    }
-}
-
-void strip_put_top(struct build *b)
+/* As many iterations at once as there are copies; behind them the strip's last ones, if they are fewer. */
+static bool put_copies(struct build *b)
 {
     struct strip *s = b->strip;
+    struct emit *e = &b->e;
+    int32_t length = s->last + 1, more = (s->copies - 1) * length;
 
-    put_alignment(&b->e, 64);
-    s->top = b->e.p;
-    b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
-    b->vectors = s->need;
-    b->sharing = b->held.valid = false;
+    op_imm(e, false, 5, H_LEFT, more);
+    uint8_t *few = put_jump(e, CC_JL);
+    gate_put_top(b);
+    if (!copies_put(b, 0, s->last, more))
+        return false;
+    if (b->flags == FLAGS_IN_HOST && b->op[0].live)
+        flags_save(e, H_T1);
+    op_imm(e, false, 5, H_LEFT, more + length);
+    set_jump(put_jump(e, CC_JGE), s->top);
+    set_jump(few, e->p);
+    op_imm(e, false, 0, H_LEFT, more);
+    cold_add(b, COLD_STRIP, put_jump(e, CC_JS), 0);
+    return true;
 }
 
 static bool render(struct build *b)
 {
     struct strip *s = b->strip;
 
-    put_alignment(&b->e, 16);
-    put_ways_in(b);
-    put_conditions(b);
-    put_gate(b);
-    strip_put_top(b);
+    gate_put(b);
+    if (s->copies > 1 && !put_copies(b))
+        return false;
+    gate_put_top(b);
     for (unsigned n = 0; n <= s->last; n++)
         if (!lower(b, n))
             return false;
+    const uint8_t *behind = b->e.p;
     if (b->op[s->last].row->how != LOWER_JMP)
         put_edge(b, b->op[s->last].i->off + b->op[s->last].i->len, s->last + 1, true);
+    if (s->copies > 1)
+        copies_join(b, behind);
     put_colds(b);
-    put_fails(b);
+    gate_put_fails(b);
     return true;
 }
 
@@ -652,7 +361,7 @@ void strip_add(struct build *b)
         b->strip = &s;
         s.selves = b->selves;
         if (s.first ? nest_render(b) : render(b)) {
-            b->v->short_strips[counter(b)] = 0;
+            gate_begin(b);
             for (unsigned k = 0; k < s.selves && !s.first; k++)
                 set_jump(b->self[k], s.way_in[k]);
         } else {

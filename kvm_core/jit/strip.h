@@ -4,7 +4,8 @@
 
 #include "jit/build.h"
 
-enum { STREAMS_MAX = STRIP_STREAMS, EXITS_MAX = 12 };
+enum { STREAMS_MAX = STRIP_STREAMS, EXITS_MAX = 12, COPIES_MAX = 4, COPIED_MAX = 64 /* instructions, in all copies */ };
+enum { STRIDE_MAX = 384 /* bytes */ };
 enum { SHORT = 8 }; /* iterations, in which a gate has cost more than it saved */
 enum { NO_REGISTER = 0xff };
 
@@ -22,14 +23,14 @@ struct stream {
     int64_t align_at;
 };
 
-/* Of a nest: before the inner loop; in it, what precedes it having been counted; behind it. Another strip is all PART_COUNTED. */
-enum { PART_COUNTED, PART_BEFORE, PART_BEHIND };
-
 struct strip {
     unsigned last;         /* instruction of the body: a branch to its start */
     unsigned fewest;       /* instructions of the shortest way through it */
     unsigned first, back;  /* nest.c: the inner loop's first instruction, 0: there is none; its branch back */
-    uint8_t part;          /* PART_*, of what is being rendered */
+    int16_t owed;          /* what r15 lacks, where is being rendered */
+    unsigned copies;       /* copies.c: of the body, or of the inner loop's; 1: none */
+    uint8_t *out[COPIES_MAX]; /* the jump out of each */
+    int16_t out_owed[COPIES_MAX];
     struct values end;     /* behind `last` */
     uint16_t wild;         /* registers that an iteration changes otherwise */
     uint8_t by[16];        /* by which register; NO_REGISTER */
@@ -46,8 +47,8 @@ struct strip {
     unsigned fails;
     uint8_t *fail[3 * STREAMS_MAX];
     uint8_t *unfit;        /* nest.c, from here: whatever its operands' pages */
-    uint8_t *to_windows, *elsewhere[STREAMS_MAX];
-    const uint8_t *found[STREAMS_MAX], *inner;
+    uint8_t *to_inner, *elsewhere[STREAMS_MAX];
+    const uint8_t *round, *found[STREAMS_MAX], *behind;
 };
 
 /* Not RAX, RCX and RDX: instructions use them without naming them. */
@@ -57,19 +58,29 @@ enum { LENDABLE = 1 << RBX | 1 << RSP | 1 << RBP | 1 << RSI | 1 << RDI | 1 << R1
 bool strip_asks(const struct build *b, const struct strip *s, unsigned n); /* instruction n's operand has a probe */
 void strip_stream(struct strip *s, unsigned n, const struct stream *g, unsigned max); /* of instruction n; one of at most max */
 void strip_registers(const struct build *b, struct strip *s, unsigned named, unsigned free);
+
+/* gate.c */
+void gate_begin(const struct build *b); /* the loop has not been short yet */
+void gate_put(struct build *b);
+void gate_put_fails(struct build *b);   /* the block does an iteration */
 /* For a jump of the block to instruction n; after so many short strips it leads there for good. */
-void strip_put_way_in(struct build *b, const uint8_t *edge, unsigned n, unsigned short_max);
-void strip_put_lent(struct build *b); /* lends registers, and gives others homes */
+void gate_put_way_in(struct build *b, const uint8_t *edge, unsigned n, unsigned short_max);
+void gate_put_lent(struct build *b); /* lends registers, and gives others homes */
 /* r10: offset in the page of the stream's lowest operand; -> the jump that is taken when it is not aligned as it must be */
-uint8_t *strip_put_aligned(struct build *b, const struct stream *g);
-void strip_put_stream(struct build *b, const struct stream *g, bool *first);
-void strip_put_mark(struct build *b, unsigned instructions); /* who leaves sooner has had a short strip */
-void strip_put_home(struct build *b); /* the guest's registers where other code expects them */
-void strip_put_top(struct build *b);  /* the gate ends here */
+uint8_t *gate_put_aligned(struct build *b, const struct stream *g);
+void gate_put_stream(struct build *b, const struct stream *g, bool *first);
+void gate_put_mark(struct build *b, unsigned instructions); /* who leaves sooner has had a short strip */
+void gate_put_home(struct build *b); /* the guest's registers where other code expects them */
+void gate_put_top(struct build *b);  /* the gate ends here */
+
+/* copies.c: of instructions `first` to `last`, a branch back. */
+/* How many, that have at most so many instructions together. */
+unsigned copies_of(const struct build *b, unsigned first, unsigned last, unsigned most);
+bool copies_put(struct build *b, unsigned first, unsigned last, int owed); /* by the first of them */
+void copies_join(struct build *b, const uint8_t *behind);                  /* who leaves the loop goes on there */
 
 /* nest.c */
 bool nest_plan(const struct build *b, struct strip *s);
 bool nest_render(struct build *b);
-bool nest_again(struct build *b, int64_t distance, unsigned executed); /* strip_again() in the inner loop */
 
 #endif

@@ -76,8 +76,11 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "rewritten"],
-)
+    [
+        "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
+        "rewritten",
+    ],
+)  # fmt: skip
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
     """tlb: a copy of 16 MiB missed at every step where the distance was a multiple of the TLB's
     size. kick: a PAUSE loop ran on for a whole slice, and munmap on two vCPUs took 20 times
@@ -88,6 +91,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     again: no bug; a loop that begins with what looks at the flags of its end.
     privilege: a jump that waited to be linked was linked to what another instruction led to.
     nest: no bug; a short loop in another, at the ends of pages, while pages change.
+    copies: no bug; who leaves one of a body's copies, and how many instructions that were.
     rewritten: a byte of code that was written as it was had its page decoded and translated anew.
     """
     program = c_program(f"jit/{name}.c")
