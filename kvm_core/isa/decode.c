@@ -487,28 +487,59 @@ static bool is_ud_without_modrm(const uint8_t *bytes, unsigned n, unsigned code_
 }
 
 /* F3 90 with REX.B is no PAUSE but XCHG r8, rAX: the prefix is replaced by one that says nothing in 64-bit mode. */
-static enum decode_result decode_without_rep(struct decoder *dec, struct vcpu *v, const uint8_t *bytes,
-                                             const ZydisDecodedInstruction *z, uint16_t off, struct insn *out, bool *ends)
+static void copy_without_rep(const uint8_t *bytes, const ZydisDecodedInstruction *z, uint8_t copy[15])
 {
-    uint8_t copy[15];
-
     memcpy(copy, bytes, z->length);
     for (unsigned k = 0; k < z->length; k++)
         if (copy[k] == 0xf3)
             copy[k] = 0x3e;
-    return decode_insn(dec, v, copy, z->length, off, out, ends);
+}
+
+/* Which field of insn a register operand is in, number `regs` among them. */
+static uint8_t known_operand(const struct decoded_operand *o, unsigned regs)
+{
+    return (uint8_t)((regs ? OPERAND_SRC : OPERAND_DST) | (o->kind == OPND_GPR8H || o->bits == 8 ? OPERAND_BYTE : 0));
+}
+
+/* What of the instruction the bytes say in places of their own. A stub has registers and immediate in it. */
+static struct known_fields fields_of(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, const struct decoded *d,
+                                     const struct insn *i)
+{
+    struct known_fields f = {.modrm_off = d->modrm_off, .rex_off = d->rex_off};
+    unsigned regs = 0;
+
+    if (d->has_mem && d->disp_bytes <= 4 && i->index != REG_EDGE) {
+        f.disp_off = d->disp_off;
+        f.disp_bytes = d->disp_bytes;
+    }
+    f.imm_off = d->imm_off[0];
+    f.imm_bytes = d->imm_bytes[0] + d->imm_bytes[1];
+    if (find_row(z, op)->native)
+        return f;
+    for (unsigned k = 0; k < z->operand_count_visible; k++) {
+        bool general = d->op[k].kind == OPND_GPR || d->op[k].kind == OPND_GPR8H;
+        if (op[k].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && d->imm_bytes[0] && !d->imm_bytes[1])
+            f.imm = op[k].imm.is_relative ? IMM_BRANCH : op[k].imm.is_signed ? IMM_SIGNED : IMM_UNSIGNED;
+        if (general && op[k].encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+            f.reg = known_operand(&d->op[k], regs);
+        if (general && op[k].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
+            f.rm = known_operand(&d->op[k], regs);
+        regs += op[k].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    }
+    return f;
 }
 
 static enum decode_result decode_new(struct decoder *dec, struct vcpu *v, const uint8_t *bytes, unsigned n, uint16_t off,
-                                     struct insn *out, bool *ends)
+                                     struct known *new)
 {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     struct decoded d = {0};
+    struct insn *out = &new->insn;
     const ZydisDecodedOperand *mem = NULL;
     ZyanStatus status;
 
-    *ends = true;
+    *new = (struct known){.code_bits = v->code_bits, .ends = true};
     status = ZydisDecoderDecodeFull(&dec->mode[v->code_bits / 32], bytes, n, &z, op);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && v->amd && is_ud_without_modrm(bytes, n, v->code_bits))
         return DECODE_INVALID;
@@ -518,9 +549,12 @@ static enum decode_result decode_new(struct decoder *dec, struct vcpu *v, const 
         return DECODE_TOO_LONG;
     if (!ZYAN_SUCCESS(status) || !offered(v, &z) || refused(v, &z))
         return DECODE_INVALID;
-    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.B)
-        return decode_without_rep(dec, v, bytes, &z, off, out, ends);
-    *ends = never_falls_through(&z);
+    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.B) {
+        uint8_t copy[15];
+        copy_without_rep(bytes, &z, copy);
+        return decode_new(dec, v, copy, z.length, off, new);
+    }
+    new->ends = never_falls_through(&z);
     *out = (struct insn){.len = z.length, .off = off, .base = REG_ZERO, .index = REG_ZERO, .am = AM_NONE, .seg = DS};
     encoding(&z, bytes, &d);
     d.mode_bits = v->code_bits;
@@ -546,26 +580,26 @@ static enum decode_result decode_new(struct decoder *dec, struct vcpu *v, const 
         out->src = op[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
         return DECODE_OK;
     }
+    new->fields = fields_of(&z, op, &d, out);
     return bind(v, &z, op, &d, out);
 }
 
 enum decode_result decode_insn(struct decoder *dec, struct vcpu *v, const uint8_t *bytes, unsigned n, uint16_t off,
                                struct insn *out, bool *ends)
 {
+    struct known new;
+
     if (!dec->configured)
         decoder_configure(dec, v);
-    if (n < KNOWN_BYTES)
-        return decode_new(dec, v, bytes, n, off, out, ends);
-    const struct known *k = known_find(dec->known, v->code_bits, bytes);
-    if (k) {
-        *out = k->insn;
-        out->off = off;
-        *ends = k->ends;
+    if (n >= KNOWN_BYTES && known_find(dec->known, v->code_bits, bytes, n, off, out, ends))
         return DECODE_OK;
-    }
-    enum decode_result result = decode_new(dec, v, bytes, n, off, out, ends);
-    if (result == DECODE_OK)
-        known_add(dec->known, v->code_bits, bytes, out, *ends);
+    enum decode_result result = decode_new(dec, v, bytes, n, off, &new);
+    *ends = new.ends;
+    if (result != DECODE_OK)
+        return result;
+    *out = new.insn;
+    if (n >= KNOWN_BYTES)
+        known_add(dec->known, bytes, &new);
     return result;
 }
 

@@ -88,6 +88,17 @@ def test_conditions_and_vendors(
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_known_forms(c_program: Callable[..., Path], full: bool, asan: bool) -> None:
+    """An instruction that is found by its form is what decoding it alone gives."""
+    arguments = ["400000" if full else "20000", str(time.time_ns())]
+    program = c_program("isa/known.c", asan=asan)
+    result = subprocess.run(
+        [program, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, f"{arguments}\n{result.stdout}{result.stderr}"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("mode", MODES)
 def test_under_asan(
