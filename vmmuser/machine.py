@@ -34,7 +34,7 @@ from vmmuser import cpuid
 from vmmuser.board.base import Console, Platform
 from vmmuser.board.microvm import IDENTITY_MAP, TSS, MicroVm, ram_ranges
 from vmmuser.boot import cpustate, poweron
-from vmmuser.boot.payload import Payload, read_file
+from vmmuser.boot.payload import Payload, open_image
 from vmmuser.bus import Bus
 from vmmuser.config import MachineConfig
 from vmmuser.held import HeldWrites
@@ -85,7 +85,8 @@ class Machine:
         self._powered = False
         self._closers: list[Callable[[], None]] = [self.loop.close]
         try:
-            self.payload = load_payload(config)
+            self.payload = open_payload(config)
+            self._closers.append(self.payload.close)
             self.memory = GuestMemory(ram_ranges(config.memory_mib), config.memory_file)
             self._closers.append(self.memory.close)
             self._build(config, door, consoles)
@@ -510,13 +511,15 @@ class Machine:
             self._closers.pop()()
 
 
-def load_payload(config: MachineConfig) -> Payload:
-    """Read the files that the guest boots from. :raise ConfigError: if one cannot be read."""
-    kernel = read_file("--kernel", config.kernel, "a bzImage or a PVH vmlinux")
-    initrd = b""
-    if config.initrd:
-        initrd = read_file("--initrd", config.initrd, "an initramfs")
-    return Payload(kernel, config.kernel, initrd, config.initrd or "", config.cmdline)
+def open_payload(config: MachineConfig) -> Payload:
+    """Open the files that the guest boots from. :raise ConfigError: if one cannot be read."""
+    kernel = open_image("--kernel", config.kernel, "a bzImage or a PVH vmlinux")
+    try:
+        initrd = open_image("--initrd", config.initrd, "an initramfs") if config.initrd else None
+    except ConfigError:
+        kernel.close()
+        raise
+    return Payload(kernel, initrd, config.cmdline)
 
 
 def _exit_name(event: VcpuExit) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from kvm_core.errors import ConfigError
 from tests.boot.bzimage import bzimage
 from tests.boot.fakevm import board
+from tests.boot.images import image, payload
 from vmmuser import assets
 from vmmuser.boot import linux, lowmem
-from vmmuser.boot.payload import Payload
+from vmmuser.boot.payload import Payload, open_image
 from vmmuser.config import MachineConfig
 from vmmuser.memory import GuestMemory
 
@@ -21,8 +25,11 @@ from vmmuser.memory import GuestMemory
 def boot(
     kernel: bytes, mib: int = 64, initrd: bytes = b"", cmdline: str = "console=ttyS0"
 ) -> tuple[linux.Entry, GuestMemory]:
-    with board(MachineConfig(kernel="", memory_mib=mib)) as (microvm, memory):
-        entry = microvm.boot(Payload(kernel, "KERNEL", initrd, "INITRD", cmdline))
+    with (
+        board(MachineConfig(kernel="", memory_mib=mib)) as (microvm, memory),
+        closing(payload(kernel, initrd, cmdline)) as files,
+    ):
+        entry = microvm.boot(files)
         copy = GuestMemory([(0, mib << 20)])
         copy.write(0, memory.view(0, mib << 20))
         return entry, copy
@@ -157,11 +164,29 @@ def test_broken_kernels(kernel: bytes, message: str) -> None:
         boot(kernel)
 
 
+def test_kernel_that_was_replaced_or_cut_meanwhile(tmp_path: Path) -> None:
+    """A reset boots from the file that was opened at the start."""
+    path = tmp_path / "kernel"
+    path.write_bytes(bzimage())
+    with (
+        board(MachineConfig(kernel="", memory_mib=64)) as (microvm, memory),
+        closing(Payload(open_image("--kernel", str(path), "a kernel"))) as files,
+    ):
+        path.rename(tmp_path / "old")
+        path.write_bytes(b"new")
+        microvm.boot(files)
+        assert memory.read(0x1000000, 256) == bytes(range(256))
+        os.truncate(tmp_path / "old", 4096)
+        with pytest.raises(ConfigError, match=r"--kernel .*/kernel: is cut short"):
+            microvm.boot(files)
+
+
 def test_debians_kernel(need: Callable[[bool, str], None]) -> None:
     need(assets.CLOUD.kernel.is_file(), "Debian's kernel (make assets)")
     kernel = assets.CLOUD.kernel.read_bytes()
     entry, memory = boot(kernel, mib=256)
-    header = linux.SetupHeader(kernel, "")
+    with closing(image(kernel)) as file:
+        header = linux.SetupHeader(file)
     assert entry.rip == header.pref_address + 0x200
     body = kernel[header.setup_bytes :]
     assert memory.read(header.pref_address, len(body)) == body

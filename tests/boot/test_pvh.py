@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+from contextlib import closing
 
 import pytest
 
 from kvm_core.errors import ConfigError
 from tests.boot.fakevm import board
+from tests.boot.images import image as file_of
+from tests.boot.images import payload
 from vmmuser.boot import pvh
-from vmmuser.boot.payload import Payload
 from vmmuser.config import MachineConfig
 
 ENTRY = 0x1000123
@@ -53,9 +55,12 @@ def elf(
 
 def test_boot() -> None:
     initrd = b"initrd" * 1000
-    with board(MachineConfig(kernel="", memory_mib=64)) as (microvm, memory):
+    with (
+        board(MachineConfig(kernel="", memory_mib=64)) as (microvm, memory),
+        closing(payload(elf(), initrd, "a=b")) as files,
+    ):
         memory.write(0x1000000 + 1100, b"\xff" * 0x100)
-        entry = microvm.boot(Payload(elf(), "K", initrd, "I", "a=b"))
+        entry = microvm.boot(files)
         assert entry.mode == "protected"
         assert entry.rip == ENTRY
         assert memory.read(0x1000000, 1100) == b"kernel text" * 100
@@ -74,8 +79,8 @@ def test_boot() -> None:
 
 
 def test_entry_note_of_eight_bytes() -> None:
-    image = elf(notes=note(18, struct.pack("<Q", ENTRY)))
-    assert pvh.pvh_entry(image, pvh.segments(image, ""), "") == ENTRY
+    with closing(file_of(elf(notes=note(18, struct.pack("<Q", ENTRY))))) as kernel:
+        assert pvh.pvh_entry(kernel, pvh.segments(kernel)) == ENTRY
 
 
 @pytest.mark.parametrize(
@@ -95,6 +100,7 @@ def test_entry_note_of_eight_bytes() -> None:
 def test_broken_files(image: bytes, message: str) -> None:
     with (
         board(MachineConfig(kernel="", memory_mib=64)) as (microvm, _),
+        closing(payload(image)) as files,
         pytest.raises(ConfigError, match=message),
     ):
-        microvm.boot(Payload(image, "K"))
+        microvm.boot(files)

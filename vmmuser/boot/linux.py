@@ -6,11 +6,12 @@ import struct
 
 from kvm_core.errors import ConfigError
 from vmmuser.boot import lowmem
-from vmmuser.boot.payload import Entry, MemoryMap, Payload, place_initrd
+from vmmuser.boot.payload import Entry, Image, MemoryMap, Payload, load_initrd
 from vmmuser.memory import GuestMemory
 
 SETUP_HEADER = 0x1F1
 HEADER_MAGIC = b"HdrS"
+HEADER_MAX = 0x290
 XLF_KERNEL_64, XLF_ABOVE_4G = 1, 2
 LOADED_HIGH, KEEP_SEGMENTS = 0x01, 0x40
 ENTRY_64 = 0x200
@@ -18,31 +19,27 @@ E820_MAX = 128
 ONE_MIB = 1 << 20
 
 
-def is_bzimage(kernel: bytes) -> bool:
-    """Say whether this looks like a bzImage at all."""
-    return kernel[0x202:0x206] == HEADER_MAGIC and kernel[0x1FE:0x200] == b"\x55\xaa"
-
-
 class SetupHeader:
     """The fields of the setup header that a loader needs. Offsets are the document's."""
 
-    def __init__(self, kernel: bytes, name: str) -> None:
+    def __init__(self, kernel: Image) -> None:
         """Read and check. :raise ConfigError: if it has no 64-bit entry or is cut short."""
-        self._image = kernel
-        if len(kernel) < 0x270 or not is_bzimage(kernel):
-            raise ConfigError(f"--kernel {name}: is not a Linux bzImage; name one")
+        self.bytes = kernel.read(0, HEADER_MAX)
+        where = f"--kernel {kernel.name}"
+        if len(self.bytes) < HEADER_MAX or not self._is_bzimage():
+            raise ConfigError(f"{where}: is not a Linux bzImage; name one")
         self.version = self._u("<H", 0x206)
         if self.version < 0x20C or not self._u("<H", 0x236) & XLF_KERNEL_64:
             raise ConfigError(
-                f"--kernel {name}: its boot protocol {self.version:#x} has no 64-bit "
+                f"{where}: its boot protocol {self.version:#x} has no 64-bit "
                 "entry; name a 64-bit kernel (3.8 or later)"
             )
         self.setup_bytes = ((self._u("<B", 0x1F1) or 4) + 1) * 512
         syssize = self._u("<I", 0x1F4) * 16
         # syssize counts paragraphs, so the file may end up to 15 bytes earlier.
-        if len(kernel) + 15 < self.setup_bytes + syssize:
-            missing = self.setup_bytes + syssize - len(kernel)
-            raise ConfigError(f"--kernel {name}: is cut short by {missing} bytes; get it again")
+        if kernel.size + 15 < self.setup_bytes + syssize:
+            missing = self.setup_bytes + syssize - kernel.size
+            raise ConfigError(f"{where}: is cut short by {missing} bytes; get it again")
         self.alignment = self._u("<I", 0x230) or ONE_MIB
         self.relocatable = bool(self._u("<B", 0x234))
         self.pref_address = self._u("<Q", 0x258)
@@ -52,10 +49,13 @@ class SetupHeader:
         self.xloadflags = self._u("<H", 0x236)
         self.header_end = 0x202 + self._u("<B", 0x201)
         if self.alignment & (self.alignment - 1):
-            raise ConfigError(f"--kernel {name}: alignment {self.alignment:#x}; get it again")
+            raise ConfigError(f"{where}: alignment {self.alignment:#x}; get it again")
+
+    def _is_bzimage(self) -> bool:
+        return self.bytes[0x202:0x206] == HEADER_MAGIC and self.bytes[0x1FE:0x200] == b"\x55\xaa"
 
     def _u(self, form: str, at: int) -> int:
-        return int(struct.unpack_from(form, self._image, at)[0])
+        return int(struct.unpack_from(form, self.bytes, at)[0])
 
 
 def _load_address(header: SetupHeader, top: int, name: str) -> int:
@@ -77,13 +77,14 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
     """Put kernel, initrd, command line and boot_params into memory. :raise ConfigError: if they
     do not fit.
     """
-    header = SetupHeader(payload.kernel, payload.kernel_name)
-    kernel_at = _load_address(header, map_.low_top, payload.kernel_name)
-    memory.write(kernel_at, memoryview(payload.kernel)[header.setup_bytes :])
+    kernel = payload.kernel
+    header = SetupHeader(kernel)
+    kernel_at = _load_address(header, map_.low_top, kernel.name)
+    kernel.load(header.setup_bytes, memory.view(kernel_at, kernel.size - header.setup_bytes))
 
     params = bytearray(4096)
-    end = min(header.header_end, 0x290)
-    params[SETUP_HEADER:end] = payload.kernel[SETUP_HEADER:end]
+    end = min(header.header_end, HEADER_MAX)
+    params[SETUP_HEADER:end] = header.bytes[SETUP_HEADER:end]
     struct.pack_into("<H", params, 0x1FA, 0xFFFF)  # vid_mode: normal
     params[0x210] = 0xFF  # type_of_loader: one without a number
     params[0x211] |= LOADED_HIGH
@@ -91,9 +92,8 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
 
     if payload.initrd:
         ceiling = min(map_.low_top, header.initrd_max + 1)
-        address = place_initrd(payload, kernel_at + header.init_size, ceiling)
-        memory.write(address, payload.initrd)
-        struct.pack_into("<II", params, 0x218, address, len(payload.initrd))
+        address = load_initrd(memory, payload.initrd, kernel_at + header.init_size, ceiling)
+        struct.pack_into("<II", params, 0x218, address, payload.initrd.size)
 
     cmdline = payload.cmdline.encode() + b"\0"
     limit = min(header.cmdline_max or 255, lowmem.CMDLINE_MAX - 1)

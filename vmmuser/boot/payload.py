@@ -9,6 +9,7 @@ import stat
 from typing import Literal, NamedTuple
 
 from kvm_core.errors import ConfigError
+from vmmuser.memory import GuestMemory
 
 # E820 types (ACPI 6.4, table 15.374).
 E820_RAM, E820_RESERVED, E820_ACPI = 1, 2, 3
@@ -23,14 +24,50 @@ class MemoryMap(NamedTuple):
     low_top: int  # end of the RAM that begins at 1 MiB
 
 
+class Image:
+    """A file that the guest boots from. It stays open, since a reset reads it again."""
+
+    def __init__(self, fd: int, option: str, name: str) -> None:
+        """Take the descriptor of a file; `option` and `name` are for errors."""
+        self._fd, self.option, self.name = fd, option, name
+        self.size = os.fstat(fd).st_size
+
+    def read(self, at: int, size: int) -> bytes:
+        """Return as many of the bytes as there are. :raise ConfigError: if it cannot be read."""
+        data = bytearray(max(0, min(size, self.size - at)))
+        return bytes(data[: self._into(at, memoryview(data))])
+
+    def load(self, at: int, target: memoryview) -> None:
+        """Fill `target` straight from the file. :raise ConfigError: if the file ends before."""
+        if self._into(at, target) < len(target):
+            raise ConfigError(f"{self.option} {self.name}: is cut short; get it again")
+
+    def _into(self, at: int, target: memoryview) -> int:
+        done = 0
+        try:
+            while done < len(target) and (count := os.preadv(self._fd, [target[done:]], at + done)):
+                done += count
+        except OSError as error:
+            raise ConfigError(f"{self.option} {self.name}: {error.strerror}") from None
+        return done
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
 class Payload(NamedTuple):
     """A kernel with its arguments."""
 
-    kernel: bytes
-    kernel_name: str
-    initrd: bytes = b""
-    initrd_name: str = ""
+    kernel: Image
+    initrd: Image | None = None
     cmdline: str = ""
+
+    def close(self) -> None:
+        """Close the files."""
+        self.kernel.close()
+        if self.initrd:
+            self.initrd.close()
 
 
 class Entry(NamedTuple):
@@ -44,29 +81,29 @@ class Entry(NamedTuple):
     gdt_limit: int = 0
 
 
-def read_file(option: str, path: str, what: str) -> bytes:
-    """Read a whole file. :raise ConfigError: with the option, the reason and what to do."""
+def open_image(option: str, path: str, what: str) -> Image:
+    """Open a file. :raise ConfigError: with the option, the reason and what to do."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"{option} {path}: is not a file; name {what}")
-            data = file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"{option} {path}: {error.strerror}; name {what}") from None
-    if not data:
+    image = Image(fd, option, path)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        image.close()
+        raise ConfigError(f"{option} {path}: is not a file; name {what}")
+    if not image.size:
+        image.close()
         raise ConfigError(f"{option} {path}: is empty; name {what}")
-    return data
+    return image
 
 
-def place_initrd(payload: Payload, floor: int, ceiling: int) -> int:
-    """Where the initrd goes: page-aligned, as high as possible below `ceiling`. :raise
-    ConfigError: no room.
-    """
-    size = len(payload.initrd)
-    address = (ceiling - size) & ~0xFFF
+def load_initrd(memory: GuestMemory, initrd: Image, floor: int, ceiling: int) -> int:
+    """Put it as high as possible below `ceiling`, on a page; where. :raise ConfigError: no room."""
+    address = (ceiling - initrd.size) & ~0xFFF
     if address < floor:
         raise ConfigError(
-            f"--initrd {payload.initrd_name}: {size >> 20} MiB do not fit beside the kernel "
+            f"{initrd.option} {initrd.name}: {initrd.size >> 20} MiB do not fit beside the kernel "
             f"into the guest's memory ({max(ceiling - floor, 0) >> 20} MiB free); give more with -m"
         )
+    initrd.load(0, memory.view(address, initrd.size))
     return address

@@ -8,7 +8,7 @@ import struct
 
 from kvm_core.errors import ConfigError
 from vmmuser.boot import lowmem
-from vmmuser.boot.payload import Entry, MemoryMap, Payload, place_initrd
+from vmmuser.boot.payload import Entry, Image, MemoryMap, Payload, load_initrd
 from vmmuser.memory import BadAddressError, GuestMemory
 
 ELF_MAGIC = b"\x7fELF"
@@ -36,38 +36,40 @@ class Segment:
         self.memory_size = memsz
 
 
-def is_elf(kernel: bytes) -> bool:
+def is_elf(kernel: Image) -> bool:
     """Say whether this looks like an ELF file at all."""
-    return kernel[:4] == ELF_MAGIC
+    return kernel.read(0, 4) == ELF_MAGIC
 
 
-def segments(image: bytes, name: str) -> list[Segment]:
+def segments(kernel: Image) -> list[Segment]:
     """Read the program headers. :raise ConfigError: if the file is cut short or for another
     machine.
     """
+    name = kernel.name
+    head = kernel.read(0, _EHDR64.size)
     try:
-        if image[4] == 2:
-            ehdr = _EHDR64.unpack_from(image)
+        if head[4] == 2:
+            ehdr = _EHDR64.unpack_from(head)
             phdr = _PHDR64
-        elif image[4] == 1:
-            ehdr = _EHDR32.unpack_from(image)
+        elif head[4] == 1:
+            ehdr = _EHDR32.unpack_from(head)
             phdr = _PHDR32
         else:
             raise ConfigError(f"--kernel {name}: an ELF file of unknown class; get it again")
-        if image[5] != 1 or ehdr[2] not in (3, 62):
+        if head[5] != 1 or ehdr[2] not in (3, 62):
             raise ConfigError(f"--kernel {name}: an ELF file for another machine; name an x86 one")
         phoff, phentsize, phnum = ehdr[5], ehdr[9], ehdr[10]
         found = []
         for i in range(phnum):
-            fields = phdr.unpack_from(image, phoff + i * max(phentsize, phdr.size))
+            fields = phdr.unpack(kernel.read(phoff + i * max(phentsize, phdr.size), phdr.size))
             if phdr is _PHDR64:
                 kind, _, offset, _, paddr, filesz, memsz, _ = fields
             else:
                 kind, offset, _, paddr, filesz, memsz, _, _ = fields
             if filesz > memsz and kind == PT_LOAD:
                 raise ConfigError(f"--kernel {name}: a damaged ELF file; get it again")
-            if kind in (PT_LOAD, PT_NOTE) and offset + filesz > len(image):
-                missing = offset + filesz - len(image)
+            if kind in (PT_LOAD, PT_NOTE) and offset + filesz > kernel.size:
+                missing = offset + filesz - kernel.size
                 raise ConfigError(f"--kernel {name}: is cut short by {missing} bytes; get it again")
             found.append(Segment(kind, offset, paddr, filesz, memsz))
         return found
@@ -75,24 +77,25 @@ def segments(image: bytes, name: str) -> list[Segment]:
         raise ConfigError(f"--kernel {name}: is cut short; get it again") from None
 
 
-def pvh_entry(image: bytes, parts: list[Segment], name: str) -> int:
+def pvh_entry(kernel: Image, parts: list[Segment]) -> int:
     """Find XEN_ELFNOTE_PHYS32_ENTRY. :raise ConfigError: if there is none."""
     for part in parts:
         if part.kind != PT_NOTE:
             continue
-        at, end = part.file_offset, part.file_offset + part.file_size
+        notes = kernel.read(part.file_offset, part.file_size)
+        at, end = 0, len(notes)
         while at + 12 <= end:
-            name_size, desc_size, kind = struct.unpack_from("<III", image, at)
+            name_size, desc_size, kind = struct.unpack_from("<III", notes, at)
             name_at = at + 12
             desc_at = name_at + (name_size + 3 & ~3)
             if desc_at + desc_size > end:
                 break
-            if kind == XEN_ELFNOTE_PHYS32_ENTRY and image[name_at : name_at + 4] == b"Xen\0":
-                return int.from_bytes(image[desc_at : desc_at + min(desc_size, 8)], "little")
+            if kind == XEN_ELFNOTE_PHYS32_ENTRY and notes[name_at : name_at + 4] == b"Xen\0":
+                return int.from_bytes(notes[desc_at : desc_at + min(desc_size, 8)], "little")
             at = desc_at + (desc_size + 3 & ~3)
     raise ConfigError(
-        f"--kernel {name}: an ELF file without a PVH entry note; name a bzImage, or a vmlinux "
-        "built with CONFIG_PVH"
+        f"--kernel {kernel.name}: an ELF file without a PVH entry note; name a bzImage, or a "
+        "vmlinux built with CONFIG_PVH"
     )
 
 
@@ -100,9 +103,9 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
     """Put the segments, the initrd and hvm_start_info into memory. :raise ConfigError: if they do
     not fit.
     """
-    name, image = payload.kernel_name, payload.kernel
-    parts = segments(image, name)
-    entry = pvh_entry(image, parts, name)
+    kernel = payload.kernel
+    parts = segments(kernel)
+    entry = pvh_entry(kernel, parts)
     top = 1 << 20
     for part in parts:
         if part.kind != PT_LOAD or not part.memory_size:
@@ -112,10 +115,9 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
         except BadAddressError:
             need = (part.paddr + part.memory_size >> 20) + 1
             raise ConfigError(
-                f"--kernel {name}: needs {need} MiB of memory; give more with -m"
+                f"--kernel {kernel.name}: needs {need} MiB of memory; give more with -m"
             ) from None
-        source = image[part.file_offset : part.file_offset + part.file_size]
-        target[: part.file_size] = source
+        kernel.load(part.file_offset, target[: part.file_size])
         target[part.file_size :] = bytes(part.memory_size - part.file_size)
         top = max(top, part.paddr + part.memory_size)
 
@@ -124,9 +126,8 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
     module_at, map_at = info_at + 0x40, info_at + 0x80
     if payload.initrd:
         # Linux wants the space behind its image for early page tables, so the initrd goes on top.
-        address = place_initrd(payload, top, map_.low_top)
-        memory.write(address, payload.initrd)
-        memory.write(module_at, struct.pack("<QQQQ", address, len(payload.initrd), 0, 0))
+        address = load_initrd(memory, payload.initrd, top, map_.low_top)
+        memory.write(module_at, struct.pack("<QQQQ", address, payload.initrd.size, 0, 0))
         modules = 1
     cmdline = payload.cmdline.encode() + b"\0"
     if len(cmdline) > lowmem.CMDLINE_MAX:
