@@ -16,7 +16,7 @@ from vmmuser.assets import ASSETS
 
 RELEASE = "bookworm"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-SOURCE = f"deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/debian {RELEASE} main\n"
+SOURCE = f"deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/debian {{release}} main\n"
 
 
 class ArchiveError(Exception):
@@ -28,13 +28,16 @@ def depends(package: str) -> str:
     return _apt("apt-cache", "depends", "--important", package)
 
 
-def unpack(package: str, scratch: Path) -> tuple[Path, str]:
-    """Download a package into an empty directory, unpack it; return the tree and the version."""
-    _apt("apt-get", "download", "-qq", package, cwd=scratch)
+def unpack(package: str, scratch: Path, release: str | None = None) -> tuple[Path, str]:
+    """Download a package into an empty directory, unpack it; return the tree and the version.
+
+    It is the system's own release's, or Debian's RELEASE's, unless another of Debian's is named.
+    """
+    _apt("apt-get", "download", "-qq", package, cwd=scratch, release=release)
     archives = list(scratch.glob("*.deb"))
     if not archives:
-        update()
-        _apt("apt-get", "download", "-qq", package, cwd=scratch)
+        update(release)
+        _apt("apt-get", "download", "-qq", package, cwd=scratch, release=release)
         archives = list(scratch.glob("*.deb"))
     if not archives:
         raise ArchiveError(f"could not download {package}: check the network, then run again")
@@ -43,15 +46,15 @@ def unpack(package: str, scratch: Path) -> tuple[Path, str]:
     return tree, output(["dpkg-deb", "-f", str(archives[0]), "Version"]).strip()
 
 
-def update() -> None:
+def update(release: str | None = None) -> None:
     """Get the lists of packages anew; the system's own as root or by sudo."""
-    if _is_debian():
+    if release is None and _is_debian():
         as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
         output([*as_root, "apt-get", "update", "-qq"], allow_failure=True)
         return
     if not KEYRING.is_file():
         raise ArchiveError(f"{KEYRING} is missing: install debian-archive-keyring")
-    _apt("apt-get", "update", "-qq")
+    _apt("apt-get", "update", "-qq", release=release)
 
 
 def output(command: Iterable[str], cwd: Path | None = None, allow_failure: bool = False) -> str:
@@ -68,8 +71,8 @@ def output(command: Iterable[str], cwd: Path | None = None, allow_failure: bool 
     return done.stdout
 
 
-def _apt(program: str, *arguments: str, cwd: Path | None = None) -> str:
-    options = [] if _is_debian() else _own_lists()
+def _apt(program: str, *arguments: str, cwd: Path | None = None, release: str | None = None) -> str:
+    options = [] if release is None and _is_debian() else _own_lists(release or RELEASE)
     return output([program, *options, *arguments], cwd=cwd, allow_failure=True)
 
 
@@ -80,13 +83,13 @@ def _is_debian() -> bool:
         return False
 
 
-def _own_lists() -> list[str]:
+def _own_lists(release: str) -> list[str]:
     """Return apt's options for a state of its own, which no root is needed for."""
-    place = ASSETS / "apt"
+    place = ASSETS / "apt" / release
     for directory in ("lists/partial", "archives/partial"):
         (place / directory).mkdir(parents=True, exist_ok=True)
     (place / "status").touch()
-    (place / "sources.list").write_text(SOURCE, encoding="utf-8")
+    (place / "sources.list").write_text(SOURCE.format(release=release), encoding="utf-8")
     values = {
         "Dir::State": place,
         "Dir::State::lists": place / "lists",

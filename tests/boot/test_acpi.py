@@ -168,12 +168,12 @@ def test_madt_names_every_processor(placed: Placed) -> None:
             'Name (AAAA, Package () {5, "x"})',
         ),
         (
-            aml.scope("\\_SB", aml.device("DEV0", aml.name("_UID", aml.integer(3)))),
-            "Scope (\\_SB) {Device (DEV0) {Name (_UID, 3)}}",
+            aml.scope("\\_SB", aml.device("DEV0", aml.name("_ADR", aml.integer(3)))),
+            "Scope (\\_SB) {Device (DEV0) {Name (_ADR, 3)}}",
         ),
         (
-            aml.device("DEV0", aml.name("BIG", aml.buffer(bytes(range(1, 256)) * 20))),
-            "Device (DEV0) {Name (BIG, Buffer () {"
+            aml.scope("\\_SB", aml.name("BIG", aml.buffer(bytes(range(1, 256)) * 20))),
+            "Scope (\\_SB) {Name (BIG, Buffer () {"
             + ", ".join(map(str, bytes(range(1, 256)) * 20))
             + "})}",
         ),

@@ -12,6 +12,7 @@ from kvm_core.errors import GuestError
 from vmmuser.memory import BadAddressError, GuestMemory
 
 F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4
+TABLE_MAX = 1024  # descriptors in an indirect table
 AVAIL_NO_INTERRUPT = 1
 USED_NO_NOTIFY = 1
 
@@ -163,26 +164,30 @@ class Queue:
         return chain
 
     def _descriptors(self, head: int) -> Iterator[tuple[int, int, int]]:
-        """Follow a chain, one level of indirection deep, at most `size` descriptors long."""
+        """Follow a chain, one level of indirection deep; no descriptor comes twice.
+
+        A table of its own may be longer than the queue, as QEMU allows: drivers fill it by the
+        device's seg_max, also where they have chosen a smaller queue.
+        """
         table, entries, index, indirect = self._desc_table, self.size, head, False
         steps = 0
         while True:
             if index >= entries:
                 raise QueueError(f"descriptor {index} of {entries}")
             steps += 1
-            if steps > self.size:
-                raise QueueError("a descriptor chain longer than its queue")
+            if steps > entries:
+                raise QueueError("a descriptor chain longer than its table")
             address, length, flags, following = _DESC.unpack_from(table, 16 * index)
             if flags & F_INDIRECT:
                 if indirect or flags & F_NEXT:
                     raise QueueError("an indirect descriptor inside a table or with a successor")
-                if length == 0 or length % 16 or length // 16 > 0x10000:
+                if length == 0 or length % 16 or length // 16 > TABLE_MAX:
                     raise QueueError(f"an indirect table of {length} bytes")
                 try:
                     table = self._memory.view(address, length)
                 except BadAddressError as error:
                     raise QueueError(str(error)) from None
-                entries, index, indirect = length // 16, 0, True
+                entries, index, indirect, steps = length // 16, 0, True, 0
                 continue
             yield address, length, flags
             if not flags & F_NEXT:
