@@ -103,7 +103,7 @@ def test_processor_models(linux: Linux, model: str) -> None:
 
 
 def test_warnings(linux: Linux) -> None:
-    """Nothing of level warning or worse, but what guests without PCI or of a Zen's name are told."""
+    """Nothing of level warning or worse, but what guests without PCI or Zens are told."""
     done, _ = linux("--smp", "2")
     good(done)
     without_pci = {
