@@ -18,18 +18,6 @@ class StandingAnswers:
         """Start with none."""
         self.table: Array[c_uint32] = (c_uint32 * PLACES)()
         self._answers: list[StandingAnswer] = []
-        self._suspended = False
-
-    @property
-    def suspended(self) -> bool:
-        """Every read is an exit, whatever stands."""
-        return self._suspended
-
-    @suspended.setter
-    def suspended(self, value: bool) -> None:
-        self._suspended = value
-        for answer in self._answers:
-            self.show(answer)
 
     def at(self, port: int) -> StandingAnswer:
         """Return a port's answer, which is none yet. :raise ValueError: if there is no room."""
@@ -41,7 +29,7 @@ class StandingAnswers:
 
     def show(self, answer: StandingAnswer) -> None:
         """Let the vCPUs see it as it is now."""
-        self.table[answer.place] = 0 if self._suspended else answer.word
+        self.table[answer.place] = answer.word
 
 
 class StandingAnswer:

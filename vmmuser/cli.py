@@ -48,7 +48,6 @@ class Session:
         self.signalled = 0
         self._line_shown = False
         self._show_progress = sys.stderr.isatty()
-        self._announced_start = self._announced_kernel = False
         self.report = Report(config, door.engine, door.name, board="microvm")
 
     # -- the user's side ----------------------------------------------------------------------
@@ -92,24 +91,26 @@ class Session:
     def _since_start(self, moment: float) -> float:
         return round(moment - self.started, 3)
 
-    def _tick(self) -> None:
+    def _tick(self) -> bool:
+        """Say how far it is. False: there will be no more to say."""
         machine = self.machine
         if machine is None or machine.first_instruction is None:
-            return
-        if not self._announced_start:
-            self._announced_start = True
-            if not self._show_progress:
-                at = self._since_start(machine.first_instruction)
-                say(f"first guest instruction after {at:.2f} s")
-        if self._show_progress and self.output.first_byte is None:
-            spent = time.monotonic() - machine.first_instruction
-            text = f"kvmish: the kernel unpacks itself, {spent:.1f} s"
-            count = machine.instructions()
-            if count and spent:
-                text += f", {count / 1e6:.0f} M instructions, {count / 1e6 / spent:.0f} MIPS"
-            sys.stderr.write(f"\r{text}\x1b[K")
-            sys.stderr.flush()
-            self._line_shown = True
+            return True
+        if not self._show_progress:
+            at = self._since_start(machine.first_instruction)
+            say(f"first guest instruction after {at:.2f} s")
+            return False
+        if self.output.first_byte is not None:
+            return False
+        spent = time.monotonic() - machine.first_instruction
+        text = f"kvmish: the kernel unpacks itself, {spent:.1f} s"
+        count = machine.instructions()
+        if count and spent:
+            text += f", {count / 1e6:.0f} M instructions, {count / 1e6 / spent:.0f} MIPS"
+        sys.stderr.write(f"\r{text}\x1b[K")
+        sys.stderr.flush()
+        self._line_shown = True
+        return True
 
     def _clear_line(self) -> None:
         if self._line_shown:

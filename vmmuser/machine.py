@@ -124,10 +124,10 @@ class Machine:
         )
         self.board = MicroVm(platform)
         self._closers.append(self.board.stop)
-        self.held = HeldWrites(self.vm, self.bus, self.loop, self.board.wants_polling)
-        if self.kvm.check_extension(Cap.COALESCED_PIO):
-            for port in self.board.coalesced_ports:
-                self.vm.register_coalesced(port, 1, pio=True)
+        coalesced: tuple[int, ...] = self.board.coalesced_ports
+        if not self.kvm.check_extension(Cap.COALESCED_PIO):
+            coalesced = ()
+        self.held = HeldWrites(self.vm, self.bus, self.loop, coalesced, self.board.wants_polling)
         self._set_cpuid(config)
         indices = self.kvm.get_msr_index_list()
         self._power_on_vcpus = [poweron.take_vcpu(p.vcpu, indices) for p in self.processors]
@@ -178,10 +178,11 @@ class Machine:
 
     # -- running ------------------------------------------------------------------------------
 
-    def run(self, tick: Callable[[], None] | None = None, tick_ns: int = 250_000_000) -> Outcome:
-        """Run until something stops it. On the main thread, since only it can take signals."""
-        if tick is not None:
-            self._every(tick_ns, tick)
+    def run(self, tick: Callable[[], bool], tick_ns: int = 250_000_000) -> Outcome:
+        """Run until something stops it. On the main thread, since only it can take signals. `tick`
+        is called again and again until it is False.
+        """
+        self._every(tick_ns, tick)
         with self.powered():
             return self.loop.run(self.ended())
 
@@ -218,10 +219,10 @@ class Machine:
             raise BackendError("the machine ended without a reason; report this")
         return self.outcome
 
-    def _every(self, interval_ns: int, call: Callable[[], None]) -> None:
+    def _every(self, interval_ns: int, call: Callable[[], bool]) -> None:
         def again() -> None:
-            call()
-            self.loop.after_ns(interval_ns, again)
+            if call():
+                self.loop.after_ns(interval_ns, again)
 
         self.loop.after_ns(interval_ns, again)
 
@@ -405,8 +406,8 @@ class Machine:
     # -- exits: on the vCPUs' threads ---------------------------------------------------------
 
     def _serve_exit(self, processor: Processor, event: VcpuExit) -> None:
-        self.held.exited()
         if isinstance(event, IoExit):
+            self.held.exited(event.port)
             processor.exits["io"] += 1
             processor.ports[event.port] += 1
             with self.bus.lock:

@@ -48,29 +48,24 @@ int zone_unregister(struct kvm_vm *vm, const struct kvm_coalesced_mmio_zone *z)
     return 0;
 }
 
-static bool zone_hit(struct kvm_vm *vm, uint64_t addr, unsigned size, bool pio)
+/* vm->io_lock is held. */
+static bool zone_hit(const struct kvm_vm *vm, uint64_t addr, unsigned size, bool pio)
 {
-    bool hit = false;
-
-    pthread_rwlock_rdlock(&vm->io_lock);
-    for (unsigned i = 0; i < vm->zone_count && !hit; i++) {
+    for (unsigned i = 0; i < vm->zone_count; i++) {
         const struct zone *z = &vm->zones[i];
-        hit = z->pio == pio && addr >= z->addr && addr - z->addr < z->size_bytes &&
-              size <= z->size_bytes - (addr - z->addr);
+        if (z->pio == pio && addr >= z->addr && addr - z->addr < z->size_bytes &&
+            size <= z->size_bytes - (addr - z->addr))
+            return true;
     }
-    pthread_rwlock_unlock(&vm->io_lock);
-    return hit;
+    return false;
 }
 
-/* False: no zone, or the ring is full, and the access exits. The client owns `first` and may write anything there. */
-bool zone_write(struct kvm_vm *vm, uint64_t addr, const void *data, unsigned size, bool pio)
+/* -> false: it is full. The client owns `first` and may write anything there. */
+static bool ring_put(struct kvm_vm *vm, struct kvm_coalesced_mmio_ring *ring, uint64_t addr, const void *data, unsigned size, bool pio)
 {
-    struct kvm_coalesced_mmio_ring *ring = atomic_load(&vm->ring);
     uint32_t last, next;
     bool done = false;
 
-    if (!atomic_load_explicit(&vm->zone_count, memory_order_relaxed) || !ring || !zone_hit(vm, addr, size, pio))
-        return false;
     pthread_mutex_lock(&vm->ring_lock);
     last = __atomic_load_n(&ring->last, __ATOMIC_RELAXED) % RING_ENTRIES;
     next = (last + 1) % RING_ENTRIES;
@@ -84,5 +79,20 @@ bool zone_write(struct kvm_vm *vm, uint64_t addr, const void *data, unsigned siz
         done = true;
     }
     pthread_mutex_unlock(&vm->ring_lock);
+    return done;
+}
+
+/* False: no zone, or the ring is full, and the access exits. When a zone has been unregistered, no write to it is on its way
+ * into the ring any more: the lock is held until it is there. */
+bool zone_write(struct kvm_vm *vm, uint64_t addr, const void *data, unsigned size, bool pio)
+{
+    struct kvm_coalesced_mmio_ring *ring = atomic_load(&vm->ring);
+    bool done;
+
+    if (!atomic_load_explicit(&vm->zone_count, memory_order_relaxed) || !ring)
+        return false;
+    pthread_rwlock_rdlock(&vm->io_lock);
+    done = zone_hit(vm, addr, size, pio) && ring_put(vm, ring, addr, data, size, pio);
+    pthread_rwlock_unlock(&vm->io_lock);
     return done;
 }

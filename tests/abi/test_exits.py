@@ -208,6 +208,20 @@ def test_coalesced_writes() -> None:
         assert struct.unpack("<400I", written) == tuple(range(400, 0, -1))
 
 
+def test_writes_after_the_end_of_a_coalesced_zone() -> None:
+    """They are exits again; what was in the ring stays there."""
+    with Guest("mov al, 1\nout 0x50, al\nin al, 0x51\nmov al, 2\nout 0x50, al\ndone") as guest:
+        guest.vm.register_coalesced(0x50, 1, pio=True)
+        end = guest.run()
+        assert isinstance(end, exits.IoExit)
+        assert end.port == 0x51
+        guest.vm.unregister_coalesced(0x50, 1, pio=True)
+        end = guest.run()
+        assert isinstance(end, exits.IoExit)
+        assert (end.port, end.is_write, bytes(end.data)) == (0x50, True, b"\2")
+        assert [w.data for w in guest.vm.drain_coalesced()] == [b"\1"]
+
+
 def test_standing_answers() -> None:
     """Reads of one byte get the byte that stands, and come out when none does."""
     source = """
@@ -231,19 +245,6 @@ def test_standing_answers() -> None:
         assert guest.said == [0xA5]
         assert ports == [(0x50, 1), (0x51, 2), (0x51, 1)]
     assert guest.vcpu.map.closed
-
-
-def test_suspended_answers_exit() -> None:
-    with Guest("in al, 0x51\nin al, 0x52\nin al, 0x51\ndone") as guest:
-        standing = guest.vm.standing
-        standing.at(0x51).set(1)
-        standing.at(0x52).set(2)
-        standing.suspended = True
-        ports = []
-        while isinstance(end := guest.run(), exits.IoExit):
-            ports.append(end.port)
-            standing.suspended = end.port == 0x51
-        assert ports == [0x51, 0x52]
 
 
 def test_standing_answer_changes_under_a_guest_that_polls() -> None:
