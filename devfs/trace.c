@@ -25,6 +25,7 @@
 #define PTRACE_EVENT_STOP 128
 #endif
 
+#define CODE_64 0x33 /* CS of 64-bit user code */
 enum { SYSCALL_STOP = SIGTRAP | 0x80, BUSY_TURNS = 400, BUSY_TURN_US = 5000, QUICK_TURNS = 20 };
 
 /* How a thread got into the kernel: by `syscall`, or by int 0x80 (what stands before the instruction pointer also when 32-bit code
@@ -273,10 +274,10 @@ bool trace_narrow(const struct tracee *t)
     return t->entry == &entries[NARROW];
 }
 
-/* r: the registers that a system call of ours is made with. */
-static long make_call(struct tracee *t, struct user_regs_struct r)
+/* r: the registers that a system call of ours is made with; rip is behind the instruction that makes it. */
+static long make_call(struct tracee *t, const struct entry *e, struct user_regs_struct r)
 {
-    r.rip -= 2;
+    r.rip -= sizeof(e->insn);
     r.orig_rax = (unsigned long long)-1;
     if (ptrace(PTRACE_SETREGS, t->tid, 0, &r) || to_syscall_stop(t) || to_syscall_stop(t) ||
         ptrace(PTRACE_GETREGS, t->tid, 0, &r)) {
@@ -285,17 +286,18 @@ static long make_call(struct tracee *t, struct user_regs_struct r)
         t->stopped = false;
         return -ESRCH;
     }
-    return trace_narrow(t) && (uint32_t)r.rax > (uint32_t)-4096 ? (int32_t)r.rax : (long)r.rax; /* above: -errno */
+    return e == &entries[NARROW] && (uint32_t)r.rax > (uint32_t)-4096 ? (int32_t)r.rax : (long)r.rax; /* above: -errno */
 }
 
-long trace_call(struct tracee *t, enum trace_number number, const uintptr_t arg[6])
+static long call_by(struct tracee *t, const struct entry *e, uint64_t rip, enum trace_number number, const uintptr_t arg[6])
 {
     struct user_regs_struct r = t->regs;
 
     if (!t->stopped)
         return -ESRCH;
-    r.rax = (unsigned long long)t->entry->number[number];
-    if (trace_narrow(t)) {
+    r.rip = rip;
+    r.rax = (unsigned long long)e->number[number];
+    if (e == &entries[NARROW]) {
         r.rbx = arg[0];
         r.rcx = arg[1];
         r.rdx = arg[2];
@@ -310,17 +312,60 @@ long trace_call(struct tracee *t, enum trace_number number, const uintptr_t arg[
         r.r8 = arg[4];
         r.r9 = arg[5];
     }
-    return make_call(t, r);
+    return make_call(t, e, r);
 }
 
+long trace_call(struct tracee *t, enum trace_number number, const uintptr_t arg[6])
+{
+    return call_by(t, t->entry, t->regs.rip, number, arg);
+}
+
+static bool find_vdso(pid_t tid, uintptr_t *start, uintptr_t *end)
+{
+    char path[64], line[256];
+    bool found = false;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", tid);
+    f = fopen(path, "re");
+    while (f && !found && fgets(line, sizeof(line), f))
+        found = strstr(line, "[vdso]") && sscanf(line, "%lx-%lx", start, end) == 2;
+    if (f)
+        fclose(f);
+    return found;
+}
+
+/* Behind a `syscall` instruction in the thread's memory, for one that has come by another: the kernel's vDSO has some. 0: none */
+static uint64_t behind_syscall(pid_t tid)
+{
+    static uint8_t vdso[1 << 14];
+    uintptr_t start, end;
+    const uint8_t *at = NULL;
+
+    if (find_vdso(tid, &start, &end) && end - start <= sizeof(vdso)) {
+        struct iovec local = {vdso, end - start}, remote = {(void *)start, end - start};
+        ssize_t n = process_vm_readv(tid, &local, 1, &remote, 1, 0);
+        at = n > 0 ? memmem(vdso, (size_t)n, entries[WIDE].insn, sizeof(entries[WIDE].insn)) : NULL;
+    }
+    return at ? start + (uintptr_t)(at - vdso) + sizeof(entries[WIDE].insn) : 0;
+}
+
+/* 64-bit code may use int 0x80, too, and has memory where that does not reach. */
 long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd, uint64_t offset)
 {
+    const struct entry *e = t->entry;
+    uint64_t rip = t->regs.rip;
+
     if (!t->stopped)
         return -ESRCH;
-    if (trace_narrow(t) && (addr + bytes) >> 32) /* 64-bit code may use int 0x80, too */
-        return -EFAULT;
-    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, (uintptr_t)fd, offset >> t->entry->page_shift};
-    return trace_call(t, TRACE_MMAP, arg);
+    if (trace_narrow(t) && (addr + bytes) >> 32) {
+        rip = t->regs.cs == CODE_64 ? behind_syscall(t->tid) : 0;
+        e = &entries[WIDE];
+        if (!rip)
+            return -EFAULT;
+    }
+    const uintptr_t arg[6] = {addr, bytes, (uintptr_t)prot, MAP_SHARED | MAP_FIXED, (uintptr_t)fd, offset >> e->page_shift};
+    return call_by(t, e, rip, TRACE_MMAP, arg);
 }
 
 long trace_close(struct tracee *t, int fd)

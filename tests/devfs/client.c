@@ -597,7 +597,7 @@ static void unchanged(void)
     run_in(p, "a memfd");
 }
 
-/* A 64-bit program may make 32-bit system calls: they are as those of a 32-bit one, if only its memory is where those reach. */
+/* A 64-bit program may make 32-bit system calls. A slot's address has 64 bits there, too: its memory may be anywhere. */
 #ifdef __x86_64__
 static int ioctl32(int fd, unsigned request, const void *arg)
 {
@@ -631,8 +631,12 @@ static void int80(void)
     CHECK((vm = ioctl32(m.kvm, KVM_CREATE_VM, NULL)) >= 0 && fcntl(vm, F_GETFD) == FD_CLOEXEC);
     CHECK((vcpu = ioctl32(vm, KVM_CREATE_VCPU, NULL)) >= 0 && fcntl(vcpu, F_GETFD) == FD_CLOEXEC);
     CHECK(!close(vcpu) && !close(vm));
-    *r = (struct kvm_userspace_memory_region){0, 0, 0x10000, PAGE, (uintptr_t)high};
-    CHECK(ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r) == -EFAULT);
+    *r = (struct kvm_userspace_memory_region){0, 0, 0, 16 * PAGE, (uintptr_t)high};
+    CHECK(!ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r));
+    set_registers(m.vcpu[0], CODE, CODE + 0x800);
+    expect_io_then_hlt(&m, 0, 1);
+    r->memory_size = 0;
+    CHECK(!ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r));
     memcpy(low, count_and_tell, sizeof(count_and_tell));
     *r = (struct kvm_userspace_memory_region){0, KVM_MEM_LOG_DIRTY_PAGES, CODE, PAGE, (uintptr_t)low};
     CHECK(!ioctl32(m.vm, KVM_SET_USER_MEMORY_REGION, r));
