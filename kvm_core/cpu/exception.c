@@ -163,27 +163,29 @@ static void gate_stack(struct vcpu *v, const struct idt_gate *g, uint32_t ext, s
     st->mask = UINT64_MAX;
     st->flat = true;
     st->sp &= ~0xfull;
-    far_hold_pushes(v, st, 6 * 8);
 }
 
 static void push_frame(struct vcpu *v, struct far_stack *st, const struct idt_gate *g,
                        const struct event *e)
 {
     static const enum segreg data[] = {GS, FS, DS, ES};
+    uint64_t slot[10];
+    unsigned count = 0;
 
     if (v->mode == MODE_VM86) {
         for (unsigned n = 0; n < 4; n++)
-            far_push(v, st, g->size, v->seg[data[n]].sel);
+            slot[count++] = v->seg[data[n]].sel;
     }
     if (g->cpl < v->cpl || cpu_lma(v)) {
-        far_push(v, st, g->size, v->seg[SS].sel);
-        far_push(v, st, g->size, v->mode == MODE_LONG ? v->gpr[RSP] : (uint32_t)v->gpr[RSP]);
+        slot[count++] = v->seg[SS].sel;
+        slot[count++] = v->mode == MODE_LONG ? v->gpr[RSP] : (uint32_t)v->gpr[RSP];
     }
-    far_push(v, st, g->size, saved_flags(v, e));
-    far_push(v, st, g->size, v->seg[CS].sel);
-    far_push(v, st, g->size, return_rip(v, e));
+    slot[count++] = saved_flags(v, e);
+    slot[count++] = v->seg[CS].sel;
+    slot[count++] = return_rip(v, e);
     if (e->has_error)
-        far_push(v, st, g->size, e->error);
+        slot[count++] = e->error;
+    far_push_all(v, st, g->size, slot, count);
 }
 
 static void deliver_gate(struct vcpu *v, const struct event *e, struct idt_gate *g)

@@ -74,27 +74,8 @@ static uint64_t stack_slot(struct vcpu *v, const struct far_stack *st, uint64_t 
     return (uint32_t)(ss->base + off);
 }
 
-void far_hold_pushes(struct vcpu *v, struct far_stack *st, unsigned bytes)
-{
-    const struct tlb_set *set = st->current ? v->tlb : &v->tlb_sets[privilege_kind(v, st->user)];
-    uint8_t *low = st->flat ? tlb_probe_write(set, st->sp - bytes, bytes) : NULL;
-
-    st->host = low ? low + bytes : NULL;
-}
-
-void far_hold_pops(struct vcpu *v, struct far_stack *st, unsigned bytes)
-{
-    st->host = st->flat && st->current ? mem_probe_read(v, st->sp, bytes) : NULL;
-}
-
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value)
 {
-    if (likely(st->host != NULL)) {
-        st->sp -= size;
-        st->host -= size;
-        host_put(st->host, size, value);
-        return;
-    }
     uint64_t off = (st->sp - size) & st->mask;
     uint64_t linear = stack_slot(v, st, off, size);
 
@@ -105,13 +86,24 @@ void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t valu
     st->sp = (st->sp & ~st->mask) | off;
 }
 
-uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size)
+void far_push_all(struct vcpu *v, struct far_stack *st, unsigned size, const uint64_t *slot, unsigned count)
 {
-    if (likely(st->host != NULL)) {
-        st->sp += size;
-        st->host += size;
-        return host_get(st->host - size, size);
+    const struct tlb_set *set = st->current ? v->tlb : &v->tlb_sets[privilege_kind(v, st->user)];
+    unsigned bytes = size * count;
+    uint8_t *host = st->flat ? tlb_probe_write(set, st->sp - bytes, bytes) : NULL;
+
+    if (unlikely(!host)) {
+        for (unsigned n = 0; n < count; n++)
+            far_push(v, st, size, slot[n]);
+        return;
     }
+    st->sp -= bytes;
+    for (unsigned n = 0; n < count; n++)
+        host_put(host + bytes - size * (n + 1), size, slot[n]);
+}
+
+uint64_t far_pop_slot(struct vcpu *v, struct far_stack *st, unsigned size)
+{
     uint64_t off = st->sp & st->mask;
     uint64_t linear = stack_slot(v, st, off, size);
 
@@ -119,14 +111,17 @@ uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size)
     return st->current ? mem_load(v, linear, size) : mem_load_kind(v, privilege_kind(v, st->user), linear, size);
 }
 
+void far_hold(struct vcpu *v, struct far_stack *st, unsigned bytes)
+{
+    st->host = mem_probe_read(v, st->sp, bytes);
+}
+
 void far_touch(struct vcpu *v, const struct far_stack *st, uint64_t off, unsigned size)
 {
     struct far_stack at = *st;
 
-    if (st->host)
-        return;
     at.sp += off;
-    (void)far_pop(v, &at, size);
+    (void)far_pop_slot(v, &at, size);
 }
 
 /* ---- targets ---------------- */

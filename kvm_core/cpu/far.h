@@ -7,6 +7,7 @@
 #define KVMISH_CPU_FAR_H
 
 #include "cpu/segment.h"
+#include "mmu/hostmem.h"
 
 /* A stack being filled or emptied, perhaps not the current one. */
 struct far_stack {
@@ -17,18 +18,27 @@ struct far_stack {
     bool flat;      /* 64-bit: no segment */
     bool user;      /* accessed with the rights of CPL 3 */
     bool current;   /* of the current privilege level */
-    uint8_t *host;  /* of sp, while far_hold_*() holds what comes next; or NULL */
+    const uint8_t *host; /* of sp, when far_hold() holds what is popped; or NULL */
 };
 
 void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error);
 /* SS:ESP of privilege `dpl` from the TSS, checked (#TS); long mode: RSPn, null SS. SDM vol. 3, 7.2
  */
 void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_t ext);
-/* Looks the next `bytes` of a 64-bit stack up at once, if that can be done without a fault; else each slot when its turn comes. */
-void far_hold_pushes(struct vcpu *v, struct far_stack *st, unsigned bytes);
-void far_hold_pops(struct vcpu *v, struct far_stack *st, unsigned bytes);
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value);
-uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size);
+/* A frame, slot[0] first. */
+void far_push_all(struct vcpu *v, struct far_stack *st, unsigned size, const uint64_t *slot, unsigned count);
+uint64_t far_pop_slot(struct vcpu *v, struct far_stack *st, unsigned size);
+/* Of a 64-bit stack: whether the next `bytes` can be popped without a fault, in one place. */
+void far_hold(struct vcpu *v, struct far_stack *st, unsigned bytes);
+static inline uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned size)
+{
+    if (!st->host)
+        return far_pop_slot(v, st, size);
+    st->sp += size;
+    st->host += size;
+    return host_get(st->host - size, size);
+}
 /* Reads `size` bytes at `off` from the top, for the fault that may come of it. AMD's processors read the slots of RET
  * and IRET in an order of their own: CS or flags first, SS of an outer level before CS is looked at. */
 void far_touch(struct vcpu *v, const struct far_stack *st, uint64_t off, unsigned size);

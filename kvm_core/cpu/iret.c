@@ -122,8 +122,8 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
 
     far_stack_current(v, &st, 0);
     if (v->mode == MODE_LONG)
-        far_hold_pops(v, &st, 5 * opsize);
-    if (v->amd) {
+        far_hold(v, &st, 5 * opsize);
+    if (v->amd && !st.host) {
         far_touch(v, &st, 2 * opsize, opsize);
         if (v->mode == MODE_LONG) {
             far_touch(v, &st, 4 * opsize, opsize);
