@@ -8,6 +8,7 @@
 #define TESTS_ISA_EMU_H
 
 #include <cpuid.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +84,9 @@ static void emu_system(void)
 {
     uint64_t *gdt = (uint64_t *)(emu_ram + GPA_SYSTEM), *idt = gdt + 512;
     uint64_t rsp0 = STACK_ADDR;
+    unsigned processor = 0, node = 0;
 
+    getcpu(&processor, &node);
     for (unsigned k = 0; k < 5; k++)
         emu_map(SYSTEM_ADDR + 4096 * k, GPA_SYSTEM + 4096 * k, 0x63);
     gdt[2] = 0x00af9b000000ffff; /* 10: supervisor code, 18: data */
@@ -91,7 +94,7 @@ static void emu_system(void)
     gdt[4] = 0x00cffb000000ffff; /* 23: 32-bit code, 2b: data, 33: 64-bit code */
     gdt[5] = 0x00cff3000000ffff;
     gdt[6] = 0x00affb000000ffff;
-    gdt[15] = 0x0000f50000000000; /* 7b: its limit tells the processor's number */
+    gdt[15] = 0x0000f50000000000 | node << 12 | processor; /* 7b: its limit tells the host's processor */
     for (unsigned n = 0; n < 256; n++) {
         uint64_t to = HANDLER_ADDR + 8 * n, dpl = n == 3 || n == 4 ? 3 : 0;
 

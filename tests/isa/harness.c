@@ -515,6 +515,16 @@ static void sum_row(unsigned row, unsigned per, struct totals *all)
     all->short_of += one.short_of;
 }
 
+/* The host's GDT differs from processor to processor by what LSL reads from one of its descriptors. */
+static void stay(void)
+{
+    cpu_set_t here;
+
+    CPU_ZERO(&here);
+    CPU_SET((unsigned)sched_getcpu(), &here);
+    sched_setaffinity(0, sizeof(here), &here);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const files[] = {"integer", "vector", "system", "far"};
@@ -535,6 +545,7 @@ int main(int argc, char **argv)
     printf("seed %" PRIu64 ", %d-bit code%s\n", seed, mode, segmented ? ", segments of an LDT" : "");
     decoder_init();
     enumerate();
+    stay();
     emu_create();
     host_create();
     emu_fs_base = host_home[0];
