@@ -317,12 +317,11 @@ int msr_setup_mce(struct vcpu *v, uint64_t mcg_cap)
 
 static int write_efer(struct vcpu *v, uint64_t value, bool host)
 {
-    uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_AUTOIBRS, guest = EFER_LMA;
-    uint64_t old = v->efer;
+    uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_AUTOIBRS;
+    uint64_t guest = EFER_LMA | EFER_SCE, old = v->efer; /* KVM takes SCE whatever CPUID says */
 
     if (value & ~known)
         return REFUSED;
-    guest |= cpu_has(v, FEAT_SYSCALL) ? EFER_SCE : 0;
     guest |= cpu_has(v, FEAT_LM) ? EFER_LME : 0;
     guest |= cpu_has(v, FEAT_NX) ? EFER_NXE : 0;
     guest |= cpu_has(v, FEAT_AUTOIBRS) ? EFER_AUTOIBRS : 0;

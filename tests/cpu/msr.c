@@ -162,6 +162,7 @@ static void test_registers_by_cpuid(void)
     }
     CHECK(msr_write(v, MSR_EFER, EFER_LME, false) == -1 &&
           msr_write(v, MSR_EFER, EFER_LME, true) == 0);
+    CHECK(msr_write(v, MSR_EFER, EFER_SCE, false) == 0, "Linux boots with -cpu host,-syscall");
     free_vcpu(v);
 }
 
