@@ -64,7 +64,7 @@ int irqchip_create_split(struct irqchip *chip, uint64_t reserved_pins, bool has_
 {
     int err = 0;
 
-    if (reserved_pins > KVM_IOAPIC_NUM_PINS)
+    if (reserved_pins > ROUTING_MAX_ENTRIES)
         return -EINVAL;
     irqchip_lock(chip);
     if (chip->mode != IRQCHIP_NONE || has_vcpus) {

@@ -81,7 +81,7 @@ static inline void irqchip_unlock(struct irqchip *chip)
 
 /* KVM_CREATE_IRQCHIP: -EEXIST, or -EINVAL once a vCPU exists. KVM API 4.24 */
 int irqchip_create(struct irqchip *chip, bool has_vcpus);
-/* KVM_CAP_SPLIT_IRQCHIP: -EINVAL for more than 24 pins, -EEXIST. KVM API 7.5 */
+/* KVM_CAP_SPLIT_IRQCHIP: -EINVAL for more than 4096 pins, whatever one I/O APIC has; -EEXIST. KVM API 7.5 */
 int irqchip_create_split(struct irqchip *chip, uint64_t reserved_pins, bool has_vcpus);
 /* KVM_CREATE_PIT2: -EINVAL on unknown flags, -EEXIST, -ENOENT without a PIC. KVM API 4.71 */
 int irqchip_create_pit(struct irqchip *chip, uint32_t flags);

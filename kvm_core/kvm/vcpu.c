@@ -310,7 +310,7 @@ static int translate(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)
         return -EFAULT;
     pthread_mutex_lock(&kv->vm->slots_lock);
     vcpu_take_map(kv); /* the next entry drains what is still asked */
-    t.valid = mmu_translate(&kv->cpu, t.linear_address, &gpa, &writable, &user);
+    t.valid = mmu_translate(&kv->cpu, t.linear_address, &gpa, &writable, &user) && gpa != ~0ull; /* KVM's "none" */
     pthread_mutex_unlock(&kv->vm->slots_lock);
     __atomic_fetch_or(&kv->cpu.requests, REQ_PHYS_CHANGED, __ATOMIC_SEQ_CST);
     t.physical_address = t.valid ? gpa : ~0ull;

@@ -267,6 +267,24 @@ def test_irqchip_after_vcpu(client: Client) -> None:
     assert client.call(vm, SET_BOOT_CPU_ID, 1) == EBUSY
 
 
+def test_split_irqchip_of_more_pins_than_one_ioapic_has(client: Client) -> None:
+    def enable(vm: int, pins: int) -> int:
+        return client.call(vm, ENABLE_CAP, struct.pack("=II4Q64x", 121, 0, pins, 0, 0, 0))
+
+    vm = client.vm()
+    assert enable(vm, 4097) == EINVAL
+    assert enable(vm, 120) == 0  # libkrun's
+    assert enable(client.vm(), 4096) == 0
+
+
+def test_translate_without_paging(client: Client) -> None:
+    vcpu = client.vcpu(client.vm())
+    for linear, valid in ((0x10000, 1), (2**64 - 1, 0)):
+        into = bytearray(struct.pack("=Q16x", linear))
+        assert client.call(vcpu, TRANSLATE, into) == 0
+        assert struct.unpack_from("=QQB", into) == (linear, linear, valid)
+
+
 def test_create_vcpu(client: Client) -> None:
     vm = client.vm()
     assert client.call(vm, CREATE_VCPU, 4096) == EINVAL
