@@ -216,8 +216,8 @@ struct codepage;
 struct translator {
     void (*page_retired)(struct vcpu *v, struct codepage *p); /* its instructions are no longer what is executed */
     void (*destroy)(struct vcpu *v);
-    /* A signal came in the host code at regs[REG_RIP] (ucontext.h). If it is translated: the code is left when that goes on, as if
-     * its block had not been entered, but for what it has done. Async-signal-safe. */
+    /* Guest memory is gone that the host code at regs[REG_RIP] (ucontext.h) has just touched. If that is translated: it is left when
+     * the host goes on, with the guest before the instruction. Async-signal-safe. */
     bool (*fault)(struct vcpu *v, long long *regs);
 };
 

@@ -70,6 +70,8 @@ void x87_check_pending(struct vcpu *v)
 
 /* ---- on the host ------------------------------------------------------------------------------ */
 
+/* Memory operands are copied. Guest memory may be gone (kvm/backing.c), and C could not go on with the x87 state there is then. */
+
 #ifdef __x86_64__
 static void run_stub(struct vcpu *v, const struct native_op *op, void *mem, uint8_t *fx)
 {
@@ -147,19 +149,12 @@ const struct insn *x87_execute(struct vcpu *v, const struct insn *i)
         uint64_t linear = ea(v, i, op->mem_bytes, write);
 
         if (write) {
-            p = mem_probe_write(v, linear, op->mem_bytes);
-            if (!p) {
-                store_bounced(v, i, op, linear);
-                v->xinuse |= 1;
-                return insn_next(i);
-            }
-        } else {
-            p = mem_probe_read(v, linear, op->mem_bytes);
-            if (!p) {
-                p = v->native->bounce;
-                mem_read_bytes(v, linear, p, op->mem_bytes);
-            }
+            store_bounced(v, i, op, linear);
+            v->xinuse |= 1;
+            return insn_next(i);
         }
+        p = v->native->bounce;
+        mem_read_bytes(v, linear, p, op->mem_bytes);
     }
     memcpy(old, v->fx, sizeof(old));
     run_stub(v, op, p, v->fx);
@@ -182,8 +177,7 @@ const struct insn *mmx_execute(struct vcpu *v, const struct insn *i)
         linear = ea(v, i, op->mem_bytes, write);
         if (unlikely(linear & op->align_mask))
             cpu_gp(v, 0);
-        p = write ? mem_probe_write(v, linear, op->mem_bytes) : mem_probe_read(v, linear, op->mem_bytes);
-        if (!p && write) {
+        if (write) {
             uint8_t *fx = v->native->fx_copy;
 
             memcpy(fx, v->fx, sizeof(v->fx));
@@ -194,10 +188,8 @@ const struct insn *mmx_execute(struct vcpu *v, const struct insn *i)
             v->xinuse |= op->xinuse;
             return insn_next(i);
         }
-        if (!p) {
-            p = v->native->bounce;
-            mem_read_bytes(v, linear, p, op->mem_bytes);
-        }
+        p = v->native->bounce;
+        mem_read_bytes(v, linear, p, op->mem_bytes);
     }
     x87_mmx_transition(v->fx);
     native_run(v, op, p, v->fx);

@@ -295,6 +295,7 @@ static void render(struct build *b, unsigned off, unsigned max)
     put_colds(b);
     strip_add(b);
     again_end(b);
+    (b->block ? b->block : &b->j->blocks[0])->sites = sites_put(b);
 }
 
 /* For who comes from another page, with the linear address in r10: is this page still there, for this privilege? */
@@ -340,12 +341,13 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     memset(&b->values, 0, sizeof(b->values));
     b->block = NULL;
     b->strip = NULL;
-    b->selves = b->dues = 0;
+    b->selves = b->dues = b->sites = 0;
     b->inward = NULL;
     registers_at_home(b);
     b->e.rw = b->j->rw;
     b->e.p = b->j->rw + at;
     prologue(b, off);
+    b->entry = here(&b->e);
 }
 
 struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind)
@@ -384,6 +386,7 @@ const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, 
 
     begin(&b, v, p, kind, j->scratch, off, span_of(v, codecache_at(v, p, off), &span));
     b.copies = true;
+    j->blocks[0].entry = b.entry;
     render(&b, off, 1);
     return b.count ? j->rx + j->scratch + JIT_HEAD - JIT_PROLOGUE : NULL;
 }

@@ -69,6 +69,18 @@ struct again { /* again.c */
     unsigned executed, self;
 };
 
+enum { SITES_MAX = 5 * BLOCK_OPS + 1 /* at most two of an instruction, twice, and one in a strip; a span's bytes */ };
+enum { /* what is not as everywhere in the block: arithmetic flags in the host alone; RSI, RDI host addresses; AL and AH exchanged, or CL ... */
+    SITE_FLAGS = 1, SITE_FROM = 2, SITE_TO = 4, SITE_SWAPPED = 8, SITE_REGISTER = 4 /* from this bit on: which */
+};
+struct site { /* sites.c */
+    uint16_t at, landing; /* from the block's entry; 0: exit_rip */
+    uint16_t off;         /* of the guest's instruction in the page */
+    uint8_t n, how;       /* its number in the block; SITE_* */
+    bool in_strip;
+    int8_t owed; /* by r15 there */
+};
+
 struct strip;
 enum { SELF_EDGES_MAX = 8, DUES_MAX = 2 * BLOCK_OPS };
 struct due { /* a jump to be linked when the block is whole, if its target is translated; more of them are when they are taken */
@@ -79,6 +91,7 @@ struct due { /* a jump to be linked when the block is whole, if its target is tr
 
 struct build {
     struct emit e;
+    uint32_t entry;      /* where the block begins, behind its prologue */
     struct vcpu *v;
     struct jit *j;
     struct codepage *page;
@@ -102,6 +115,8 @@ struct build {
     unsigned inward_from;
     unsigned dues;
     struct due due[DUES_MAX];
+    unsigned sites;
+    struct site site[SITES_MAX];
     unsigned count;
     struct op op[BLOCK_OPS];
     unsigned colds;
@@ -194,6 +209,11 @@ void want_vectors(struct build *b, unsigned n, unsigned need);
 /* x87.c */
 bool lower_x87(struct build *b, unsigned n);
 uint8_t x87_effect(const struct build *b, const struct insn *i);
+
+/* sites.c */
+void site_add(struct build *b, unsigned n, unsigned how); /* what is emitted next touches guest memory for instruction n; SITE_* */
+void sites_land(struct build *b); /* those in the strip land here */
+uint16_t sites_put(struct build *b); /* -> where, from the block's entry */
 
 /* strip.c */
 bool strip_answers(const struct build *b, unsigned n); /* instruction n's operand needs no probe */

@@ -154,6 +154,7 @@ bool lower_call(struct build *b, unsigned n)
     }
     int32_t at = put_stack(b, n, true, -b->word, &c);
     put_linear(b, H_T1, i->off + i->len);
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
     if (remembered)
         put_room(b);
@@ -199,6 +200,7 @@ bool lower_ret(struct build *b, unsigned n)
         return false;
     flags_leave(b);
     int32_t at = put_stack(b, n, false, 0, &c);
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, at);
     if (!b->block || (n && replaces_return(b->op[n - 1].i))) {
         put_other_return(b, n, false);

@@ -264,6 +264,7 @@ void put_target(struct build *b, unsigned n)
         return;
     }
     put_address(b, n, op->i, false, b->word);
+    site_add(b, n, 0);
     op_mem(&b->e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
 }
 
@@ -320,11 +321,13 @@ static bool lower_push_memory(struct build *b, unsigned n)
 
     put_address(b, n, i, false, b->word);
     unsigned first = b->colds - 1;
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
     store_field(e, H_T0, FIELD(run.target[0]));
     operand_of_stack(b, &a, true, -b->word);
     struct cold *c = put_address(b, n, &a.at, true, b->word);
     load_field(e, H_T1, FIELD(run.target[0]));
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, 0);
     lea_word(b, H_SP, H_SP, -b->word);
     b->cold[first].join = c->join = e->p;
@@ -348,6 +351,7 @@ static bool lower_push(struct build *b, unsigned n)
         return lower_push_memory(b, n);
     int32_t at = put_stack(b, n, true, -b->word, &c);
     if (op->row->form == FORM_I) {
+        site_add(b, n, 0);
         op_mem(e, wide, 0xc7, 0, H_T0, NO_INDEX, 0, at);
         put32(e, (uint32_t)i->imm);
     } else {
@@ -355,6 +359,7 @@ static bool lower_push(struct build *b, unsigned n)
             from = (unsigned)host_of(b, i->dst);
         else
             load_field(e, H_T1, GPR_FIELD(i->dst));
+        site_add(b, n, 0);
         op_mem(e, wide, 0x89, from, H_T0, NO_INDEX, 0, at);
     }
     lea_word(b, H_SP, H_SP, -b->word);
@@ -373,6 +378,7 @@ static bool lower_pop(struct build *b, unsigned n)
         return false;
     flags_keep(b, op);
     int32_t at = put_stack(b, n, false, 0, &c);
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, at);
     if (to < 0)
         store_field(e, H_T1, GPR_FIELD(op->i->dst));
@@ -393,8 +399,10 @@ static bool lower_leave(struct build *b, unsigned n)
     operand_of_stack(b, &a, false, 0);
     a.at.base = RBP;
     struct cold *c = put_address(b, n, &a.at, false, b->word);
-    lea_word(b, H_SP, H_RBP, b->word);
+    lea_word(b, H_T1, H_RBP, b->word);
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x8b, H_RBP, H_T0, NO_INDEX, 0, 0);
+    move(e, H_SP, H_T1);
     c->join = e->p;
     return true;
 }

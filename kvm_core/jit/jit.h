@@ -48,6 +48,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     uint16_t off;               /* of its first instruction in the page */
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
+    uint16_t sites;             /* where they are, from the entry: sites.c */
     uint8_t missed;             /* probes that several operands share */
     bool diverted;              /* because of that: leads to C, to be translated anew */
 };
@@ -74,7 +75,7 @@ struct jit {
     bool at_once, exact;    /* translate_at_once() */
     uint8_t x87_pointers[18]; /* FOP, FIP, FDP when the registers were loaded */
     int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
-    struct block *blocks;   /* REGION_BLOCKS of each region, [0] unused, in the order of their code */
+    struct block *blocks;   /* REGION_BLOCKS of each region, in the order of their code; [0]: used once */
     struct region region[REGIONS_MAX];
     unsigned regions, filling;
     uint64_t *index, *ghosts; /* blocks.c */
@@ -130,6 +131,9 @@ void jit_links_forget(struct jit *j, struct block *b); /* nor it to any other: i
 struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, unsigned kind);
 unsigned jit_prologue_off(uint64_t prologue); /* the block's, from its code */
+
+/* sites.c: struct translator's */
+bool jit_fault(struct vcpu *v, long long *regs);
 
 /* profile.c */
 void jit_profile_create(struct jit *j);

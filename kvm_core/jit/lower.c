@@ -114,7 +114,7 @@ static bool lower_memory(struct build *b, unsigned n)
     high = !r.reg_is_digit && is_high(&x, r.reg8, reg);
     if (!can_address(i) || x.map == 3 || (high && x.map == 1 && x.opcode == 0xb0)) /* CMPXCHG has AL, too */
         return false;
-    if (high && strip_answers(b, n)) /* the address may be in the register that is swapped */
+    if (high && b->strip) /* the address may be in the register that is swapped */
         return false;
     if (is_bit_string(&x))
         return lower_bit_string(b, n, &x);
@@ -137,6 +137,7 @@ static bool lower_memory(struct build *b, unsigned n)
         if (r.reg_read)
             load_field(e, H_T1, GPR_FIELD(reg));
     }
+    site_add(b, n, high ? SITE_SWAPPED | host << SITE_REGISTER : 0);
     put_head(e, &x, r.reg_is_digit ? 0 : host, place_index(&at), at.base, r.reg8);
     put_mem(e, host, at.base, at.index, at.scale, at.disp);
     put_imm(b, &x, i);

@@ -292,6 +292,7 @@ bool nest_render(struct build *b)
     put_looks(b);
     put_fails(b);
     put_colds(b);
+    gate_put_landing(b);
     set_jump(b->inward, way_in);
     link_not_due(b, b->inward);
     return true;

@@ -42,6 +42,7 @@ void put_span_check(struct build *b)
     put_next_page(b);
     memcpy(&want, b->span->bytes + first, i->len - first);
     want <<= unused;
+    site_add(b, 0, 0);
     op_mem(e, true, 0x8b, H_T1, H_T0, NO_INDEX, 0, 0);
     put8(e, 0x49), put8(e, 0xc1), put8(e, 0xe3), put8(e, unused); /* shl r11, unused */
     put8(e, 0x49), put8(e, 0xba);                                 /* mov r10, want */

@@ -57,8 +57,9 @@ static void move_pointers(struct build *b, unsigned opcode, bool from, bool to)
         op_mem(&b->e, wide, opcode, H_RDI, H_BASE, NO_INDEX, 0, FIELD(run.target[0]));
 }
 
-static void put_string(struct build *b, const struct insn *i, unsigned opcode)
+static void put_string(struct build *b, unsigned n, unsigned opcode)
 {
+    const struct insn *i = b->op[n].i;
     struct emit *e = &b->e;
     bool from = opcode != STOS, to = opcode != LODS;
 
@@ -71,6 +72,7 @@ static void put_string(struct build *b, const struct insn *i, unsigned opcode)
             op_reg(e, false, 0x8b, H_RCX, H_RCX);
     }
     move_pointers(b, 0x03, from, to);
+    site_add(b, n, (from ? SITE_FROM : 0) | (to ? SITE_TO : 0));
     if (is_repeated(i))
         put8(e, 0xf3);
     if (i->size == 2)
@@ -104,7 +106,7 @@ bool lower_string(struct build *b, unsigned n)
     }
     if (opcode != STOS)
         put_distance(b, n, H_RSI, false);
-    put_string(b, i, opcode);
+    put_string(b, n, opcode);
     for (; first < b->colds; first++)
         cold_join(b, &b->cold[first]);
     return true;
@@ -147,6 +149,7 @@ bool lower_bit_string(struct build *b, unsigned n, const struct encoding *x)
     store_field(e, H_T1, FIELD(run.target[0]));
     flags_want(b);
     load_field(e, H_T1, FIELD(run.target[0]));
+    site_add(b, n, 0);
     if (x->lock)
         put8(e, 0xf0);
     put_rex(e, wide, H_T1, 0, H_T0, false);

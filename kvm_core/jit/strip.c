@@ -345,13 +345,14 @@ static bool render(struct build *b)
         copies_join(b, behind);
     put_colds(b);
     gate_put_fails(b);
+    gate_put_landing(b);
     return true;
 }
 
 void strip_add(struct build *b)
 {
     uint8_t *start = b->e.p;
-    unsigned dues = b->dues;
+    unsigned dues = b->dues, sites = b->sites;
     struct strip s;
 
     if (!b->selves || b->span || start - (b->e.rw + b->block->entry) > BLOCK_BYTES_MAX / 2)
@@ -367,6 +368,7 @@ void strip_add(struct build *b)
         } else {
             b->e.p = start;
             b->dues = dues;
+            b->sites = sites;
         }
         b->strip = NULL;
     }

@@ -72,6 +72,7 @@ void gate_put_stream(struct build *b, const struct stream *g, bool *first);
 void gate_put_mark(struct build *b, unsigned instructions); /* who leaves sooner has had a short strip */
 void gate_put_home(struct build *b); /* the guest's registers where other code expects them */
 void gate_put_top(struct build *b);  /* the gate ends here */
+void gate_put_landing(struct build *b); /* for who has met memory that is gone: sites.c */
 
 /* copies.c: of instructions `first` to `last`, a branch back. */
 /* How many, that have at most so many instructions together. */

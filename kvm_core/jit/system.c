@@ -99,6 +99,7 @@ static bool lower_pushf(struct build *b, unsigned n)
     operand_of_stack(b, &a, true, -b->word);
     c = put_operand(b, n, &a, &at);
     load_field(e, H_T1, FIELD(run.target[0]));
+    site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
     op_mem(e, b->word == 8, 0x8d, H_SP, H_SP, NO_INDEX, 0, -b->word);
     cold_join(b, c);
@@ -208,6 +209,7 @@ bool lower_divide(struct build *b, unsigned n)
         struct operand a = {.at = *i, .size = i->size};
         struct place at;
         c = put_place(b, n, &a, &at);
+        site_add(b, n, 0);
         op_mem(e, wide, 0x8b, H_T1, at.base, at.index, at.scale, at.disp);
     } else if (host_of(b, i->dst) >= 0) {
         op_reg(e, wide, 0x8b, H_T1, (unsigned)host_of(b, i->dst));

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <ucontext.h>
 
 #include "cpu/engine.h"
 #include "jit/translate.h"
@@ -304,22 +303,6 @@ static void destroy(struct vcpu *v)
     v->translator = NULL;
 }
 
-/* Memory has gone that a look-aside still leads to. Which instruction it is nobody has noted: the guest goes on, if at all, at the
- * start of the block, with what that has done. */
-static bool fault(struct vcpu *v, long long *regs)
-{
-    struct jit *j = jit_of(v);
-    uint64_t at = (uint64_t)regs[REG_RIP] - (uint64_t)j->rx;
-    const struct block *b;
-
-    if (at >= CODE_BYTES)
-        return false;
-    b = at < CODE_HEAD ? NULL : jit_block_at(j, (uint32_t)at);
-    regs[REG_R10] = (long long)(b ? (v->gpr[REG_PAGE] + b->off) & v->ip_mask : v->rip);
-    regs[REG_RIP] = (long long)(j->rx + j->exit_rip);
-    return true;
-}
-
 int translate_possible(void)
 {
 #ifdef __x86_64__
@@ -336,7 +319,7 @@ int translate_create(struct vcpu *v)
 
     if (!j)
         return err ? err : -ENOMEM;
-    j->base = (struct translator){.page_retired = jit_page_retired, .destroy = destroy, .fault = fault};
+    j->base = (struct translator){.page_retired = jit_page_retired, .destroy = destroy, .fault = jit_fault};
     err = jit_cache_create(v, j);
     if (err) {
         free(j);

@@ -294,6 +294,8 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
     b->held.valid &= t.count < 2;
     for (unsigned k = 0; k < t.count; k++)
         load_field(e, t.host[k], GPR_FIELD(t.guest[k]));
+    if (op->mem_bytes)
+        site_add(b, n, 0);
     put_native(b, o->i, f, reg, rm, vvvv, &at);
     for (unsigned k = 0; k < t.count; k++)
         store_field(e, t.host[k], GPR_FIELD(t.guest[k]));

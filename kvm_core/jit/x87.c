@@ -96,6 +96,7 @@ static struct cold *put_mask_check(struct build *b, unsigned n, int32_t disp)
 {
     struct emit *e = &b->e;
 
+    site_add(b, n, 0);
     put_rex(e, false, H_T1, 0, H_T0, false); /* movzx r11d, word [r10 + disp] */
     put8(e, 0x0f), put8(e, 0xb7);
     put_mem(e, H_T1, H_T0, NO_INDEX, 0, disp);
@@ -118,6 +119,7 @@ static void put_with_memory(struct build *b, unsigned n, enum x87_class class, c
     }
     flags_keep(b, &b->op[n]);
     struct cold *c = put_operand(b, n, &a, &disp), *unmasks = class == X87_FLDCW ? put_mask_check(b, n, disp) : NULL;
+    site_add(b, n, 0);
     put_rex(e, false, 0, 0, H_T0, false);
     put8(e, x->opcode);
     put_mem(e, x->modrm >> 3 & 7, H_T0, NO_INDEX, 0, disp);

@@ -3,9 +3,10 @@
  *
  * Pointers lie near the ends of pages, some of which are absent, read-only or alias another or the code itself; the code
  * changes itself, loops, calls, and crosses a page. Each case runs several times from other registers, so that linked
- * blocks and what was dropped by self-modification are met again. Arguments: cases, seed.
+ * blocks and what was dropped by self-modification are met again; and with a page of data that is gone without a word, which must
+ * stop both before the same instruction. Arguments: cases, seed.
  */
-#include "../isa/emu.h"
+#include "gone.h"
 
 #include <inttypes.h>
 
@@ -525,26 +526,39 @@ static void segments(void)
     cpu_update_mode(emu);
 }
 
-/* -> it has come to its end. *count: instructions */
-static bool run(const struct engine *engine, unsigned slices, struct state *s, uint64_t *count)
+static void load(void)
 {
     static struct icase c = {.ss = 0x2b, .ds = 0x2b, .es = 0x2b};
-    enum cpu_exit_reason why = EXIT_POLL;
 
     memory_put(before);
     c.before = start;
     c.cs = bits == 64 ? 0x33 : 0x23;
     emu_load(&c);
     segments();
+}
+
+/* -> it has come to its end. *count: instructions */
+static bool go_on(const struct engine *engine, unsigned slices, struct state *s, uint64_t *count)
+{
+    enum cpu_exit_reason why = EXIT_POLL;
+
     memset(s, 0, sizeof(*s));
     *count = 0u - emu->instructions;
-    for (unsigned n = 0; why == EXIT_POLL && n < slices; n++)
+    for (unsigned n = 0; why == EXIT_POLL && n < slices && !stopped; n++)
         why = engine->enter(emu, STEPS);
     *count += emu->instructions;
     emu_store(s);
     if (why == EXIT_HLT)
         emu_frame(s);
+    else
+        s->rip = emu->rip;
     return why == EXIT_HLT;
+}
+
+static bool run(const struct engine *engine, unsigned slices, struct state *s, uint64_t *count)
+{
+    load();
+    return go_on(engine, slices, s, count);
 }
 
 static void describe(const char *what, unsigned number, uint64_t first)
@@ -580,6 +594,51 @@ static const char *compare(void)
     return memcmp(after + GPA_DATA, emu_ram + GPA_DATA, RAM_BYTES - GPA_DATA) ? "memory" : NULL;
 }
 
+/* ---- a page that is gone ----------------------------------------------------------------------------------------------- */
+
+/* -> it was stopped */
+static bool run_without(const struct engine *engine, uint8_t *page, struct state *s, uint64_t *count)
+{
+    load();
+    gone_begin(page);
+    go_on(engine, 6, s, count);
+    gone_end();
+    return stopped;
+}
+
+/* What ends as `want` when the page is there: does it stop where the interpreter does, and end like that when it goes on? */
+static const char *try_without(uint8_t *page)
+{
+    static uint8_t here[2 * 4096];
+    static struct state end;
+    const char *differs = NULL;
+    uint64_t count, more;
+    bool stops;
+
+    end = want;
+    stops = run_without(&engine_emulate, page, &want, &count);
+    memcpy(here, emu_data, sizeof(here));
+    stopped = 0;
+    load(); /* what it will touch is known to the TLB */
+    go_on(&engine_translate, 6, &got, &more);
+    if (run_without(&engine_translate, page, &got, &got_count) != stops)
+        return "stopping";
+    if (!exact)
+        got.rflags = want.rflags;
+    if (stops && (memcmp(&want, &got, sizeof(want)) || memcmp(here, emu_data, sizeof(here))))
+        differs = "state without a page";
+    else if (stops && got_count != count && !strings)
+        differs = "number of instructions without a page";
+    if (differs || !stops)
+        return differs;
+    stopped = 0;
+    want = end;
+    go_on(&engine_translate, 6, &got, &more);
+    got_count += more;
+    differs = compare();
+    return differs ? "end behind a page that was gone" : NULL;
+}
+
 static unsigned one(unsigned number)
 {
     uint64_t first = seed, rip;
@@ -606,6 +665,8 @@ static unsigned one(unsigned number)
             continue; /* the new instructions may look at flags that the old ones did not: decision 012 */
         if (ends)
             differs = ended ? compare() : "end";
+        if (ends && !differs)
+            differs = try_without(emu_data + 4096 * below(2));
         if (differs) {
             describe(differs, number, first);
             memory_put(before);

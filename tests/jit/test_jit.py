@@ -78,7 +78,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
     "name",
     [
         "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
-        "rewritten",
+        "rewritten", "gone",
     ],
 )  # fmt: skip
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
@@ -93,6 +93,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     nest: no bug; a short loop in another, at the ends of pages, while pages change.
     copies: no bug; who leaves one of a body's copies, and how many instructions that were.
     rewritten: a byte of code that was written as it was had its page decoded and translated anew.
+    gone: memory that went without a word left a block at its start, with what it had done.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)

@@ -1,0 +1,137 @@
+/* Where translated code touches guest memory, and how the guest's state is found there when that is gone.
+ *
+ * What the TLB leads to is there, unless its owner has taken it away without a word (kvm/backing.c). The host's access raises a
+ * signal then, at an instruction of the host's that has changed nothing: the guest's registers are as before its own
+ * instruction, and where they are everywhere in the block. So code is left as at a block's end, and all that must be known is
+ * which instruction it is. A block's sites stand behind its code:
+ *
+ *     word: 12 bits how many bytes of code behind the one before, 12 bits offset of the guest's instruction in the page,
+ *           6 bits its number in the block, or NOWHERE; 1 bit: another word follows
+ *     another: 16 bits the landing, from the block's entry, or 0; from bit 16 SITE_*
+ *
+ * and a word of 0. A strip has registers of its own and counts otherwise: it is left by its landing (strip.c).
+ */
+#include "jit/build.h"
+
+#include <stdlib.h>
+#include <ucontext.h>
+
+enum { STEP_BITS = 12, STEP_MAX = (1 << STEP_BITS) - 1, NOWHERE = 63, MORE = 1 << 30 };
+
+_Static_assert((int)BLOCK_OPS <= (int)NOWHERE && BLOCK_BYTES_MAX <= UINT16_MAX, "a site's numbers have room");
+
+/* ---- while the block is built ---------------------------------------------------------------------------------- */
+
+static unsigned here_in_block(const struct build *b) { return here(&b->e) - b->entry; }
+
+void site_add(struct build *b, unsigned n, unsigned how)
+{
+    struct site *s = &b->site[b->sites++];
+
+    if (b->flags == FLAGS_IN_HOST && b->op[n].live)
+        how |= SITE_FLAGS;
+    *s = (struct site){.at = (uint16_t)here_in_block(b), .off = b->op[n].i->off, .n = (uint8_t)n, .how = (uint8_t)how,
+                       .in_strip = b->strip, .part = (uint8_t)strip_part(b)};
+}
+
+bool sites_land(struct build *b, unsigned part)
+{
+    bool any = false;
+
+    for (struct site *s = b->site; s < b->site + b->sites; s++)
+        if (s->in_strip && s->part == part) {
+            s->landing = (uint16_t)here_in_block(b);
+            any = true;
+        }
+    return any;
+}
+
+static void put_site(struct emit *e, const struct site *s, unsigned step)
+{
+    bool more = s->landing || s->how;
+
+    for (; step > STEP_MAX; step -= STEP_MAX)
+        put32(e, STEP_MAX | (uint32_t)NOWHERE << 24);
+    put32(e, step | (uint32_t)s->off << STEP_BITS | (uint32_t)s->n << 24 | (more ? MORE : 0));
+    if (more)
+        put32(e, s->landing | (uint32_t)s->how << 16);
+}
+
+uint16_t sites_put(struct build *b)
+{
+    unsigned table = here_in_block(b), last = 0;
+
+    for (const struct site *s = b->site; s < b->site + b->sites; s++) {
+        put_site(&b->e, s, s->at - last);
+        last = s->at;
+    }
+    put32(&b->e, 0);
+    return (uint16_t)table;
+}
+
+/* ---- in the signal's handler -------------------------------------------------------------------------------------- */
+
+static uint32_t take_word(const uint8_t **p)
+{
+    uint32_t word;
+
+    memcpy(&word, *p, sizeof(word));
+    *p += sizeof(word);
+    return word;
+}
+
+static bool find(const uint8_t *table, unsigned at, struct site *s)
+{
+    uint32_t word, more;
+    unsigned now = 0;
+
+    while ((word = take_word(&table))) {
+        more = word & MORE ? take_word(&table) : 0;
+        now += word & STEP_MAX;
+        *s = (struct site){.at = (uint16_t)now, .off = word >> STEP_BITS & 0xfff, .n = word >> 24 & 63, .landing = (uint16_t)more,
+                           .how = (uint8_t)(more >> 16)};
+        if (now == at && s->n != NOWHERE)
+            return true;
+    }
+    return false;
+}
+
+/* As LAHF and SETO AL leave them. */
+static uint32_t packed(uint64_t eflags) { return (uint32_t)((eflags & 0xff) << 8 | (eflags >> 11 & 1)); }
+
+/* What the instruction has changed already: pointers of a string, AL and AH. */
+static void undo(const struct vcpu *v, unsigned how, long long *regs)
+{
+    static const uint8_t swapped[] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX};
+
+    if (how & SITE_FROM)
+        regs[REG_RSI] -= regs[REG_R10];
+    if (how & SITE_TO)
+        regs[REG_RDI] -= (long long)v->run.target[0];
+    if (how & SITE_SWAPPED) {
+        long long *reg = &regs[swapped[how >> SITE_REGISTER]], was = *reg;
+        *reg = (was & ~0xffffll) | (was & 0xff) << 8 | (was >> 8 & 0xff);
+    }
+}
+
+bool jit_fault(struct vcpu *v, long long *regs)
+{
+    struct jit *j = jit_of(v);
+    uint64_t at = (uint64_t)regs[REG_RIP] - (uint64_t)j->rx;
+    const struct block *b;
+    struct site s;
+
+    if (at >= CODE_BYTES)
+        return false;
+    b = at < CODE_HEAD ? &j->blocks[0] : jit_block_at(j, (uint32_t)at);
+    if (!b || !find(j->rw + b->entry + b->sites, (unsigned)at - b->entry, &s))
+        abort(); /* guest memory is touched nowhere else: there is no state to go on from */
+    undo(v, s.how, regs);
+    if (s.how & SITE_FLAGS)
+        v->oszapc = packed((uint64_t)regs[REG_EFL]);
+    v->rip = (v->gpr[REG_PAGE] + s.off) & v->ip_mask;
+    regs[REG_R15] = (uint32_t)regs[REG_R15] - s.n;
+    regs[REG_R10] = (long long)v->rip;
+    regs[REG_RIP] = (long long)(j->rx + (s.landing ? b->entry + s.landing : j->exit_rip));
+    return true;
+}
