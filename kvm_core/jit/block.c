@@ -295,7 +295,7 @@ static void render(struct build *b, unsigned off, unsigned max)
     put_colds(b);
     strip_add(b);
     again_end(b);
-    (b->block ? b->block : &b->j->blocks[0])->sites = sites_put(b);
+    sites_keep(b);
 }
 
 /* For who comes from another page, with the linear address in r10: is this page still there, for this privilege? */

@@ -11,6 +11,7 @@
 #include "jit/emit.h"
 
 #define BLOCKS_BYTES (REGIONS_MAX * REGION_BLOCKS * sizeof(struct block))
+#define SITES_BYTES (REGIONS_MAX * REGION_SITES * sizeof(uint32_t))
 
 enum {
     MISSED_MAX = 32,
@@ -182,14 +183,20 @@ void jit_block_missed(struct jit *j, unsigned page, unsigned off, unsigned kind)
 
 /* ---- life -------------------------------------------------------------------------------------------- */
 
+static void *reserve(size_t bytes)
+{
+    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
 int jit_blocks_create(struct jit *j)
 {
-    j->blocks = mmap(NULL, BLOCKS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    j->blocks = reserve(BLOCKS_BYTES);
+    j->sites = reserve(SITES_BYTES);
     j->ghosts = calloc(GHOST_BITS / 64, sizeof(*j->ghosts));
-    if (j->blocks == MAP_FAILED || !j->ghosts || jit_links_create(j) || !index_resize(j, REGIONS_MIN))
+    if (j->blocks == MAP_FAILED || j->sites == MAP_FAILED || !j->ghosts || jit_links_create(j) || !index_resize(j, REGIONS_MIN))
         return -ENOMEM;
     j->regions = REGIONS_MIN;
-    j->region[0] = (struct region){.begun = 1};
+    j->region[0] = (struct region){.begun = 1, .sites = SITE_WORDS_MAX};
     return 0;
 }
 
@@ -197,6 +204,8 @@ void jit_blocks_destroy(struct jit *j)
 {
     if (j->blocks != MAP_FAILED)
         munmap(j->blocks, BLOCKS_BYTES);
+    if (j->sites != MAP_FAILED)
+        munmap(j->sites, SITES_BYTES);
     jit_links_destroy(j);
     free(j->index);
     free(j->ghosts);
@@ -241,7 +250,7 @@ static void begin_region(struct vcpu *v)
     }
     if (j->region[r].begun)
         reclaim(v, r);
-    j->region[r] = (struct region){.begun = last->begun + 1};
+    j->region[r] = (struct region){.begun = last->begun + 1, .sites = SITE_WORDS_MAX};
     j->filling = r;
     if (last->begun % REGIONS_MAX == 0)
         memset(j->ghosts, 0, GHOST_BITS / 8);
@@ -252,7 +261,7 @@ uint32_t jit_code_room(struct vcpu *v)
     struct jit *j = jit_of(v);
     struct region *r = &j->region[j->filling];
 
-    if (r->used + BLOCK_BYTES_MAX > REGION_BYTES || r->blocks == REGION_BLOCKS - 1) {
+    if (r->used + BLOCK_BYTES_MAX > REGION_BYTES || r->blocks == REGION_BLOCKS - 1 || r->sites + SITE_WORDS_MAX > REGION_SITES) {
         begin_region(v);
         r = &j->region[j->filling];
     }

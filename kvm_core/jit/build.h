@@ -69,7 +69,6 @@ struct again { /* again.c */
     unsigned executed, self;
 };
 
-enum { SITES_MAX = 5 * BLOCK_OPS + 1 /* at most two of an instruction, twice, and one in a strip; a span's bytes */ };
 enum { /* what is not as everywhere in the block: arithmetic flags in the host alone; RSI, RDI host addresses; AL and AH exchanged, or CL ... */
     SITE_FLAGS = 1, SITE_FROM = 2, SITE_TO = 4, SITE_SWAPPED = 8, SITE_REGISTER = 4 /* from this bit on: which */
 };
@@ -213,7 +212,7 @@ uint8_t x87_effect(const struct build *b, const struct insn *i);
 /* sites.c */
 void site_add(struct build *b, unsigned n, unsigned how); /* what is emitted next touches guest memory for instruction n; SITE_* */
 void sites_land(struct build *b); /* those in the strip land here */
-uint16_t sites_put(struct build *b); /* -> where, from the block's entry */
+void sites_keep(struct build *b); /* of the block, which has been rendered */
 
 /* strip.c */
 bool strip_answers(const struct build *b, unsigned n); /* instruction n's operand needs no probe */

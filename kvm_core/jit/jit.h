@@ -39,6 +39,10 @@ enum { /* the code cache: thunks and a block that is used once, then the regions
     CODE_HEAD = 32 << 10, REGION_BYTES = 1 << 20, REGION_BLOCKS = 4096, REGIONS_MIN = 8, REGIONS_MAX = 38,
     CODE_BYTES = CODE_HEAD + REGIONS_MAX * REGION_BYTES, HEAT_ENTRIES = 1 << 16
 };
+enum { /* places that touch guest memory: sites.c */
+    SITES_MAX = 5 * BLOCK_OPS + 1, /* of a block: at most two of an instruction, twice, and one in a strip; a span's bytes */
+    SITE_WORDS_MAX = 2 * SITES_MAX + 8, REGION_SITES = 1 << 16 /* words; the first are the block's that is used once */
+};
 
 struct block { /* straight guest code within a page, left by branches; entered at its start only */
     struct codepage *page;
@@ -48,7 +52,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     uint16_t off;               /* of its first instruction in the page */
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
-    uint16_t sites;             /* where they are, from the entry: sites.c */
+    uint16_t sites;             /* where they begin in the region's: sites.c */
     uint8_t missed;             /* probes that several operands share */
     bool diverted;              /* because of that: leads to C, to be translated anew */
 };
@@ -65,6 +69,7 @@ struct region { /* of the code cache, and of the blocks with code in it */
     uint32_t live;         /* blocks that have not been dropped */
     uint32_t begun;        /* a number that grows; 0: never */
     uint32_t again;        /* blocks that had been dropped for lack of room */
+    uint32_t sites;        /* words */
 };
 
 struct jit {
@@ -77,6 +82,7 @@ struct jit {
     int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
     struct block *blocks;   /* REGION_BLOCKS of each region, in the order of their code; [0]: used once */
     struct region region[REGIONS_MAX];
+    uint32_t *sites;        /* REGION_SITES of each region */
     unsigned regions, filling;
     uint64_t *index, *ghosts; /* blocks.c */
     uint32_t index_mask;

@@ -3,7 +3,7 @@
  * What the TLB leads to is there, unless its owner has taken it away without a word (kvm/backing.c). The host's access raises a
  * signal then, at an instruction of the host's that has changed nothing: the guest's registers are as before its own
  * instruction, and where they are everywhere in the block. So code is left as at a block's end, and all that must be known is
- * which instruction it is. A block's sites stand behind its code:
+ * which instruction it is. A block's sites are in a store of the region's that its code is in:
  *
  *     word: 12 bits how many bytes of code behind the one before, 12 bits offset of the guest's instruction in the page,
  *           6 bits its number in the block, or NOWHERE; 1 bit: another word follows
@@ -46,47 +46,49 @@ bool sites_land(struct build *b, unsigned part)
     return any;
 }
 
-static void put_site(struct emit *e, const struct site *s, unsigned step)
+static uint32_t *words_of(const struct jit *j, const struct block *b)
+{
+    return &j->sites[(size_t)(b - j->blocks) / REGION_BLOCKS * REGION_SITES + b->sites];
+}
+
+static uint32_t *put_site(uint32_t *to, const struct site *s, unsigned step)
 {
     bool more = s->landing || s->how;
 
     for (; step > STEP_MAX; step -= STEP_MAX)
-        put32(e, STEP_MAX | (uint32_t)NOWHERE << 24);
-    put32(e, step | (uint32_t)s->off << STEP_BITS | (uint32_t)s->n << 24 | (more ? MORE : 0));
+        *to++ = STEP_MAX | (uint32_t)NOWHERE << 24;
+    *to++ = step | (uint32_t)s->off << STEP_BITS | (uint32_t)s->n << 24 | (more ? MORE : 0);
     if (more)
-        put32(e, s->landing | (uint32_t)s->how << 16);
+        *to++ = s->landing | (uint32_t)s->how << 16;
+    return to;
 }
 
-uint16_t sites_put(struct build *b)
+void sites_keep(struct build *b)
 {
-    unsigned table = here_in_block(b), last = 0;
+    struct region *r = &b->j->region[b->j->filling];
+    struct block *block = b->block ? b->block : &b->j->blocks[0];
+    uint32_t *first, *to;
+    unsigned last = 0;
 
+    block->sites = b->block ? (uint16_t)r->sites : 0;
+    first = to = words_of(b->j, block);
     for (const struct site *s = b->site; s < b->site + b->sites; s++) {
-        put_site(&b->e, s, s->at - last);
+        to = put_site(to, s, s->at - last);
         last = s->at;
     }
-    put32(&b->e, 0);
-    return (uint16_t)table;
+    *to++ = 0;
+    if (b->block)
+        r->sites += (uint32_t)(to - first);
 }
 
 /* ---- in the signal's handler -------------------------------------------------------------------------------------- */
 
-static uint32_t take_word(const uint8_t **p)
+static bool find(const uint32_t *from, unsigned at, struct site *s)
 {
-    uint32_t word;
-
-    memcpy(&word, *p, sizeof(word));
-    *p += sizeof(word);
-    return word;
-}
-
-static bool find(const uint8_t *table, unsigned at, struct site *s)
-{
-    uint32_t word, more;
     unsigned now = 0;
 
-    while ((word = take_word(&table))) {
-        more = word & MORE ? take_word(&table) : 0;
+    while (*from) {
+        uint32_t word = *from++, more = word & MORE ? *from++ : 0;
         now += word & STEP_MAX;
         *s = (struct site){.at = (uint16_t)now, .off = word >> STEP_BITS & 0xfff, .n = word >> 24 & 63, .landing = (uint16_t)more,
                            .how = (uint8_t)(more >> 16)};
@@ -124,7 +126,7 @@ bool jit_fault(struct vcpu *v, long long *regs)
     if (at >= CODE_BYTES)
         return false;
     b = at < CODE_HEAD ? &j->blocks[0] : jit_block_at(j, (uint32_t)at);
-    if (!b || !find(j->rw + b->entry + b->sites, (unsigned)at - b->entry, &s))
+    if (!b || !find(words_of(j, b), (unsigned)at - b->entry, &s))
         abort(); /* guest memory is touched nowhere else: there is no state to go on from */
     undo(v, s.how, regs);
     if (s.how & SITE_FLAGS)
