@@ -40,7 +40,7 @@ enum { /* the code cache: thunks and a block that is used once, then the regions
     CODE_BYTES = CODE_HEAD + REGIONS_MAX * REGION_BYTES, HEAT_ENTRIES = 1 << 16
 };
 enum { /* places that touch guest memory: sites.c */
-    SITES_MAX = 5 * BLOCK_OPS + 1, /* of a block: at most two of an instruction, twice, and one in a strip; a span's bytes */
+    SITES_MAX = 5 * BLOCK_OPS + 128 + 1, /* of a block: at most two of an instruction, twice; a strip's, its copies'; a span's bytes */
     SITE_WORDS_MAX = 2 * SITES_MAX + 8, REGION_SITES = 1 << 16 /* words; the first are the block's that is used once */
 };
 

@@ -7,11 +7,11 @@
  *
  *     word: 12 bits how many bytes of code behind the one before, 12 bits offset of the guest's instruction in the page,
  *           6 bits its number in the block, or NOWHERE; 1 bit: another word follows
- *     another: 16 bits the landing, from the block's entry, or 0; from bit 16 SITE_*
+ *     another: 16 bits the landing, from the block's entry, or 0; 8 bits SITE_*; 8 bits what r15 lacks, signed
  *
  * and a word of 0. A strip has registers of its own and counts otherwise: it is left by its landing (strip.c).
  */
-#include "jit/build.h"
+#include "jit/strip.h"
 
 #include <stdlib.h>
 #include <ucontext.h>
@@ -19,6 +19,7 @@
 enum { STEP_BITS = 12, STEP_MAX = (1 << STEP_BITS) - 1, NOWHERE = 63, MORE = 1 << 30 };
 
 _Static_assert((int)BLOCK_OPS <= (int)NOWHERE && BLOCK_BYTES_MAX <= UINT16_MAX, "a site's numbers have room");
+_Static_assert(SITES_MAX > 5 * BLOCK_OPS + 2 * COPIED_MAX && 2 * COPIED_MAX <= INT8_MAX + 1, "so have a nest's copies");
 
 /* ---- while the block is built ---------------------------------------------------------------------------------- */
 
@@ -31,19 +32,14 @@ void site_add(struct build *b, unsigned n, unsigned how)
     if (b->flags == FLAGS_IN_HOST && b->op[n].live)
         how |= SITE_FLAGS;
     *s = (struct site){.at = (uint16_t)here_in_block(b), .off = b->op[n].i->off, .n = (uint8_t)n, .how = (uint8_t)how,
-                       .in_strip = b->strip, .part = (uint8_t)strip_part(b)};
+                       .in_strip = b->strip, .owed = (int8_t)strip_owed(b)};
 }
 
-bool sites_land(struct build *b, unsigned part)
+void sites_land(struct build *b)
 {
-    bool any = false;
-
     for (struct site *s = b->site; s < b->site + b->sites; s++)
-        if (s->in_strip && s->part == part) {
+        if (s->in_strip)
             s->landing = (uint16_t)here_in_block(b);
-            any = true;
-        }
-    return any;
 }
 
 static uint32_t *words_of(const struct jit *j, const struct block *b)
@@ -59,7 +55,7 @@ static uint32_t *put_site(uint32_t *to, const struct site *s, unsigned step)
         *to++ = STEP_MAX | (uint32_t)NOWHERE << 24;
     *to++ = step | (uint32_t)s->off << STEP_BITS | (uint32_t)s->n << 24 | (more ? MORE : 0);
     if (more)
-        *to++ = s->landing | (uint32_t)s->how << 16;
+        *to++ = s->landing | (uint32_t)s->how << 16 | (uint32_t)(uint8_t)s->owed << 24;
     return to;
 }
 
@@ -91,7 +87,7 @@ static bool find(const uint32_t *from, unsigned at, struct site *s)
         uint32_t word = *from++, more = word & MORE ? *from++ : 0;
         now += word & STEP_MAX;
         *s = (struct site){.at = (uint16_t)now, .off = word >> STEP_BITS & 0xfff, .n = word >> 24 & 63, .landing = (uint16_t)more,
-                           .how = (uint8_t)(more >> 16)};
+                           .how = (uint8_t)(more >> 16), .owed = (int8_t)(more >> 24)};
         if (now == at && s->n != NOWHERE)
             return true;
     }
@@ -132,7 +128,7 @@ bool jit_fault(struct vcpu *v, long long *regs)
     if (s.how & SITE_FLAGS)
         v->oszapc = packed((uint64_t)regs[REG_EFL]);
     v->rip = (v->gpr[REG_PAGE] + s.off) & v->ip_mask;
-    regs[REG_R15] = (uint32_t)regs[REG_R15] - s.n;
+    regs[REG_R15] = (uint32_t)((int32_t)regs[REG_R15] + s.owed - s.n);
     regs[REG_R10] = (long long)v->rip;
     regs[REG_RIP] = (long long)(j->rx + (s.landing ? b->entry + s.landing : j->exit_rip));
     return true;

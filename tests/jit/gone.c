@@ -1,8 +1,10 @@
 /* Memory that is gone without a word under loops that have a second version (jit/strip.c, jit/nest.c): the guest stops before
- * the instruction that wants it, as interpreted, and goes on there when it is back. No arguments. */
+ * the instruction that wants it, as interpreted, and goes on there when it is back; also when it goes at any moment. No arguments. */
 #include "gone.h"
 
-enum { AREAS = 4, AREA_ADDR = 0x11000000, GPA_AREAS = 0x90000, AREA_PAGES = 3, BUDGET = 5000, SLICES = 40 };
+#include <sys/time.h>
+
+enum { AREAS = 4, AREA_ADDR = 0x11000000, GPA_AREAS = 0x90000, AREA_PAGES = 3, BUDGET = 5000, SLICES = 40, TRIALS = 40, SHORTEST_US = 20, LONGEST_US = 200 };
 
 static const uint8_t strip[] = {
     0x48, 0x8b, 0x0e,                   /* 1: mov rcx, [rsi] */
@@ -52,19 +54,20 @@ static struct outcome {
     uint8_t areas[AREAS * AREA_PAGES * 4096];
 } want, got, end;
 
-/* Each area's second page begins after `rounds` rounds, if the loop goes through it at all. */
+/* Each area's second page begins after `rounds` rounds, if the loop goes through it at all; 0: never. */
 static void begin(const struct loop *l, unsigned rounds)
 {
     static const uint8_t pointers[AREAS] = {RSI, RDI, R14, RBP};
     static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0x2b};
+    unsigned bytes = rounds ? 0 : 4096;
 
     for (unsigned n = 0; n < sizeof(want.areas); n += 8)
         *(uint64_t *)(page_of(0, 0) + n) = n * 0x9e3779b97f4a7c15ull;
     memset(&c.before, 0, sizeof(c.before));
     for (unsigned k = 0; k < AREAS; k++)
-        c.before.gpr[pointers[k]] = address(k) + 4096 - rounds * l->step[k];
+        c.before.gpr[pointers[k]] = address(k) + 4096 - rounds * l->step[k] - bytes;
     c.before.gpr[RSP] = DATA_ADDR + 2048;
-    c.before.gpr[R12] = l->rounds;
+    c.before.gpr[R12] = rounds ? l->rounds : UINT32_MAX;
     c.before.rip = CODE_ADDR;
     *(uint64_t *)(emu_data + 2048 - 16) = c.before.gpr[RSI] + 64;
     emu_load(&c);
@@ -88,6 +91,8 @@ static void go(const struct engine *engine, struct outcome *o)
 static void keep_areas(struct outcome *o) { memcpy(o->areas, page_of(0, 0), sizeof(o->areas)); }
 
 static bool exact;
+
+/* ---- known to be gone when the loop comes to it ---------------------------------------------------------------------- */
 
 static bool try(const struct loop *l, unsigned area, unsigned rounds)
 {
@@ -127,6 +132,68 @@ static bool try(const struct loop *l, unsigned area, unsigned rounds)
     return false;
 }
 
+/* ---- at any moment ---------------------------------------------------------------------------------------------------------- */
+
+static void on_alarm(int sig)
+{
+    (void)sig;
+    take_away();
+}
+
+static void take_away_soon(uint8_t *page)
+{
+    static unsigned seed = 1;
+    struct itimerval soon = {.it_value.tv_usec = SHORTEST_US + rand_r(&seed) % (LONGEST_US - SHORTEST_US)};
+
+    gone_watch(page);
+    signal(SIGALRM, on_alarm);
+    setitimer(ITIMER_REAL, &soon, NULL);
+}
+
+/* What a loop that stays where it is has come to: the interpreter after as many instructions. */
+static bool try_any_time(const struct loop *l, unsigned area)
+{
+    begin(l, 0);
+    take_away_soon(page_of(area, 0));
+    memset(&got, 0, sizeof(got));
+    got.count = 0u - emu->instructions;
+    while (!stopped)
+        engine_translate.enter(emu, BUDGET);
+    got.count += emu->instructions;
+    emu_store(&got.s);
+    got.rip = emu->rip;
+    gone_end();
+    keep_areas(&got);
+    begin(l, 0);
+    memset(&want, 0, sizeof(want));
+    for (; want.count < got.count; want.count++) {
+        emu->slow |= SLOW_SINGLE;
+        engine_emulate.enter(emu, 1);
+    }
+    emu_store(&want.s);
+    want.rip = emu->rip;
+    keep_areas(&want);
+    if (!exact)
+        got.s.rflags = want.s.rflags;
+    if (!memcmp(&want, &got, sizeof(want)))
+        return true;
+    printf("%s, area %u: after %llu instructions at %llx instead of %llx\n", l->name, area, (unsigned long long)got.count,
+           (unsigned long long)got.rip, (unsigned long long)want.rip);
+    return false;
+}
+
+/* The loop's code with nothing that goes on from round to round. */
+static void put_standing(const struct loop *l)
+{
+    static const uint8_t strip_at[] = {19, 23}, nest_at[] = {12, 44, 50, 54, 58} /* immediates */;
+    uint8_t code[sizeof(nest)];
+
+    memcpy(code, l->code, l->bytes);
+    for (unsigned n = 0; n < (l == loops ? sizeof(strip_at) : sizeof(nest_at)); n++)
+        code[l == loops ? strip_at[n] : nest_at[n]] = 0;
+    emu_code_put(CODE_ADDR, code, l->bytes);
+}
+
 int main(void)
 {
     unsigned failures = 0;
@@ -145,6 +212,9 @@ int main(void)
             for (unsigned area = 0; area < AREAS; area++)
                 for (unsigned rounds = 1; rounds < 40 && l->step[area]; rounds += 1 + rounds / 4)
                     failures += !try(l, area, rounds);
+            put_standing(l);
+            for (unsigned k = 0; k < TRIALS; k++)
+                failures += !try_any_time(l, k % (l == loops ? 2 : AREAS));
         }
     }
     return failures != 0;

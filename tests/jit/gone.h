@@ -31,14 +31,21 @@ static void on_gone(int sig, siginfo_t *info, void *context)
     }
 }
 
-static void gone_begin(uint8_t *page)
+static void take_away(void) { mprotect(gone_page, 4096, PROT_NONE); }
+
+static void gone_watch(uint8_t *page)
 {
     static const struct sigaction sa = {.sa_sigaction = on_gone, .sa_flags = SA_SIGINFO | SA_NODEFER};
 
     sigaction(SIGSEGV, &sa, NULL);
     stopped = 0;
     gone_page = page;
-    mprotect(page, 4096, PROT_NONE);
+}
+
+static inline void gone_begin(uint8_t *page)
+{
+    gone_watch(page);
+    take_away();
 }
 
 static void gone_end(void)
