@@ -317,7 +317,7 @@ static bool put_copies(struct build *b)
     gate_put_top(b);
     if (!copies_put(b, 0, s->last, more))
         return false;
-    if (b->flags == FLAGS_IN_HOST && b->op[0].live)
+    if (b->flags == FLAGS_IN_HOST && (b->op[0].live || b->precise))
         flags_save(e, H_T1);
     op_imm(e, false, 5, H_LEFT, more + length);
     set_jump(put_jump(e, CC_JGE), s->top);

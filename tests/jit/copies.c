@@ -54,6 +54,16 @@ static const uint8_t inner[] = {
     0xcc
 };
 
+/* Its first instruction writes all flags: nobody in it wants those that its last one leaves. */
+static const uint8_t overwrites[] = {
+    0x48, 0x39, 0xd8,                   /* 1: cmp rax, rbx */
+    0x48, 0x89, 0x07,                   /* mov [rdi], rax */
+    0x48, 0x8d, 0x7f, 0x08,             /* lea rdi, [rdi + 8] */
+    0x48, 0xff, 0xc9,                   /* dec rcx */
+    0x75, 0xf1,                         /* jne 1b */
+    0xcc
+};
+
 struct loop {
     const char *name;
     const uint8_t *code;
@@ -128,6 +138,26 @@ static void all_ways(const char *name, const uint8_t *code, unsigned bytes, unsi
             }
 }
 
+/* Whoever looks at the end of a slice, as lockstep does, finds the flags, too. */
+static void flags_between(void)
+{
+    struct loop l = {"flags between slices", overwrites, sizeof(overwrites), 200, 0, 400, 0};
+
+    for (int32_t slice = 100; slice < 180; slice += 7) {
+        uint64_t count = emu->instructions, flags;
+        begin(&l);
+        engine_translate.enter(emu, slice);
+        count = emu->instructions - count;
+        flags = cpu_get_eflags(emu);
+        begin(&l);
+        while (count--) {
+            emu->slow |= SLOW_SINGLE;
+            engine_emulate.enter(emu, 1);
+        }
+        expect(l.name, flags, cpu_get_eflags(emu));
+    }
+}
+
 int main(void)
 {
     emu_create();
@@ -142,6 +172,8 @@ int main(void)
         all_ways("two exits", two_exits, sizeof(two_exits), 40);
         all_ways("carry", carry, sizeof(carry), 40);
         all_ways("inner", inner, sizeof(inner), 12);
+        if (exact)
+            flags_between();
     }
     return failures != 0;
 }
