@@ -127,6 +127,21 @@ def find(name: str) -> str:
     return program
 
 
+def _check_cpuid(program: str, choice: Choice) -> None:
+    """Whether the library that answers CPUID gets into the program.
+
+    :raise ConfigError: if it does not.
+    """
+    its = choose(program)
+    if its.door != "preload":
+        raise ConfigError(
+            f"--cpuid: the library that answers it does not get into {program}: {its.why}. "
+            "Of kvmtool take lkvm, not lkvm-static"
+        )
+    if choice.door != "preload":
+        raise ConfigError(f"--cpuid is for --door preload; this is {choice.door}: {choice.why}")
+
+
 def run(
     command: tuple[str, ...],
     door: str | None = None,
@@ -138,8 +153,8 @@ def run(
     try:
         program = find(command[0])
         choice = Choice(door, "as you say") if door else choose(program)
-        if cpuid and choice.door != "preload":
-            raise ConfigError(f"--cpuid is for --door preload; this is {choice.door}: {choice.why}")
+        if cpuid:
+            _check_cpuid(program, choice)
         if not quiet:
             answered = "; its CPUID is answered, with SVM or VMX" if cpuid else ""
             sys.stderr.write(f"kvmish: door {choice.door}: {choice.why}{answered}\n")

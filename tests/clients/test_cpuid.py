@@ -22,6 +22,18 @@ def test_a_program_that_looks_before_it_opens(tmp_path: Path, how: list[str]) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
+@pytest.mark.parametrize("door", [[], ["--door", "preload"]], ids=["any", "preload"])
+def test_a_static_program_is_told_so(tmp_path: Path, door: list[str]) -> None:
+    """By a door that it has not got, it ran without its CPUID being answered."""
+    program = tmp_path / "static"
+    subprocess.run(["gcc", *FLAGS, "-static", "-o", program, SOURCE], check=True)
+    command = [str(KVMISH), "exec", "--cpuid", *door, "--", str(program), "/dev/kvm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "does not get into" in done.stderr
+    assert "a static program" in done.stderr
+
+
 def test_it_is_for_one_door() -> None:
     command = [str(KVMISH), "exec", "--cpuid", "--door", "seccomp", "--", "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
