@@ -83,13 +83,19 @@ static long give_by(struct taker *k)
     return r;
 }
 
-/* Where the stack of the process began: field 28 of /proc/PID/stat; the name in field 2 may hold anything. */
+/* Where the stack of the process began: field 28 of /proc/PID/stat; the name in field 2 may hold anything. It stays there. */
 static uintptr_t stack_start(pid_t tgid)
 {
+    static struct {
+        pid_t tgid;
+        uintptr_t start;
+    } known;
     char path[64], text[1024], *at;
     ssize_t got = -1;
     int fd;
 
+    if (known.tgid == tgid)
+        return known.start;
     snprintf(path, sizeof(path), "/proc/%d/stat", tgid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
@@ -102,7 +108,9 @@ static uintptr_t stack_start(pid_t tgid)
     at = strrchr(text, ')');
     for (unsigned i = 2; at && i < 28; i++)
         at = strchr(at + 1, ' ');
-    return at ? strtoull(at, NULL, 10) : 0;
+    known.tgid = tgid;
+    known.start = at ? strtoull(at, NULL, 10) : 0;
+    return known.start;
 }
 
 /* Below the red zone nothing lives (System V ABI, 3.2.2), and where the process's first thread has its stack is nothing else. Other
