@@ -251,10 +251,11 @@ static void memory(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *
                    struct insn *i)
 {
     ZydisRegisterClass index = ZydisRegisterGetClass(m->mem.index);
-    int64_t disp = m->mem.disp.value;
+    bool no_base = z->attributes & ZYDIS_ATTRIB_HAS_SIB && z->raw.modrm.mod == 0 && z->raw.sib.base == 5; /* whatever REX.B */
+    int64_t disp = no_base ? z->raw.disp.value : m->mem.disp.value;
 
     d->has_mem = true;
-    i->base = d->mem_base = gpr_number(m->mem.base);
+    i->base = d->mem_base = no_base ? REG_ZERO : gpr_number(m->mem.base);
     if (index == ZYDIS_REGCLASS_XMM || index == ZYDIS_REGCLASS_YMM) {
         d->mem_vsib = index == ZYDIS_REGCLASS_XMM ? 16 : 32;
         d->mem_index = (uint8_t)ZydisRegisterGetId(m->mem.index);

@@ -217,6 +217,20 @@ static void check_edge(void)
     EXPECT(after.vector == -1 && after.ymm[0][15] == 0x42);
 }
 
+/* mov eax, [disp32] with a SIB that has no base, which REX.B does not give it, in 32-bit addresses either: SDM vol. 2, 2.2.1.2 */
+static void check_no_base(void)
+{
+    static const uint8_t mov[] = {0x67, 0x41, 0x8b, 0x04, 0x25, 0x08, 0x00, 0x00, 0x10};
+
+    for (unsigned from = 0; from < 2; from++) { /* 1: without 67 */
+        prepare(64, mov + from, sizeof(mov) - from);
+        put64(DATA_ADDR + 8, 0x1234);
+        c.before.gpr[R13] = 0x1000;
+        run();
+        EXPECT(after.vector == -1 && after.gpr[RAX] == 0x1234);
+    }
+}
+
 int main(void)
 {
     emu_create();
@@ -226,6 +240,7 @@ int main(void)
     }
     check_features();
     check_edge();
+    check_no_base();
     printf("%d failures\n", failures);
     return failures != 0;
 }
