@@ -59,11 +59,20 @@ static bool is_vfork_child(void)
 
 /* ---- open --------------------------------------------------------------------------------------------------- */
 
+static int open_device(int flags)
+{
+    int fd = flags & O_DIRECTORY ? -ENOTDIR : kvmish_open();
+
+    if (fd >= 0 && !(flags & O_CLOEXEC))
+        syscall(SYS_fcntl, fd, F_SETFD, 0);
+    return finish(fd);
+}
+
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
     if (kvmish_is_device(path)) {
         take_faults();
-        return finish(flags & O_DIRECTORY ? -ENOTDIR : kvmish_open());
+        return open_device(flags);
     }
     return (int)syscall(SYS_openat, dir, path, flags, mode);
 }

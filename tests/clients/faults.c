@@ -282,7 +282,10 @@ static void kept(void)
 {
     char fd[3][16];
     struct whole w;
+    int opened;
 
+    CHECK((opened = open(path, O_RDWR)) >= 0 && !fcntl(opened, F_GETFD) && !close(opened));
+    CHECK((opened = open(path, O_RDWR | O_CLOEXEC)) >= 0 && fcntl(opened, F_GETFD) == FD_CLOEXEC && !close(opened));
     build(&w, guest_memory(halts, sizeof(halts)));
     look(&w, true);
     const int keep[] = {w.m.kvm, w.m.vm, w.m.vcpu[1]};
