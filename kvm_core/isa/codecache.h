@@ -24,6 +24,7 @@ struct codepage {
     struct codepage *next; /* in its bucket, or in the free list */
     uint32_t blocks;       /* the translator's: first of its blocks in this page */
     uint32_t regions;      /* bitmap: where its rows are: codepage.h */
+    uint32_t before;       /* number of the instruction before the first of them */
     uint16_t number;       /* among the vCPU's pages */
     uint16_t room;         /* lines for which `bytes` has room */
     uint8_t code_bits;

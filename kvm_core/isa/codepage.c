@@ -14,8 +14,8 @@ enum {
     KEPT_STEP = 4,              /* lines for which a page asks at once */
     ROWS_TRANSLATED = 1 << 17,  /* 4 MiB: mostly for what is not translated yet; at first REGIONS_TRANSLATED's share */
     ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
-    LINES_TRANSLATED = 12 << 10, /* 3 MiB */
-    LINES_INTERPRETED = 48 << 10, /* 12 MiB */
+    LINES_TRANSLATED = 12 << 10, /* 1.5 MiB */
+    LINES_INTERPRETED = 48 << 10, /* 6 MiB */
     REGIONS_TRANSLATED = 24
 };
 
@@ -56,19 +56,12 @@ void codestore_size(struct codecache *c, bool translated)
 {
     c->region_insns = (translated ? ROWS_TRANSLATED : ROWS_INTERPRETED) / ROW_REGIONS;
     c->regions = translated ? REGIONS_TRANSLATED : ROW_REGIONS;
+    c->ring = c->regions * c->region_insns;
     c->lines_left = (translated ? LINES_TRANSLATED : LINES_INTERPRETED) / ROW_REGIONS * c->regions;
     c->lines_touched = 0;
     c->free_line = 0;
     c->region = 0;
     c->used = 1;
-}
-
-void codestore_grow(struct codecache *c)
-{
-    if (c->regions == ROW_REGIONS)
-        return;
-    c->regions++;
-    c->lines_left += LINES_TRANSLATED / ROW_REGIONS;
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -228,6 +221,20 @@ bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsign
 
 /* ---- rows ----------------------------------------------------------------------------------- */
 
+static uint32_t next_row(const struct codecache *c) { return c->region * c->region_insns + c->used; }
+
+void codestore_grow(struct codecache *c)
+{
+    if (c->regions == ROW_REGIONS)
+        return;
+    for (unsigned n = 0; n < c->page_count; n++) /* whose rows are on both sides of where the ring gets longer */
+        if (c->page[n].before >= next_row(c))
+            drop_rows(c, &c->page[n]);
+    c->regions++;
+    c->ring += c->region_insns;
+    c->lines_left += LINES_TRANSLATED / ROW_REGIONS;
+}
+
 /* On to the next region of the ring: whoever had rows there decodes again. */
 static void next_region(struct codecache *c)
 {
@@ -243,7 +250,7 @@ static void line_new(struct codecache *c, struct codepage *p, unsigned line)
     uint16_t n = c->free_line;
 
     if (n)
-        c->free_line = (uint16_t)c->line[n].at[0];
+        c->free_line = c->line[n].at[0];
     else
         n = (uint16_t)++c->lines_touched;
     memset(&c->line[n], 0, sizeof(c->line[n]));
@@ -259,13 +266,19 @@ void codepage_add_row(struct codecache *c, struct codepage *p, const struct insn
         next_region(c);
     while (c->lines_left < last - first + 1)
         next_region(c);
+    uint32_t at = next_row(c), distance = (at - p->before + c->ring) % c->ring;
+    if (!distance || distance + count > (c->ring < UINT16_MAX ? c->ring : UINT16_MAX))
+        drop_rows(c, p);
+    if (!p->regions) {
+        p->before = (at - 1 + c->ring) % c->ring;
+        distance = 1;
+    }
     for (unsigned line = first; line <= last; line++)
         if (!p->line[line])
             line_new(c, p, line);
-    uint32_t at = c->region * c->region_insns + c->used;
     memcpy(&c->row[at], row, count * sizeof(row[0]));
     c->used += count;
     p->regions |= 1u << c->region;
     for (unsigned n = 0; n + 1 < count; n++)
-        c->line[p->line[row[n].off / 64]].at[row[n].off % 64] = at + n;
+        c->line[p->line[row[n].off / 64]].at[row[n].off % 64] = (uint16_t)(distance + n);
 }

@@ -3,7 +3,8 @@
  * Three stores, each bounded. Pages: a header, and a copy of those 64-byte lines that were decoded; the page that was not
  * looked at for longest goes. Rows of instructions: a ring of regions, the oldest of which is filled anew; the pages that had
  * rows in it lose all their rows, but neither their bytes nor what was translated from them: who needs an instruction
- * again decodes it again. Lines: for each offset in 64 bytes of a page its instruction; they go with the rows.
+ * again decodes it again. Lines: for each offset in 64 bytes of a page its instruction, as a distance in the ring from the page's
+ * first one: rows that lie farther apart are not kept together. They go with the rows.
  */
 #ifndef KVMISH_ISA_CODEPAGE_H
 #define KVMISH_ISA_CODEPAGE_H
@@ -14,7 +15,7 @@
 enum { PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64 };
 
 struct codeline {
-    uint32_t at[64]; /* number of the instruction in the ring; 0: not decoded */
+    uint16_t at[64]; /* number of the instruction in the ring, less its page's `before`; 0: not decoded */
 };
 
 struct cross { /* an instruction that spans two pages, kept by its bytes */
@@ -34,6 +35,7 @@ struct codecache {
     struct insn *row;         /* the ring, reserved; [0] is none */
     uint32_t region_insns;    /* instructions of one of its regions */
     uint32_t regions;         /* so many of ROW_REGIONS are used */
+    uint32_t ring;            /* instructions in all of these */
     uint32_t region, used;    /* being filled; instructions in it */
     struct codeline *line;    /* reserved; [0] has nothing decoded */
     uint32_t lines_left, lines_touched;
@@ -68,9 +70,9 @@ void codepage_add_row(struct codecache *c, struct codepage *p, const struct insn
 
 static inline struct insn *codepage_at(const struct codecache *c, const struct codepage *p, unsigned off)
 {
-    uint32_t n = c->line[p->line[off >> 6]].at[off & 63];
+    uint32_t n = c->line[p->line[off >> 6]].at[off & 63], at = p->before + n;
 
-    return n ? &c->row[n] : NULL;
+    return n ? &c->row[at < c->ring ? at : at - c->ring] : NULL;
 }
 
 #endif

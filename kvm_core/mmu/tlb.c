@@ -3,12 +3,15 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cpu/cpu.h"
 #include "cpu/sync.h"
 #include "isa/codecache.h"
 #include "mmu/large.h"
 #include "mmu/phys.h"
+
+enum { HOST_PAGE = 4096, JUMPS_IN_PAGE = HOST_PAGE / sizeof(struct jump_entry) };
 
 /* How many entries it has to look at, and the k-th of them. */
 static unsigned fills_count(const struct fills *f, unsigned all) { return f->count <= FILLS_MAX ? f->count : all; }
@@ -50,11 +53,32 @@ static void drop_tag(struct tlb_table *t, uint64_t page)
         t->entry[n].tag = tlb_none(n);
 }
 
+/* The part of it in [from, to), all of a page of the host's: that page is given back when nothing is left in it. */
+static void drop_jumps(struct jump_cache *j, unsigned from, unsigned to, uint64_t first, uint64_t last)
+{
+    bool dropped = false, left = false;
+
+    for (unsigned n = from; n < to; n++) {
+        struct jump_entry *e = &j->entry[n];
+        if (e->code >= first && e->code < last) {
+            *e = (struct jump_entry){.rip = jump_none(n)};
+            dropped = true;
+        }
+        left |= e->rip != jump_none(n);
+    }
+    if (dropped && !left && to - from == JUMPS_IN_PAGE && !madvise(&j->entry[from], HOST_PAGE, MADV_DONTNEED))
+        j->entry[0].rip = from ? j->entry[0].rip : jump_none(0);
+}
+
 void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last)
 {
-    for (unsigned n = 0; j->used && n < JUMP_ENTRIES; n++)
-        if (j->entry[n].code >= first && j->entry[n].code < last)
-            j->entry[n].rip = jump_none(n);
+    unsigned to, head = (unsigned)(-(uintptr_t)j->entry & (HOST_PAGE - 1)) / sizeof(j->entry[0]);
+
+    for (unsigned n = 0; j->used && n < JUMP_ENTRIES; n = to) {
+        to = n < head ? head : n + JUMPS_IN_PAGE;
+        to = to < JUMP_ENTRIES ? to : JUMP_ENTRIES;
+        drop_jumps(j, n, to, first, last);
+    }
 }
 
 /* ---- the fetch look-aside ------------------------------------------------------------------ */
@@ -115,10 +139,10 @@ int mmu_create(struct vcpu *v)
     }
     for (unsigned n = 0; n < ITLB_ENTRIES; n++)
         v->itlb[n].tag = ITLB_NONE;
-    for (unsigned n = 0; n < TLB_SET_COUNT; n++)
-        v->tlb_sets[n].fills.count = FILLS_MAX + 1;
+    for (unsigned n = 0; n < TLB_SET_COUNT; n++) /* all others are absent as they are: the memory is zero, and not touched */
+        v->tlb_sets[n].read.entry[0].tag = v->tlb_sets[n].write.entry[0].tag = tlb_none(0);
     for (unsigned n = 0; n < JUMP_CACHES; n++)
-        v->jumps[n].entry[0].rip = jump_none(0); /* the others are absent as they are */
+        v->jumps[n].entry[0].rip = jump_none(0);
     v->tlb = &v->tlb_sets[TLB_SUPER];
     tlb_flush_all(v);
     return 0;

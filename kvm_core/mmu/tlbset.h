@@ -58,7 +58,7 @@ enum { JUMPS_LONG = 0, JUMPS_FLAT32 = TLB_SET_COUNT /* first, by tlb_set_kind */
 struct jump_cache {
     struct jump_entry {
         uint64_t rip, code; /* absent: rip belongs to another index */
-    } entry[JUMP_ENTRIES];
+    } entry[JUMP_ENTRIES] __attribute__((aligned(64)));
     bool used;
 };
 
