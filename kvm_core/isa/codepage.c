@@ -11,7 +11,7 @@
 
 enum {
     KEPT_BYTES_MAX = 8 << 20,
-    KEPT_STEP = 4,              /* lines for which a page asks at once */
+    KEPT_BYTES = 16 << 20, /* with those that are free */
     ROWS_TRANSLATED = 1 << 17,  /* 4 MiB: mostly for what is not translated yet; at first REGIONS_TRANSLATED's share */
     ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
     LINES_TRANSLATED = 12 << 10, /* 1.5 MiB */
@@ -37,7 +37,8 @@ int codestore_create(struct codecache *c)
     c->page = reserve(CODE_PAGES * sizeof(*c->page));
     c->row = reserve(ROWS_INTERPRETED * sizeof(*c->row));
     c->line = reserve((LINES_INTERPRETED + 1) * sizeof(*c->line));
-    if (!c->page || !c->row || !c->line)
+    c->kept = reserve(KEPT_BYTES);
+    if (!c->page || !c->row || !c->line || !c->kept)
         return -ENOMEM;
     codestore_size(c, false);
     return 0;
@@ -45,8 +46,7 @@ int codestore_create(struct codecache *c)
 
 void codestore_destroy(struct codecache *c)
 {
-    for (unsigned n = 0; n < c->page_count; n++)
-        free(c->page[n].bytes);
+    release(c->kept, KEPT_BYTES);
     release(c->page, CODE_PAGES * sizeof(*c->page));
     release(c->row, ROWS_INTERPRETED * sizeof(*c->row));
     release(c->line, (LINES_INTERPRETED + 1) * sizeof(*c->line));
@@ -62,6 +62,55 @@ void codestore_size(struct codecache *c, bool translated)
     c->free_line = 0;
     c->region = 0;
     c->used = 1;
+}
+
+/* ---- room for bytes --------------------------------------------------------------------------- */
+
+static uint8_t *piece_at(const struct codecache *c, uint32_t n) { return c->kept + 64u * KEPT_PIECE * n; }
+
+/* So many pieces in a row; NULL: there is no room. */
+static uint8_t *kept_take(struct codecache *c, unsigned pieces)
+{
+    uint32_t n = c->kept_free[pieces];
+
+    if (n) {
+        memcpy(&c->kept_free[pieces], piece_at(c, n - 1), sizeof(n));
+        return piece_at(c, n - 1);
+    }
+    if (64u * KEPT_PIECE * (c->kept_pieces + pieces) > KEPT_BYTES)
+        return NULL;
+    c->kept_pieces += pieces;
+    return piece_at(c, c->kept_pieces - pieces);
+}
+
+static void kept_release(struct codecache *c, struct codepage *p)
+{
+    unsigned pieces = p->room / KEPT_PIECE;
+
+    if (!pieces)
+        return;
+    memcpy(p->bytes, &c->kept_free[pieces], sizeof(c->kept_free[pieces]));
+    c->kept_free[pieces] = (uint32_t)((p->bytes - c->kept) / (64 * KEPT_PIECE)) + 1;
+    c->kept_bytes -= 64u * p->room;
+    p->bytes = NULL;
+    p->room = 0;
+}
+
+/* For one line more than `count`. */
+static bool kept_grow(struct codecache *c, struct codepage *p, unsigned count)
+{
+    unsigned room = p->room + KEPT_PIECE;
+    uint8_t *bytes = kept_take(c, room / KEPT_PIECE);
+
+    if (!bytes)
+        return false;
+    if (count)
+        memcpy(bytes, p->bytes, 64 * count);
+    kept_release(c, p);
+    p->bytes = bytes;
+    p->room = (uint16_t)room;
+    c->kept_bytes += 64 * room;
+    return true;
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -124,12 +173,13 @@ void codepage_reuse(struct codecache *c)
     while (c->retired) {
         struct codepage *p = c->retired;
         c->retired = p->next;
-        c->kept_bytes -= 64u * p->room;
-        free(p->bytes);
-        p->bytes = NULL;
-        p->room = 0;
+        kept_release(c, p);
         p->next = c->free_pages;
         c->free_pages = p;
+    }
+    if (!c->kept_bytes) { /* pieces of any size again */
+        c->kept_pieces = 0;
+        memset(c->kept_free, 0, sizeof(c->kept_free));
     }
 }
 
@@ -197,14 +247,8 @@ static bool note_line(struct codecache *c, struct codepage *p, unsigned line)
 {
     unsigned count = (unsigned)__builtin_popcountll(p->lines), before = codepage_rank(p, line);
 
-    if (count == p->room) {
-        uint8_t *bytes = realloc(p->bytes, 64u * (p->room + KEPT_STEP));
-        if (!bytes)
-            return false;
-        p->bytes = bytes;
-        p->room += KEPT_STEP;
-        c->kept_bytes += 64 * KEPT_STEP;
-    }
+    if (count == p->room && !kept_grow(c, p, count))
+        return false;
     memmove(p->bytes + 64 * (before + 1), p->bytes + 64 * before, 64 * (count - before));
     memcpy(p->bytes + 64 * before, p->host + 64 * line, 64);
     p->lines |= 1ull << line;

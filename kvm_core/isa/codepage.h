@@ -12,7 +12,7 @@
 #include "isa/codecache.h"
 #include "mmu/phys.h"
 
-enum { PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64 };
+enum { PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64, KEPT_PIECE = 2, KEPT_SIZES = 64 / KEPT_PIECE };
 
 struct codeline {
     uint16_t at[64]; /* number of the instruction in the ring, less its page's `before`; 0: not decoded */
@@ -31,6 +31,9 @@ struct codecache {
     unsigned page_count;      /* so many of them have been in use */
     unsigned hand;            /* of the clock that looks for a page to drop */
     size_t kept_bytes;        /* copies of lines */
+    uint8_t *kept;            /* where they are: reserved, in pieces of KEPT_PIECE lines */
+    uint32_t kept_pieces;     /* so many have been in use */
+    uint32_t kept_free[KEPT_SIZES + 1]; /* by pieces in a row: first of a list linked by its first word, plus 1; 0: none */
     struct codepage *bucket[PAGE_BUCKETS], *free_pages, *retired;
     struct insn *row;         /* the ring, reserved; [0] is none */
     uint32_t region_insns;    /* instructions of one of its regions */
