@@ -16,7 +16,7 @@ enum {
     ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
     LINES_TRANSLATED = 12 << 10, /* 1.5 MiB */
     LINES_INTERPRETED = 48 << 10, /* 6 MiB */
-    REGIONS_TRANSLATED = 24
+    REGIONS_TRANSLATED = 12
 };
 
 static void *reserve(size_t bytes)

@@ -55,13 +55,13 @@ static void index_remove(struct jit *j, uint32_t key, uint32_t n)
     j->index[gap] = 0;
 }
 
-/* As large as the blocks of so many regions want it, with a third of it free. -> false: no memory, it is what it was */
+/* As large as the blocks of so many regions want it, with an eighth of it free. -> false: no memory, it is what it was */
 static bool index_resize(struct jit *j, unsigned regions)
 {
     uint32_t entries = j->index ? j->index_mask + 1 : 1, before = j->index ? entries : 0;
     uint64_t *old = j->index, *grown;
 
-    while (entries / 3 * 2 < regions * REGION_BLOCKS)
+    while (entries / 8 * 7 < regions * REGION_BLOCKS)
         entries *= 2;
     if (entries == before)
         return true;

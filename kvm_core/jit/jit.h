@@ -36,7 +36,7 @@ const struct lowering_row *lowering_of(const struct insn *i);
 
 enum { BLOCK_OPS = 48, BLOCK_BYTES_MAX = 24 << 10 };
 enum { /* the code cache: thunks and a block that is used once, then the regions: blocks.c */
-    CODE_HEAD = 32 << 10, REGION_BYTES = 1 << 20, REGION_BLOCKS = 4096, REGIONS_MIN = 8, REGIONS_MAX = 38,
+    CODE_HEAD = 32 << 10, REGION_BYTES = 1 << 20, REGION_BLOCKS = 4096, REGIONS_MIN = 7, REGIONS_MAX = 38,
     CODE_BYTES = CODE_HEAD + REGIONS_MAX * REGION_BYTES, HEAT_ENTRIES = 1 << 16
 };
 enum { /* places that touch guest memory: sites.c */
