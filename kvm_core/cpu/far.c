@@ -135,10 +135,10 @@ void far_check_ip(struct vcpu *v, const struct segment *cs, uint64_t ip, uint32_
 void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *ss, unsigned cpl,
                 uint64_t rip)
 {
-    v->seg[CS] = *cs;
+    segment_put(&v->seg[CS], cs);
     v->seg[CS].sel = (uint16_t)((cs->sel & ~3u) | cpl);
     if (ss)
-        v->seg[SS] = *ss;
+        segment_put(&v->seg[SS], ss);
     far_go(v, cpl, rip);
 }
 

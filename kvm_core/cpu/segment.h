@@ -61,6 +61,19 @@ static inline uint32_t gate_offset(uint64_t d, bool wide)
     return wide ? (uint32_t)((d & 0xffff) | (d >> 32 & 0xffff0000)) : (uint32_t)(d & 0xffff);
 }
 
+/* Field by field: a wide load of what narrower stores have just left would wait for them. */
+static inline void segment_put(struct segment *to, const struct segment *from)
+{
+    uint64_t base = from->base;
+    uint32_t limit = from->limit, ar = from->ar;
+
+    __asm__("" : "+r"(base), "+r"(limit), "+r"(ar)); /* not put together again */
+    to->base = base;
+    to->limit = limit;
+    to->ar = ar;
+    to->sel = from->sel;
+}
+
 /* The descriptor, or vector(ext) for a null selector, vector(sel | ext) beyond its table. */
 uint64_t segment_need_desc(struct vcpu *v, uint16_t sel, unsigned vector, uint32_t ext);
 /* Second half of a 16-byte descriptor; false when beyond the limit. */

@@ -151,7 +151,7 @@ static void handle_full(struct vcpu *v)
 }
 
 /* The pseudo instruction at a page's last, incomplete instruction. */
-static const struct insn *op_spanning(struct vcpu *v, const struct insn *i)
+const struct insn *codecache_span(struct vcpu *v, const struct insn *i)
 {
     struct codecache *c = v->code;
     uint64_t rip = (v->gpr[REG_PAGE] + i->off) & v->ip_mask;
@@ -177,7 +177,7 @@ bool codecache_spanning(struct vcpu *v, const struct insn *i, struct insn *insn,
 {
     struct codecache *c = v->code;
 
-    if (i->fn != op_spanning ||
+    if (i->fn != codecache_span ||
         decode_spanning(v, v->rip, c->current->host + i->off, 4096u - i->off, c->scratch) != DECODE_OK || c->current->stale)
         return false;
     *insn = c->scratch[0];
@@ -290,7 +290,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
 
 /* ---- decoding a stretch -------------------------------------------------------------------------- */
 
-static insn_fn *const bad_insn[] = {[DECODE_MORE] = op_spanning, [DECODE_INVALID] = op_invalid, [DECODE_TOO_LONG] = op_too_long};
+static insn_fn *const bad_insn[] = {[DECODE_MORE] = codecache_span, [DECODE_INVALID] = op_invalid, [DECODE_TOO_LONG] = op_too_long};
 
 /* Decodes at most so many instructions from `off` on; false: out of room (everything has been dropped). */
 static bool decode_stretch(struct vcpu *v, struct codepage *p, unsigned off, unsigned max)
@@ -403,7 +403,7 @@ const struct insn *codecache_single(struct vcpu *v)
     const struct insn *i = codecache_lookup(v);
 
     v->cur = NULL;
-    if (i->fn == op_spanning) {
+    if (i->fn == codecache_span) {
         uint64_t linear = (v->code_bits == 64 ? 0 : v->seg[CS].base) + v->rip;
         switch (decode_spanning(v, linear, c->current->host + i->off, 4096u - i->off, c->scratch)) {
         case DECODE_OK: return c->scratch;
@@ -419,13 +419,9 @@ const struct insn *codecache_single(struct vcpu *v)
     return c->scratch;
 }
 
-bool codecache_is_stale(const struct insn *i) { return i->fn == codecache_stale; }
-
-bool codecache_is_spanning(const struct insn *i) { return i->fn == op_spanning; }
-
 bool codecache_is_pseudo(const struct insn *i)
 {
-    return i->fn == op_continue || i->fn == codecache_stale || i->fn == op_spanning || i->fn == op_invalid || i->fn == op_too_long;
+    return i->fn == op_continue || i->fn == codecache_stale || i->fn == codecache_span || i->fn == op_invalid || i->fn == op_too_long;
 }
 
 const struct insn *codecache_at(const struct vcpu *v, const struct codepage *p, unsigned off)

@@ -80,10 +80,11 @@ void codecache_ahead(struct vcpu *v, struct codepage *p, unsigned off);
 /* `i`, or what follows it when it is only the end of a row; NULL: not decoded. */
 const struct insn *codecache_follow(const struct vcpu *v, const struct codepage *p, const struct insn *i);
 bool codecache_is_pseudo(const struct insn *i); /* stands for no instruction, or for one that needs its own look */
-bool codecache_is_spanning(const struct insn *i); /* stands for one that ends in the next page */
+insn_fn codecache_span, codecache_stale; /* of one that stands for an instruction that ends in the next page; of a dropped page */
+static inline bool codecache_is_spanning(const struct insn *i) { return i->fn == codecache_span; }
+static inline bool codecache_is_stale(const struct insn *i) { return i->fn == codecache_stale; }
 /* What `i` stands for, when it is that and at v->rip; in 64-bit code, between blocks. Its end is in the fetch look-aside then. */
 bool codecache_spanning(struct vcpu *v, const struct insn *i, struct insn *insn, uint8_t bytes[15]);
-bool codecache_is_stale(const struct insn *i);
 struct codepage *codecache_page(const struct vcpu *v); /* of the last lookup */
 
 #endif

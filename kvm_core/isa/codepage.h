@@ -47,8 +47,6 @@ struct codecache {
     struct insn scratch[2];
 };
 
-insn_fn codecache_stale; /* what becomes of a dropped page's instructions: looks up again */
-
 int codestore_create(struct codecache *c);
 void codestore_destroy(struct codecache *c);
 /* How much is kept depends on what it is for. Everything has been retired. */

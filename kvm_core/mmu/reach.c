@@ -14,10 +14,9 @@ __asm__(".pushsection .text\n"
         "    movzbl (%rdi), %eax\n"
         "    movl $1, %eax\n"
         "    ret\n"
-        "reach_load:\n"
+        "reach_load:\n" /* which returns in RAX and RDX */
         "    movq (%rdi), %rax\n"
-        "    movq %rax, (%rsi)\n"
-        "    movl $1, %eax\n"
+        "    movl $1, %edx\n"
         "    ret\n"
         "reach_write:\n"
         "    lock orb $0, (%rdi)\n"
@@ -31,6 +30,7 @@ __asm__(".pushsection .text\n"
         "reach_end:\n"
         "reach_failed:\n"
         "    xorl %eax, %eax\n"
+        "    xorl %edx, %edx\n"
         "    ret\n"
         ".popsection\n");
 
@@ -49,10 +49,9 @@ bool reach_read(const void *at)
     return true;
 }
 
-bool reach_load(const uint64_t *at, uint64_t *value)
+struct reached reach_load(const uint64_t *at)
 {
-    *value = __atomic_load_n(at, __ATOMIC_RELAXED);
-    return true;
+    return (struct reached){__atomic_load_n(at, __ATOMIC_RELAXED), true};
 }
 
 bool reach_write(void *at)

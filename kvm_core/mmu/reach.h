@@ -11,7 +11,11 @@
 #include <stdint.h>
 
 bool reach_read(const void *at);
-bool reach_load(const uint64_t *at, uint64_t *value);
+struct reached {
+    uint64_t value;
+    bool there;
+};
+struct reached reach_load(const uint64_t *at);
 /* Changes nothing, but is a write to the host: it marks the page dirty there. */
 bool reach_write(void *at);
 bool reach_copy(void *to, const void *from, size_t bytes);

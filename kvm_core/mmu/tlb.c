@@ -180,7 +180,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
 
 void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
-    for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
+    for (unsigned s = 0; s < TLB_USER_AC; s++) { /* which has none */
         drop_tag(&v->tlb_sets[s].read, page);
         drop_tag(&v->tlb_sets[s].write, page);
     }

@@ -37,9 +37,11 @@ static enum step entry_read64(struct vcpu *v, uint64_t gpa, struct entry *e)
         return STEP_ABSENT;
     e->at32 = NULL;
     e->at64 = (uint64_t *)(e->ref.host + (gpa & 0xfff));
-    if (unlikely(!reach_load(e->at64, &e->value)))
+    struct reached r = reach_load(e->at64);
+    if (unlikely(!r.there))
         return STEP_UNBACKED;
-    return e->value & PTE_P ? STEP_OK : STEP_ABSENT;
+    e->value = r.value;
+    return r.value & PTE_P ? STEP_OK : STEP_ABSENT;
 }
 
 static enum step entry_read32(struct vcpu *v, uint64_t gpa, struct entry *e)
