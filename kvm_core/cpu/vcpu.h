@@ -243,7 +243,8 @@ struct vcpu {
     uint8_t shadow;     /* SHADOW_*: interrupts held for the next instruction */
     uint8_t slow;       /* not 0: run instruction by instruction (SLOW_*) */
     struct {            /* while translated code runs: kvm_core/jit */
-        int32_t left;       /* of the budget: what it may use before it comes back */
+        int32_t left;       /* of the budget: what it may use before it looks at `kick` */
+        int32_t hidden;     /* of the budget: what it may use after that */
         uint32_t patch;     /* left by an edge that has no target yet: where its jump is */
         uint64_t calls_end; /* the host's stack pointer at which no further call is remembered */
         uint64_t target[2]; /* of an indirect call: address, code */

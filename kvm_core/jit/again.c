@@ -43,7 +43,7 @@ void again_poll(struct build *b, unsigned n)
     if (!b->again.top || n != b->again.poll)
         return;
     op_reg(&b->e, false, 0x85, H_LEFT, H_LEFT);
-    cold_add(b, COLD_POLL, put_jump(&b->e, CC_JS), n)->linear = b->op[n].i->off;
+    put_poll_in_page(b, b->op[n].i->off, n);
     b->flags = 0;
 }
 

@@ -140,6 +140,8 @@ static void put_cold(struct build *b, const struct cold *c)
         jump_back(e, c->join);
         return;
     case COLD_POLL:
+        call_to(e, b->j->renew);
+        set_jump(put_jump(e, CC_JNS), c->join);
         if (c->executed)
             put_count(b, c->executed);
         load_imm32(e, H_T1, (uint32_t)c->linear);

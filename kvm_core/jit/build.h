@@ -24,7 +24,7 @@ struct cold { /* code behind the block for what is rare */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
-    const uint8_t *join; /* INTERPRET, CALLS: where it goes on; NULL: nowhere */
+    const uint8_t *join; /* INTERPRET, CALLS, POLL: where it goes on; NULL: nowhere */
     uint32_t ref, executed; /* RETURN: ref is PATCH_* */
     uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to the last that shares */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
@@ -256,7 +256,9 @@ enum { NEAR_CALL = 2, NEAR_JMP = 4 };                     /* digits of opcode FF
 void put_jump_code(struct build *b, unsigned digit);      /* to what was found */
 void put_count(struct build *b, unsigned executed);
 void put_poll(struct build *b, unsigned executed);        /* counts; may give up the slice, the next instruction being at r10 */
-void put_poll_in_page(struct build *b, int64_t distance); /* the same behind put_count(), at `distance` */
+/* The same behind put_count(), where the flags say whether the slice is used up, `executed` instructions not being counted; the next
+ * instruction is at `distance`. r10 is lost. */
+void put_poll_in_page(struct build *b, int64_t distance, unsigned executed);
 void put_link(struct build *b, uint8_t *jump, int64_t distance); /* a jump or call to there, when it is translated */
 void link_due(struct build *b, const uint8_t *jump, uint32_t how, int64_t distance); /* PATCH_*; what it does until then is the caller's */
 void link_not_due(struct build *b, const uint8_t *jump); /* it leads elsewhere now */

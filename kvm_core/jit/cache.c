@@ -188,21 +188,55 @@ static void put_c_call(struct emit *e, uint64_t target)
     put_return(e);
 }
 
+static void put_edge_offset(struct emit *e) /* movzx r11d, word [r10] */
+{
+    put_rex(e, false, H_T1, 0, H_T0, false);
+    put8(e, 0x0f), put8(e, 0xb7);
+    put_mem(e, H_T1, H_T0, NO_INDEX, 0, 0);
+}
+
+/* Called when the slice is used up: another one, if nobody wants the vCPU and the budget has more. Then the sign is clear and JGE would
+ * jump. r10 is lost. A profile wants to see each slice's end. */
+static void put_renew(struct emit *e, bool profile)
+{
+    op_mem(e, false, 0x83, 7, H_BASE, NO_INDEX, 0, FIELD(kick)); /* cmp dword [kick], 0 */
+    put8(e, 0);
+    uint8_t *kicked = put_jump(e, profile ? JUMP_ALWAYS : CC_JNE);
+    op_mem(e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.hidden));
+    op_imm(e, false, 7, H_T0, SLICE_MAX);
+    uint8_t *last = put_jump(e, CC_JL);
+    load_imm32(e, H_T0, SLICE_MAX);
+    set_jump(last, e->p);
+    op_mem(e, false, 0x29, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.hidden));
+    op_reg(e, false, 0x03, H_LEFT, H_T0);
+    put8(e, 0xc3);
+    set_jump(kicked, e->p);
+    op_reg(e, false, 0x85, H_LEFT, H_LEFT);
+    put8(e, 0xc3);
+}
+
 /* Out of a block to C, with the offset in the page in r11 and, at exit_link, the jump to patch in r10. exit_edge is called by an
  * edge (put_exit()) that is not linked, or is to poll: before the call stands the jump, behind it the offset. */
 static void put_exits(struct emit *e, struct jit *j)
 {
     j->exit_edge = here(e);
-    put_push(e, 0x58, H_T0);                 /* pop r10 */
-    put_rex(e, false, H_T1, 0, H_T0, false); /* movzx r11d, word [r10] */
-    put8(e, 0x0f), put8(e, 0xb7);
-    put_mem(e, H_T1, H_T0, NO_INDEX, 0, 0);
-    op_imm(e, false, 5, H_T0, (int32_t)((uint32_t)(uintptr_t)j->rx + 4 + 5)); /* the jump's distance and the call: an offset in the cache */
     op_reg(e, false, 0x85, H_LEFT, H_LEFT);
+    uint8_t *unlinked = put_jump(e, CC_JNS);
+    call_to(e, j->renew);
+    put_push(e, 0x58, H_T0); /* pop r10 */
     uint8_t *poll = put_jump(e, CC_JS);
+    lea(e, H_T0, H_T0, -(6 + 5)); /* the jump once more: it is taken */
+    put8(e, 0x41), put8(e, 0xff), put8(e, 0xe2);
+    set_jump(unlinked, e->p);
+    put_push(e, 0x58, H_T0);
+    put_edge_offset(e);
+    op_imm(e, false, 5, H_T0, (int32_t)((uint32_t)(uintptr_t)j->rx + 4 + 5)); /* the jump's distance and the call: an offset in the cache */
     j->exit_link = here(e);
     op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
+    uint8_t *page = put_jump(e, JUMP_ALWAYS);
     set_jump(poll, e->p);
+    put_edge_offset(e);
+    set_jump(page, e->p);
     j->exit_page = here(e);
     load_field(e, H_T0, GPR_FIELD(REG_PAGE));
     op_mem(e, true, 0x8d, H_T0, H_T0, H_T1, 0, 0);
@@ -226,6 +260,8 @@ static void put_thunks(struct jit *j)
     jump_to(&e, j->exit_rip);
     j->enter = (void (*)(struct vcpu *, const void *))(uintptr_t)(j->rx + here(&e));
     put_enter(&e, j->exit_rip);
+    j->renew = here(&e);
+    put_renew(&e, j->profile);
     put_exits(&e, j);
     j->interpret = here(&e);
     put_c_call(&e, (uint64_t)jit_interpret);

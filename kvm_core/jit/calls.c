@@ -101,7 +101,7 @@ static void put_call_in_page(struct build *b, unsigned n, bool remembered)
         return;
     }
     put_count(b, n + 1);
-    put_poll_in_page(b, target);
+    put_poll_in_page(b, target, 0);
     put_remember(b);
     put_link(b, put_call_jump(e), target);
 }

@@ -157,9 +157,12 @@ void put_link(struct build *b, uint8_t *jump, int64_t distance)
     link_due(b, jump, 0, distance);
 }
 
-void put_poll_in_page(struct build *b, int64_t distance)
+void put_poll_in_page(struct build *b, int64_t distance, unsigned executed)
 {
-    cold_add(b, COLD_POLL, put_jump(&b->e, CC_JS), 0)->linear = (uint64_t)distance;
+    struct cold *c = cold_add(b, COLD_POLL, put_jump(&b->e, CC_JS), executed);
+
+    c->linear = (uint64_t)distance;
+    c->join = b->e.p;
 }
 
 /* A jump back into the block: strip.c, nest.c. */

@@ -3,7 +3,7 @@
  */
 #include "jit/strip.h"
 
-enum { SHORT_MAX = 16 /* short strips */ };
+enum { SHORT_MAX = 16 /* short strips */, NEVER_SHORT = 1 << 30 /* instructions left */ };
 
 static void put_alignment(struct emit *e, unsigned bytes)
 {
@@ -302,12 +302,19 @@ void strip_leave(struct build *b)
 void strip_end(struct build *b)
 {
     const struct strip *s = b->strip;
+    const uint8_t *again = s->first ? s->top : s->next;
     struct emit *e = &b->e;
 
     if (!s->first) {
         op_mem(e, false, 0x03, H_LEFT, H_BASE, NO_INDEX, 0, FIELD(run.rest));
-        set_jump(put_jump(e, CC_JNS), s->next);
+        set_jump(put_jump(e, CC_JNS), again);
     }
+    call_to(e, b->j->renew);
+    uint8_t *over = put_jump(e, CC_JS);
+    op_mem(e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(run.mark)); /* mov dword [mark], NEVER_SHORT */
+    put32(e, NEVER_SHORT);
+    jump_back(e, again);
+    set_jump(over, e->p);
     gate_put_home(b);
     load_imm32(e, H_T1, b->op[0].i->off);
     jump_to(e, b->j->exit_page);

@@ -57,6 +57,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     bool diverted;              /* because of that: leads to C, to be translated anew */
 };
 enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */
+enum { SLICE_MAX = 16384 }; /* instructions between two looks at `kick` */
 enum { /* bytes before a block */
     JIT_PROLOGUE = 20,           /* sets REG_PAGE from r10, the linear address of the block, if it is still that */
     JIT_HEAD = JIT_PROLOGUE + 5  /* where it goes if not */
@@ -79,7 +80,6 @@ struct jit {
     bool bmi2, x87;         /* x87: jit_x87_host() */
     bool at_once, exact;    /* translate_at_once() */
     uint8_t x87_pointers[18]; /* FOP, FIP, FDP when the registers were loaded */
-    int32_t hidden;         /* of the budget: what is not in vcpu.run.left */
     struct block *blocks;   /* REGION_BLOCKS of each region, in the order of their code; [0]: used once */
     struct region region[REGIONS_MAX];
     uint32_t *sites;        /* REGION_SITES of each region */
@@ -91,7 +91,7 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group; /* thunks: offsets in the code cache */
+    uint32_t renew, exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group; /* thunks: offsets in the code cache */
     struct profile *profile; /* NULL: nobody asked */
     FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;

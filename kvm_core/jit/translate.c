@@ -7,10 +7,7 @@
 #include "cpu/engine.h"
 #include "jit/translate.h"
 
-enum {
-    SLICE = 16384,    /* instructions between two looks at `kick` */
-    HOT = 6           /* entries before a block is translated */
-};
+enum { HOT = 6 }; /* entries before a block is translated */
 
 static bool translatable(const struct vcpu *v)
 {
@@ -43,7 +40,6 @@ static int go_on(struct vcpu *v)
 /* -> the instruction, when the block goes on behind it; NULL: it is left, v->rip is set. */
 static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
-    struct jit *j = jit_of(v);
     uint64_t mapping = v->directory_generation; /* remembered calls hold as long as it does */
     const struct insn *i = codecache_insn(v, ref), *next;
 
@@ -52,7 +48,7 @@ static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t e
         v->run.left -= (int32_t)executed;
         return NULL;
     }
-    v->budget = j->hidden + v->run.left - (int32_t)executed;
+    v->budget = v->run.hidden + v->run.left - (int32_t)executed;
     v->cur = v->blk_start = i;
     if (unlikely(codecache_is_spanning(i))) {
         v->rip = cpu_this_rip(v, i);
@@ -68,7 +64,7 @@ static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t e
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
     bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */
     if (next == i + 1 && likely(as_made && !kicked && v->directory_generation == mapping)) {
-        v->run.left = v->budget + (int32_t)executed - j->hidden;
+        v->run.left = v->budget + (int32_t)executed - v->run.hidden;
         v->blk_start = v->cur = NULL;
         return i;
     }
@@ -77,7 +73,7 @@ static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t e
     if (v->blk_start)
         v->budget--;
     v->blk_start = v->cur = NULL;
-    v->run.left = v->budget - j->hidden;
+    v->run.left = v->budget - v->run.hidden;
     return NULL;
 }
 
@@ -150,11 +146,11 @@ int jit_group(struct vcpu *v, uint32_t ref, uint32_t group)
 static uint64_t execute(struct vcpu *v, const void *code)
 {
     struct jit *j = jit_of(v);
-    int32_t slice = v->budget < SLICE ? v->budget : SLICE;
+    int32_t slice = v->budget < SLICE_MAX ? v->budget : SLICE_MAX;
 
     if (unlikely(j->profile != NULL))
         slice = jit_profile_slice(j->profile, slice);
-    j->hidden = v->budget - slice;
+    v->run.hidden = v->budget - slice;
     v->run.left = slice;
     v->run.patch = 0;
     v->run.stale = 0;
@@ -165,7 +161,7 @@ static uint64_t execute(struct vcpu *v, const void *code)
     if (v->run.stale)
         v->rip += jit_prologue_off(v->run.stale);
     jit_vectors_left(v);
-    v->budget = j->hidden + v->run.left;
+    v->budget = v->run.hidden + v->run.left;
     if (unlikely(j->profile != NULL))
         jit_profile_count(v, slice - v->run.left);
     return v->run.stale;
@@ -320,13 +316,14 @@ int translate_create(struct vcpu *v)
     if (!j)
         return err ? err : -ENOMEM;
     j->base = (struct translator){.page_retired = jit_page_retired, .destroy = destroy, .fault = jit_fault};
+    jit_profile_create(j);
     err = jit_cache_create(v, j);
     if (err) {
+        jit_profile_destroy(j);
         free(j);
         return err;
     }
     codecache_translated(v); /* rows linked by the interpreter would go round us */
-    jit_profile_create(j);
     v->translator = &j->base;
     return 0;
 }

@@ -78,7 +78,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
     "name",
     [
         "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
-        "rewritten", "gone",
+        "rewritten", "gone", "renew",
     ],
 )  # fmt: skip
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
@@ -92,6 +92,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     privilege: a jump that waited to be linked was linked to what another instruction led to.
     nest: no bug; a short loop in another, at the ends of pages, while pages change.
     copies: no bug; who leaves one of a body's copies, and how many instructions that were.
+    renew: no bug; a slice that goes on in translated code, a kick, and the budget's end.
     rewritten: a byte of code that was written as it was had its page decoded and translated anew.
     gone: memory that went without a word left a block at its start, with what it had done.
     """
