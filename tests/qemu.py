@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from vmmuser.assets import CLOUD, Flavour
@@ -12,6 +16,21 @@ KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 
 # No defaults, no display, no network: a processor, a chipset and a serial port.
 COMMON = "-nodefaults -no-user-config -display none -serial stdio -no-reboot"
+
+
+@cache
+def version() -> int:
+    """QEMU's major version, 0 if there is none."""
+    if not shutil.which("qemu-system-x86_64"):
+        return 0
+    told = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, check=True)
+    found = re.search(rb"version (\d+)", told.stdout)
+    return int(found.group(1)) if found else 0
+
+
+def has_userspace_apic() -> bool:
+    """Whether it runs KVM with kernel-irqchip=off: since 8.0 it refuses."""
+    return version() < 8
 
 
 @dataclass(frozen=True)
