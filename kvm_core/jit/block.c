@@ -356,13 +356,12 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
 {
     struct jit *j = jit_of(v);
     struct build b;
-    uint32_t at;
+    uint32_t at = ((jit_code_room(v) + JIT_HEAD + 15) & ~15u) - JIT_HEAD;
 
     const struct insn *first = codecache_follow(v, p, codecache_at(v, p, off));
     struct span span, *spans = first ? span_of(v, first, &span) : NULL;
     if (!first || (codecache_is_pseudo(first) && !spans))
-        return NULL;
-    at = ((jit_code_room(v) + JIT_HEAD + 15) & ~15u) - JIT_HEAD;
+        return NULL; /* or it went for the room */
     begin(&b, v, p, kind, at, off, spans);
     if (!decode_targets(&b, off))
         return NULL; /* the page has been dropped, or this part of it */

@@ -107,7 +107,7 @@ void jit_cache_destroy(struct jit *j);
 int jit_blocks_create(struct jit *j);
 void jit_blocks_destroy(struct jit *j);
 struct block *jit_block_find(struct jit *j, unsigned page, unsigned off, unsigned kind); /* page: its number */
-/* Where a block of BLOCK_BYTES_MAX can be written; may drop others. Between blocks only. */
+/* Where a block of BLOCK_BYTES_MAX can be written; may drop others, and decoded instructions. Between blocks only. */
 uint32_t jit_code_room(struct vcpu *v);
 /* A block whose code, from `entry`, is in that room. */
 struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, unsigned kind, uint32_t entry);

@@ -78,7 +78,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
     "name",
     [
         "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
-        "rewritten", "gone", "renew",
+        "rewritten", "gone", "renew", "grow",
     ],
 )  # fmt: skip
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
@@ -94,6 +94,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     copies: no bug; who leaves one of a body's copies, and how many instructions that were.
     renew: no bug; a slice that goes on in translated code, a kick, and the budget's end.
     rewritten: a byte of code that was written as it was had its page decoded and translated anew.
+    grow: a block whose instructions went when the cache grew was empty, and what is behind it ran.
     gone: memory that went without a word left a block at its start, with what it had done.
     """
     program = c_program(f"jit/{name}.c")
