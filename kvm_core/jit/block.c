@@ -358,10 +358,11 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
     struct build b;
     uint32_t at = ((jit_code_room(v) + JIT_HEAD + 15) & ~15u) - JIT_HEAD;
 
-    const struct insn *first = codecache_follow(v, p, codecache_at(v, p, off));
+    const struct insn *first = codecache_at(v, p, off);
+    first = first ? codecache_follow(v, p, first) : NULL; /* it may have gone for the room */
     struct span span, *spans = first ? span_of(v, first, &span) : NULL;
     if (!first || (codecache_is_pseudo(first) && !spans))
-        return NULL; /* or it went for the room */
+        return NULL;
     begin(&b, v, p, kind, at, off, spans);
     if (!decode_targets(&b, off))
         return NULL; /* the page has been dropped, or this part of it */

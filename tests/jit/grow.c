@@ -51,8 +51,11 @@ static void fill(struct jit *j)
 int main(void)
 {
     emu_create();
+    if (!emu->translator && translate_create(emu))
+        return 3;
+    emu_engine = &engine_translate;
     map_big();
-    for (int exact = 1; emu->translator && exact >= 0; exact--) {
+    for (int exact = 1; exact >= 0; exact--) {
         struct jit *j = jit_of(emu);
         unsigned regions = j->regions;
         j->at_once = false;
