@@ -306,7 +306,7 @@ int jit_cache_possible(void)
     return err;
 }
 
-static int map_code(struct jit *j)
+static int map_memfd(struct jit *j)
 {
     int err = 0, fd = code_memfd(CODE_BYTES);
 
@@ -317,6 +317,23 @@ static int map_code(struct jit *j)
     if (j->rw == MAP_FAILED || j->rx == MAP_FAILED)
         err = -errno;
     close(fd);
+    return err;
+}
+
+/* perf takes the names of perf-PID.map for code without a file only, and a memfd is one. */
+static int map_anonymous(struct jit *j)
+{
+    j->rw = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (j->rw == MAP_FAILED)
+        return -errno;
+    j->rx = mremap(j->rw, 0, CODE_BYTES, MREMAP_MAYMOVE); /* once more */
+    return j->rx == MAP_FAILED || mprotect(j->rx, CODE_BYTES, PROT_READ | PROT_EXEC) ? -errno : 0;
+}
+
+static int map_code(struct jit *j)
+{
+    int err = j->perf_map ? map_anonymous(j) : map_memfd(j);
+
     if (!err) { /* a child has no vCPU: it must not write into ours */
         madvise(j->rw, CODE_BYTES, MADV_DONTFORK);
         madvise(j->rx, CODE_BYTES, MADV_DONTFORK);
