@@ -88,9 +88,11 @@ def open_image(option: str, path: str, what: str) -> Image:
     except OSError as error:
         raise ConfigError(f"{option} {path}: {error.strerror}; name {what}") from None
     image = Image(fd, option, path)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         image.close()
-        raise ConfigError(f"{option} {path}: is not a file; name {what}")
+        kind = "is a directory" if stat.S_ISDIR(mode) else "is not a file"
+        raise ConfigError(f"{option} {path}: {kind}; name {what}")
     if not image.size:
         image.close()
         raise ConfigError(f"{option} {path}: is empty; name {what}")
