@@ -127,7 +127,7 @@ def _versioned(package: str) -> str:
         match = re.search(r"Depends: (linux-image-\d\S*)", archive.depends(package))
         if match:
             return match.group(1)
-    raise ArchiveError(f"apt knows no {package}: check /etc/apt/sources.list and the network")
+    raise ArchiveError(f"apt knows no {package}: check the network and, on Debian, apt's sources")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,24 @@ def test_kernel_truncated(run: Run, tmp_path: Path) -> None:
     kernel = tmp_path / "k"
     kernel.write_bytes(bzimage()[:-1000])
     refused(run("--kernel", kernel), "cut short by", "get it again")
+
+
+def test_kernel_larger_than_memory(run: Run, tmp_path: Path) -> None:
+    """Also where nothing of what it says of itself is large: something is appended."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(bzimage())
+    os.truncate(kernel, 4 << 30)
+    refused(run("--kernel", kernel), "needs 41", "give more with -m")
+
+
+def test_kernel_with_endless_notes(run: Run, tmp_path: Path) -> None:
+    """An ELF file of 200 GiB, none of them on the disk, that is one note."""
+    size, kernel = 200 << 30, tmp_path / "kernel"
+    header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    note = struct.pack("<IIQQQQQQ", 4, 4, 0, 0, 0, size, size, 4)
+    kernel.write_bytes(b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + header + note)
+    os.truncate(kernel, size)
+    refused(run("--kernel", kernel), "without a PVH entry note")
 
 
 def test_kernel_is_something_else(run: Run, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class SetupHeader:
         self.relocatable = bool(self._u("<B", 0x234))
         self.pref_address = self._u("<Q", 0x258)
         self.init_size = self._u("<I", 0x260)
+        self.memory_size = max(self.init_size, kernel.size - self.setup_bytes)
         self.initrd_max = self._u("<I", 0x22C)
         self.cmdline_max = self._u("<I", 0x238)
         self.xloadflags = self._u("<H", 0x236)
@@ -59,7 +60,8 @@ class SetupHeader:
 
 
 def _load_address(header: SetupHeader, top: int, name: str) -> int:
-    """Where the protected-mode kernel goes, with init_size bytes of RAM behind it.
+    """Where the protected-mode kernel goes, with init_size bytes of RAM behind it, and
+    room for what may be appended to the file.
 
     A relocatable kernel that lies lower moves itself up to pref_address (boot.rst, init_size), so
     that lower places spare no memory.
@@ -67,9 +69,9 @@ def _load_address(header: SetupHeader, top: int, name: str) -> int:
     address = max(header.pref_address, ONE_MIB)
     if header.relocatable:
         address = (address + header.alignment - 1) & ~(header.alignment - 1)
-    if address + header.init_size <= top:
+    if address + header.memory_size <= top:
         return address
-    need = (address + header.init_size + ONE_MIB - 1) >> 20
+    need = (address + header.memory_size + ONE_MIB - 1) >> 20
     raise ConfigError(f"--kernel {name}: needs {need} MiB of memory; give more with -m")
 
 
@@ -92,7 +94,7 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
 
     if payload.initrd:
         ceiling = min(map_.low_top, header.initrd_max + 1)
-        address = load_initrd(memory, payload.initrd, kernel_at + header.init_size, ceiling)
+        address = load_initrd(memory, payload.initrd, kernel_at + header.memory_size, ceiling)
         struct.pack_into("<II", params, 0x218, address, payload.initrd.size)
 
     cmdline = payload.cmdline.encode() + b"\0"

@@ -12,6 +12,7 @@ from vmmuser.boot.payload import Entry, Image, MemoryMap, Payload, load_initrd
 from vmmuser.memory import BadAddressError, GuestMemory
 
 ELF_MAGIC = b"\x7fELF"
+NOTES_MAX = 1 << 20  # bytes of a segment of notes; Linux has some hundreds
 PT_LOAD, PT_NOTE = 1, 4
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 START_INFO_MAGIC = 0x336EC578
@@ -82,7 +83,7 @@ def pvh_entry(kernel: Image, parts: list[Segment]) -> int:
     for part in parts:
         if part.kind != PT_NOTE:
             continue
-        notes = kernel.read(part.file_offset, part.file_size)
+        notes = kernel.read(part.file_offset, min(part.file_size, NOTES_MAX))
         at, end = 0, len(notes)
         while at + 12 <= end:
             name_size, desc_size, kind = struct.unpack_from("<III", notes, at)
