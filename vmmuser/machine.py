@@ -198,8 +198,8 @@ class Machine:
             self.board.start()
             self._powered = True
             self.state = "prelaunch" if paused else "running"
+            self.held.start()  # a vCPU would write past it meanwhile, with an exit each time
             self._vcpus.start(held=paused or self.outcome is not None)
-            self.held.start()
             yield
         except BaseException:
             self.stop("error", "the monitor failed")
