@@ -1,4 +1,4 @@
-"""Guest memory: one shared memfd, mapped once, seen by guest-physical address, bounds-checked."""
+"""Guest memory: mapped once, in huge pages if the host has them, seen by guest-physical address."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import NamedTuple
 from kvm_core.errors import BackendError, ConfigError, GuestError
 
 PAGE = 4096
+HUGE_PAGE = 2 << 20
+MAP_NORESERVE = 0x4000  # the mmap module of Python 3.11 has no name for it
 
 
 class BadAddressError(GuestError):
@@ -44,45 +46,53 @@ class GuestMemory:
             total += size
         self.size = total
         try:
-            self.fd = self._create(path)
-            os.ftruncate(self.fd, total)
-            self._map = mmap.mmap(self.fd, total)
+            self._map, at = self._anonymous() if path is None else self._shared(path)
         except (OSError, ValueError, OverflowError) as error:
             raise BackendError(
                 f"-m: the host cannot map {total >> 20} MiB of guest memory ({error}); ask for less"
             ) from None
-        self.buffer = memoryview(self._map)
+        self.buffer = memoryview(self._map)[at : at + total]
         # The object that keeps an export of the mapping alive also gives its address.
-        self._anchor = ctypes.c_char.from_buffer(self._map)
+        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map, at)
         self.host_address = ctypes.addressof(self._anchor)
 
-    def _create(self, path: str | None) -> int:
-        if path is None:
-            return os.memfd_create("kvmish-ram", os.MFD_CLOEXEC)
+    def _anonymous(self) -> tuple[mmap.mmap, int]:
+        """Map memory. :return: the mapping, and where in it the first huge page begins."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        mapping = mmap.mmap(-1, self.size + HUGE_PAGE, flags=flags)
+        with contextlib.suppress(OSError):  # a host without huge pages
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+        mapping.madvise(mmap.MADV_DONTFORK)  # what is written while a child starts is not copied
+        return mapping, -ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % HUGE_PAGE
+
+    def _shared(self, path: str) -> tuple[mmap.mmap, int]:
+        """Map a new file. :return: the mapping, and 0."""
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(f"--memory-file {path}: {error.strerror}; name another") from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(fd)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(self._fd)
             # One of another size is not what a machine like this one left when it was killed.
             if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, self.size):
                 raise ConfigError(f"--memory-file {path}: is something else; name another")
-            os.ftruncate(fd, 0)
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, self.size)
+            mapping = mmap.mmap(self._fd, self.size)
         except BlockingIOError:
-            os.close(fd)
+            os.close(self._fd)
             raise ConfigError(f"--memory-file {path}: another machine uses it") from None
         except BaseException:
-            os.close(fd)
+            os.close(self._fd)
             raise
         self._path = path
-        return fd
+        return mapping, 0
 
     def clear(self) -> None:
         """Make it all zero, as after power-on, and give the pages back to the host."""
         with contextlib.suppress(OSError):  # a file system that cannot; nor does a warm reset
-            self._map.madvise(mmap.MADV_REMOVE)
+            self._map.madvise(mmap.MADV_REMOVE if self._path else mmap.MADV_DONTNEED)
 
     def offset(self, gpa: int, size: int) -> int:
         """Where the range begins in `buffer`. :raise BadAddressError: if any of it is not RAM."""
@@ -107,14 +117,13 @@ class GuestMemory:
 
     def close(self) -> None:
         """Unmap, unless someone still looks at it."""
-        if self.fd < 0:
+        if self._anchor is None:
             return
-        os.close(self.fd)
-        self.fd = -1
+        self._anchor = None
         if self._path:
+            os.close(self._fd)
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
-        del self._anchor
         try:
             self.buffer.release()
             self._map.close()

@@ -63,13 +63,17 @@ def processor_seconds(pid: int) -> float:
 
 
 def memory_beyond_guest(pid: int) -> float:
-    """Return the MiB that the process has besides the guest's RAM: its share of each mapping."""
-    total, counted = 0, True
+    """Return the MiB that the process has besides the guest's RAM: its share of each mapping.
+    RAM is what QEMU's memory backend has in a file, and what huge pages are asked for.
+    """
+    total, share, counted = 0, 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if line.startswith("Pss:"):
-            total += int(line.split()[1]) if counted else 0
+            share = int(line.split()[1])
+        elif line.startswith("VmFlags:"):  # the last line of a mapping
+            total += share if counted and "hg" not in line.split() else 0
         elif not line.partition(" ")[0].endswith(":"):
-            counted = "kvmish-ram" not in line and "memory-backend" not in line
+            counted = "memory-backend" not in line
     return total / 1024
 
 
