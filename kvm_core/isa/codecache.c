@@ -12,7 +12,7 @@
 #include "mmu/phys.h"
 #include "mmu/reach.h"
 
-enum { BLOCK_INSNS = 48 /* longest stretch decoded at once */, AHEAD_INSNS = 3 };
+enum { BLOCK_INSNS = 48 /* longest stretch decoded at once */, AHEAD_INSNS = 3, BESIDE_MAX = 1024 /* a power of two */ };
 
 int codecache_create(struct vcpu *v)
 {
@@ -212,16 +212,22 @@ void codecache_translated(struct vcpu *v)
 
 void codecache_grow(struct vcpu *v) { codestore_grow(v->code); }
 
-/* These lines have been written: is what was decoded what it was? When the same is written once more, code that runs in between
- * stays; what does not is data by now, whose writer would take the slow path each time. */
+/* Come to since this was asked last? */
+static bool is_used(struct codepage *p)
+{
+    bool used = p->recent;
+
+    p->recent = false;
+    return used;
+}
+
+/* These lines have been written: is what was decoded what it was? Each such store takes the slow path. When the same is written once
+ * more, code that runs in between stays; what does not is data by now. So is what many stores have gone beside. */
 static bool still_code(struct codepage *p, uint64_t lines)
 {
     if (!(p->lines & lines))
-        return true;
-    if (!p->recent || !codepage_unchanged(p, lines))
-        return false;
-    p->recent = false;
-    return true;
+        return ++p->beside % BESIDE_MAX || is_used(p);
+    return codepage_unchanged(p, lines) && is_used(p);
 }
 
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)

@@ -27,6 +27,7 @@ struct codepage {
     uint32_t before;       /* number of the instruction before the first of them */
     uint16_t number;       /* among the vCPU's pages */
     uint16_t room;         /* lines for which `bytes` has room */
+    uint16_t beside;       /* stores to the page that its decoded bytes were not concerned by */
     uint8_t code_bits;
     bool stale;            /* dropped: unreachable, waits to be used anew */
     bool recent;           /* looked up since the last search for a page to drop, and the last write of what was there */

@@ -1,4 +1,5 @@
-/* Bytes of code that are written once more as they are: code that runs in between stays, a page that does not is data. */
+/* Bytes of code that are written once more as they are, and bytes beside code: code that runs in between stays, a page that
+ * does not is data. */
 #include "inside.h"
 #include "eax.h"
 
@@ -47,5 +48,14 @@ int main(void)
     uint64_t other = PUT(CODE_ADDR + 64, "\xbf\x09\x10\0\x20\xc6\x07\x02\xcc");
     run_at(other, &after);
     expect_eax("written", code, 2);
+
+    uint64_t beside = PUT(CODE_ADDR + 128, "\xbf\x00\x18\0\x20" /* mov edi, PAGE + 0x800, where no code is */
+                                           "\xb9\0\x20\0\0"       /* mov ecx, 8192 */
+                                           "\x89\x0f"              /* mov [rdi], ecx */
+                                           "\xff\xc9\x75\xfa\xcc"); /* dec ecx; jne */
+    expect("code with data", flags() != 0, true);
+    run_at(beside, &after);
+    expect("data that had code", flags(), 0);
+    expect_eax("which is there again", code, 2);
     return failures != 0;
 }

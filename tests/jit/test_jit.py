@@ -93,7 +93,8 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     nest: no bug; a short loop in another, at the ends of pages, while pages change.
     copies: no bug; who leaves one of a body's copies, and how many instructions that were.
     renew: no bug; a slice that goes on in translated code, a kick, and the budget's end.
-    rewritten: a byte of code that was written as it was had its page decoded and translated anew.
+    rewritten: a byte of code that was written as it was had its page decoded and translated anew;
+    data in a page that had once been executed took the slow path for good.
     grow: a block whose instructions went when the cache grew was empty, and what is behind it ran.
     gone: memory that went without a word left a block at its start, with what it had done.
     """
