@@ -265,16 +265,19 @@ static const struct insn *cmps(struct vcpu *v, const struct insn *i, unsigned si
 
     if (repeated(i) && !count_of(v, i))
         return insn_next(i);
-    from = source(v, i, size);
     to = destination(v, i, size, false);
+    b = mem_load(v, to, size); /* first, its segment too, when both fault: so does the processor */
+    from = source(v, i, size);
+    a = mem_load(v, from, size);
     if (repeated(i) && is_plain(v, i->seg) && is_plain(v, ES)) {
         const uint8_t *hfrom = mem_probe_read(v, from, 1), *hto = mem_probe_read(v, to, 1);
         uint64_t max = least(count_of(v, i), least(reach(v, RSI, from, mask, size), reach(v, RDI, to, mask, size)));
-        if (hfrom && hto && max > 1)
+        if (hfrom && hto && max > 1) {
             n = search_of_size(hfrom, step, hto, step, max, i->prefix & PFX_REPNE, size);
+            b = element_at(hto + (int64_t)(n - 1) * step, size);
+            a = element_at(hfrom + (int64_t)(n - 1) * step, size);
+        }
     }
-    b = mem_load(v, to + (n - 1) * (uint64_t)step, size); /* first, when both fault: so does the processor */
-    a = mem_load(v, from + (n - 1) * (uint64_t)step, size);
     advance(v, RSI, mask, (int64_t)n * step);
     advance(v, RDI, mask, (int64_t)n * step);
     return compared(v, i, a, b, size, n);

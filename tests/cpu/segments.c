@@ -5,6 +5,7 @@
 #include "fixture.h"
 
 #include "cpu/far.h"
+#include "gen/handlers.h"
 
 enum { OK = -1 };
 enum { /* memory, and selectors of the GDT */
@@ -193,6 +194,24 @@ static void test_unreal(struct vcpu *v)
     CHECK(v->seg[DS].base == 0x12340 && v->seg[DS].limit == UINT32_MAX,
           "unreal mode keeps the limit");
     CHECK(v->seg[DS].ar & AR_G);
+}
+
+/* CMPS reads at rDI first: what is wrong there is told before that rSI is beyond its segment. */
+static void test_two_operands(struct vcpu *v)
+{
+    static const struct insn cmpsd = {.seg = DS, .am = AM_32, .len = 1};
+
+    for (unsigned beyond = 0; beyond < 2; beyond++) {
+        protected_mode(v, 3);
+        v->cr0 |= CR0_AM;
+        cpu_set_eflags(v, v->eflags | FL_AC);
+        gdt_set(S_TEST, desc(0, 0xfff, AR_DB | 0xf2));
+        v->seg[beyond ? ES : DS] = from_gdt(S_TEST);
+        cpu_update_mode(v);
+        v->gpr[RSI] = beyond ? 0x801 : 0x2000;
+        v->gpr[RDI] = beyond ? 0x2000 : 0x801;
+        CHECK(OUTCOME(v, op_cmpsd(v, &cmpsd)) == (beyond ? VEC_GP : VEC_AC), "beyond %u", beyond);
+    }
 }
 
 static void test_system_registers(struct vcpu *v)
@@ -663,6 +682,7 @@ int main(void)
     test_load_matrix(v);
     test_null_and_limits(v);
     test_unreal(v);
+    test_two_operands(v);
     test_system_registers(v);
     test_real_interrupt(v);
     test_inner_interrupt(v);
