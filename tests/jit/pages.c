@@ -272,6 +272,9 @@ static void make_kernel(void)
 
     for (uint64_t k = 0; k < GPA_LOG + LOG_BYTES - GPA_TEXT; k += 4096)
         emu_map(KERNEL_ADDR + k, GPA_TEXT + k, PLAIN);
+    emu_map(KERNEL_ADDR, GPA_TEXT, PLAIN & ~E_W); /* else stray code makes of it what changes page tables and invalidates nothing */
+    for (uint64_t k = 0; k < ROUTINES_BYTES; k += 4096)
+        emu_map(ROUTINES_ADDR + k, GPA_ROUTINES + k, PLAIN & ~E_W);
     emu_map(USER_ADDR, GPA_USER, E_P | E_U | E_A | E_G);
     emu_map(POINTERS_ADDR, GPA_POINTERS, E_P | E_U | E_A | E_G);
     for (uint64_t k = 0; k < TABLES_BYTES; k += 4096)
