@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+FULL_S, QUICK_S = 1700, 200  # limits of a run that has company
 
+
+@pytest.mark.timeout(FULL_S + 100)
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_sequences(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
     """Memory at the ends of pages, absent, read-only and aliased; loops, calls, changed code."""
@@ -26,12 +29,13 @@ def test_sequences(c_program: Callable[..., Path], asan: bool, full: bool) -> No
         [program, str(cases), str(time.time_ns())],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=FULL_S if full else QUICK_S,
         check=False,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
+@pytest.mark.timeout(FULL_S + 100)
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
     """Page tables changed and invalidated at random by the code that runs by them."""
@@ -42,12 +46,13 @@ def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> 
         [program, "2000" if full and not asan else "30", str(time.time_ns())],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=FULL_S if full else QUICK_S,
         check=False,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
+@pytest.mark.timeout(FULL_S + 100)
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
     """It can make the translator slow, and nothing else."""
@@ -58,7 +63,7 @@ def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) ->
         [program, "2000" if full and not asan else "30", str(time.time_ns())],
         capture_output=True,
         text=True,
-        timeout=620,
+        timeout=FULL_S if full else QUICK_S,
         check=False,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
