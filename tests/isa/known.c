@@ -107,6 +107,8 @@ int main(int argc, char **argv)
             compare(kept, alone, other);
         }
     }
+    decoder_destroy(kept);
+    decoder_destroy(alone);
     printf("%u decoded, %u failures\n", decoded, failures);
     return failures != 0;
 }
