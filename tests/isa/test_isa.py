@@ -28,7 +28,8 @@ def run(program: Path, encoding_cases: int, form_cases: int, mode: int, timeout_
         pytest.skip(result.stdout.splitlines()[-1])
     if result.returncode:
         usual = (" forms, at least ", " not compared: ")
-        told = [line for line in result.stdout.splitlines() if not any(part in line for part in usual)]
+        lines = result.stdout.splitlines()
+        told = [line for line in lines if not any(part in line for part in usual)]
         pytest.fail("\n".join([" ".join(arguments), *told, result.stderr]))
     return result.stdout
 
