@@ -259,6 +259,7 @@ struct vcpu {
         uint64_t x87_offset; /* of the operand */
         uint64_t stale;     /* where the call stands of a block whose page is not where it was come to, or 0 */
         uint64_t window[STRIP_STREAMS]; /* jit/nest.c: the page in which a stream is */
+        uint64_t kept[KEPT_PLACES];     /* jit/operand.c: host addresses that a block has found */
     } run;
 
     struct segment seg[SEG_COUNT];
@@ -352,6 +353,7 @@ struct vcpu {
 
     /* derived and large; last, so that copies of the state end here */
     uint64_t directory_generation;
+    uint64_t tlb_drops; /* grows whenever the TLB drops an entry, or has another page for an address; not when there is no room */
     struct fills itlb_fills, itlb_nonglobal; /* as those of a tlb_set */
     struct directory directories[DIRECTORIES]; /* mmu/walk.c */
     struct tlb_set tlb_sets[TLB_SET_COUNT];

@@ -30,11 +30,11 @@ void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide)
     if (i->index != REG_ZERO)
         index = in_register(b, i->index, H_T1);
     if (to == H_T0)
-        b->held.valid = false;
+        b->holds = false;
     if (i->base != REG_ZERO) {
         unsigned temp = index == NO_INDEX ? to : index == H_T1 ? H_T0 : H_T1;
         base = in_register(b, i->base, temp);
-        b->held.valid &= base != H_T0;
+        b->holds &= base != H_T0;
         if (index != NO_INDEX || i->disp)
             op_mem(e, wide, 0x8d, to, base, index, i->scale, i->disp);
         else if (base != to || !wide)

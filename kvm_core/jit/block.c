@@ -61,7 +61,7 @@ void put_interpreted(struct build *b, unsigned n)
     put_interpret(b, ref_of(b, b->op[n].i), (int)n);
     b->flags = FLAGS_IN_MEMORY;
     b->vectors = 0; /* it may have changed what they depend on */
-    b->held.valid = false;
+    operands_forget(b);
 }
 
 void cold_join(struct build *b, struct cold *c)
@@ -79,8 +79,22 @@ static bool put_op(struct build *b, unsigned n)
 
     if (!done)
         put_interpreted(b, n);
-    values_after(b, n, &b->values);
     return done && ends_block(b->op[n].row);
+}
+
+/* Other groups that begin with instruction n of this one: they end with it, or before. */
+static void put_ways_in(struct build *b, unsigned n)
+{
+    for (struct cold *c = b->cold; c < b->cold + b->colds; c++) {
+        if (c->kind != COLD_GROUP || c->executed != n || !c->from)
+            continue;
+        if (b->flags == FLAGS_IN_HOST && b->op[n].live)
+            flags_save(&b->e, H_T1);
+        b->flags = c->flags_before;
+        b->vectors &= c->vectors;
+        set_jump(c->from, b->e.p);
+        c->from = NULL;
+    }
 }
 
 /* The instructions that shared a probe which did not hit: each for itself. */
@@ -90,10 +104,14 @@ static void put_group(struct build *b, const struct cold *c)
 
     b->flags = c->flags_before;
     b->vectors = c->vectors;
-    b->sharing = b->held.valid = false;
-    for (unsigned n = c->executed; n <= c->last; n++)
+    b->sharing = false;
+    operands_forget(b);
+    for (unsigned n = c->executed; n <= c->last; n++) {
+        if (n > c->executed)
+            put_ways_in(b, n);
         if (put_op(b, n))
             return;
+    }
     if (c->flags_after & FLAGS_IN_MEMORY && b->flags == FLAGS_IN_HOST)
         flags_save(e, H_T1);
     if (c->flags_after & FLAGS_IN_HOST && !(b->flags & FLAGS_IN_HOST))
@@ -163,7 +181,8 @@ void put_colds(struct build *b)
 {
     for (unsigned n = 0; n < b->colds; n++) {
         struct cold c = b->cold[n];
-        put_cold(b, &c);
+        if (c.from)
+            put_cold(b, &c);
     }
     b->colds = 0;
 }
@@ -270,22 +289,16 @@ static void render(struct build *b, unsigned off, unsigned max)
     if (!b->count)
         return;
     find_live(b, behind);
+    operands_find(b);
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
     if (b->span)
         put_span_check(b);
     again_begin(b);
     for (unsigned n = 0; n < b->count; n++) {
-        b->held.used = false;
+        b->shared_by = -1;
         again_poll(b, n);
         done = put_op(b, n);
-        if (b->held.used) {
-            struct cold *c = &b->cold[b->held.cold];
-            c->kind = COLD_GROUP;
-            c->last = (uint8_t)n;
-            c->flags_after = b->flags;
-            c->vectors_after = b->vectors;
-            c->join = b->e.p;
-        }
+        operands_extend(b, n);
         if (here(&b->e) - start > HOT_BYTES_MAX && n + 1 < b->count) { /* so that what comes behind has room too */
             b->count = n + 1;
             behind = op_end(&b->op[n]);
@@ -339,8 +352,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->count = b->colds = 0;
     b->sharing = true;
     b->copies = false;
-    b->held.valid = false;
-    memset(&b->values, 0, sizeof(b->values));
+    operands_forget(b);
     b->block = NULL;
     b->strip = NULL;
     b->selves = b->dues = b->sites = 0;

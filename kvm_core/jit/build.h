@@ -26,7 +26,8 @@ struct cold { /* code behind the block for what is rare */
     uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
     const uint8_t *join; /* INTERPRET, CALLS, POLL: where it goes on; NULL: nowhere */
     uint32_t ref, executed; /* RETURN: ref is PATCH_* */
-    uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to the last that shares */
+    bool shared;         /* INTERPRET: of a probe that answers for later operands too */
+    uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to `last` */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
 };
 
@@ -47,13 +48,12 @@ struct place { /* of an operand, in the host's terms; NO_INDEX */
 };
 static inline unsigned place_index(const struct place *p) { return p->index == NO_INDEX ? 0 : p->index; }
 
-struct held { /* r10 is the host address of [low, high), distances from the base as it was at the block's start */
-    bool valid, write, used;
-    uint8_t aligned_mask; /* r10 + aligned_at has none of these bits */
-    uint16_t cold;
+struct held { /* the host address of [low, high), distances from the base as it was at the block's start */
+    bool write;
+    uint8_t first;        /* the instruction that asked for it */
+    uint8_t aligned_mask; /* it + aligned_at has none of these bits */
     int32_t aligned_at;
     int64_t low, high;
-    struct values values;
     struct insn at;
 };
 
@@ -103,8 +103,14 @@ struct build {
     const struct span *span; /* the block is that alone; NULL: it lies in its page */
     bool sharing;        /* operands may share a probe */
     bool copies;         /* what shares one is there once more, each for itself */
+    bool holds;          /* r10 is `held` */
     struct held held;
-    struct values values;
+    unsigned keeps;      /* vcpu.run.kept is `kept` */
+    struct held kept[KEPT_PLACES];
+    int shared_by;       /* the instruction whose probe has answered for the operand just rendered, or -1 */
+    struct values before[BLOCK_OPS + 1]; /* each instruction */
+    struct operand operand[BLOCK_OPS];   /* of each; size 0: none, or it is not known beforehand */
+    uint64_t barriers;                   /* instructions behind which nothing is known, a bit each */
     int8_t host[16];     /* registers of the host that hold the guest's; -1: in memory */
     struct strip *strip; /* being rendered, or NULL */
     struct again again;
@@ -175,12 +181,16 @@ struct cold *put_host(struct build *b, unsigned n, const struct insn *i, bool wr
  * the entries are, of which that one is r11 bytes behind. Clobbers flags. */
 int32_t put_tlb_offset(struct build *b, bool write);
 
-/* operand.c. The host address of the operand of instruction n is r10 + *disp. -> what happens when it does not hit, to be
- * told where to go on; NULL: an earlier probe answers for it. */
+/* operand.c */
+void operands_find(struct build *b); /* of all instructions, before the first is rendered */
+/* The host address of the operand of instruction n is r10 + *disp; flags are kept if need be. -> what happens when it does not
+ * hit, to be told where to go on; NULL: an earlier probe answers for it. */
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
+void operands_forget(struct build *b);             /* no probe answers for what follows */
+void operands_extend(struct build *b, unsigned n); /* instruction n has been rendered */
 /* #GP, by the interpreter, if the operand's address has one of these bits. */
 void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask);
-/* The same, where the block may be a strip; keeps the flags if need be. */
+/* The same, where the block may be a strip. */
 struct cold *put_place(struct build *b, unsigned n, const struct operand *a, struct place *at);
 bool operand_ahead(const struct build *b, const struct op *op, struct operand *a); /* of an instruction still to come */
 bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp); /* a slot at RSP + disp; true */

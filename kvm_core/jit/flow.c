@@ -257,7 +257,7 @@ void put_target(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
 
-    b->held.valid = false;
+    b->holds = false;
     if (op->row->form == FORM_R) {
         int host = host_of(b, op->i->dst);
         if (host >= 0)
@@ -322,6 +322,7 @@ static bool lower_push_memory(struct build *b, unsigned n)
     struct emit *e = &b->e;
     struct operand a;
 
+    flags_keep(b, &b->op[n]);
     put_address(b, n, i, false, b->word);
     unsigned first = b->colds - 1;
     site_add(b, n, 0);
@@ -349,7 +350,6 @@ static bool lower_push(struct build *b, unsigned n)
     if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)) ||
         (op->row->form == FORM_I && wide && (int64_t)i->imm != (int32_t)i->imm))
         return false;
-    flags_keep(b, op);
     if (op->row->form == FORM_M)
         return lower_push_memory(b, n);
     int32_t at = put_stack(b, n, true, -b->word, &c);
@@ -379,7 +379,6 @@ static bool lower_pop(struct build *b, unsigned n)
 
     if (op->i->size != b->word || op->row->form != FORM_R)
         return false;
-    flags_keep(b, op);
     int32_t at = put_stack(b, n, false, 0, &c);
     site_add(b, n, 0);
     op_mem(e, b->word == 8, 0x8b, to >= 0 ? (unsigned)to : H_T1, H_T0, NO_INDEX, 0, at);

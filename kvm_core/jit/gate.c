@@ -338,5 +338,6 @@ void gate_put_top(struct build *b)
     s->top = b->e.p;
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
     b->vectors = s->need;
-    b->sharing = b->held.valid = false;
+    b->sharing = false;
+    operands_forget(b);
 }

@@ -216,7 +216,7 @@ static bool lower_registers(struct build *b, unsigned n)
     }
     if (rm_memory && !direct) {
         host_rm = reg_memory ? H_T0 : H_T1;
-        b->held.valid &= !reg_memory;
+        b->holds &= !reg_memory;
         if (r.rm_read)
             load_field(e, (unsigned)host_rm, GPR_FIELD(rm));
     }

@@ -2,8 +2,12 @@
  *
  * After a probe r10 is a host address. Operands with the same base and index, unchanged but for constants that were added, lie at
  * known distances from it. The first one looks ahead, and its probe covers them all: one compare answers for the whole range,
- * with write rights if one of them writes. Where the range does not hit, the block goes on in a copy of these instructions
- * behind it (COLD_GROUP), in which each asks for itself.
+ * with write rights if one of them writes. Between them r10 may be needed for something else; the address is kept in vcpu.run.kept
+ * then. It stays right while others of the block's instructions go through the interpreter, because the block is left when one
+ * of these makes the TLB drop anything (vcpu.tlb_drops).
+ *
+ * Where the range does not hit, the block goes on in a copy of these instructions behind it (COLD_GROUP), in which each asks for
+ * itself. What is found first between them is not known behind such a copy, so that this ends where nothing of that is used any more.
  */
 #include "jit/build.h"
 
@@ -11,7 +15,7 @@
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
 
-enum { SPAN_MAX = 128 /* bytes */, AHEAD = 24 /* instructions */ };
+enum { SPAN_MAX = 128 /* bytes */, KEPT_FOR = 2 /* operands: for fewer a probe is as good */ };
 
 /* ---- which registers an instruction changes ------------------------------------------------------------ */
 
@@ -234,75 +238,152 @@ static int64_t distance(const struct values *s, const struct insn *i) { return i
 
 static bool has_memory(const struct op *op) { return op->i->am != AM_NONE || (op->row && op->row->how >= LOWER_JMP && op->row->how != LOWER_END); }
 
-/* How far the probe of operand `a` of instruction n reaches, for it and for those that follow. */
-static void look_ahead(const struct build *b, unsigned n, const struct operand *a, struct held *h)
+/* Whether an instruction loses what is in r10. */
+static bool needs_scratch(const struct op *op)
 {
-    struct values s = b->values;
+    return has_memory(op) && (!op->row || (op->row->how != LOWER_LEA && op->row->how != LOWER_NOP && op->row->how != LOWER_JCC));
+}
 
-    h->write = a->write;
-    h->low = distance(&s, &a->at);
-    h->high = h->low + a->size;
-    h->values = s;
-    h->at = a->at;
-    for (unsigned k = n; k < b->count && k < n + AHEAD; k++) {
-        const struct op *op = &b->op[k];
-        struct operand o;
-        if (k > n) {
-            bool shares = operand_ahead(b, op, &o) && same_address(&h->values, &a->at, &s, &o.at);
-            if (!shares && (has_memory(op) || written(b, op) == ALL_REGS))
-                if (!op->row || (op->row->how != LOWER_LEA && op->row->how != LOWER_NOP && op->row->how != LOWER_JCC))
-                    return;
-            if (shares) {
-                int64_t low = distance(&s, &o.at), high = low + o.size;
-                low = low < h->low ? low : h->low;
-                high = high > h->high ? high : h->high;
-                if (high - low > SPAN_MAX)
-                    return;
-                h->low = low;
-                h->high = high;
-                h->write |= o.write;
-            }
-        }
-        values_after(b, k, &s);
+void operands_find(struct build *b)
+{
+    b->barriers = 0;
+    memset(&b->before[0], 0, sizeof(b->before[0]));
+    for (unsigned n = 0; n < b->count; n++) {
+        if (!operand_ahead(b, &b->op[n], &b->operand[n]))
+            b->operand[n].size = 0;
+        if (written(b, &b->op[n]) == ALL_REGS)
+            b->barriers |= 1ull << n;
+        b->before[n + 1] = b->before[n];
+        values_after(b, n, &b->before[n + 1]);
     }
 }
 
-static bool covered(const struct build *b, const struct operand *a)
+/* Makes it reach as far as operand `a` of instruction n; false: that is somewhere else. */
+static bool reach(const struct build *b, struct held *h, unsigned n, const struct operand *a)
 {
-    const struct held *h = &b->held;
-    int64_t low = distance(&b->values, &a->at);
+    int64_t low = distance(&b->before[n], &a->at), high = low + a->size;
 
-    return h->valid && is_flat(&a->at) && same_address(&h->values, &h->at, &b->values, &a->at) && (h->write || !a->write) && low >= h->low &&
-           low + a->size <= h->high;
+    if (!a->size || !same_address(&b->before[h->first], &h->at, &b->before[n], &a->at))
+        return false;
+    low = low < h->low ? low : h->low;
+    high = high > h->high ? high : h->high;
+    if (high - low > SPAN_MAX)
+        return false;
+    h->low = low;
+    h->high = high;
+    h->write |= a->write;
+    return true;
+}
+
+/* How far the probe of operand `a` of instruction n reaches, for it and for those that follow. -> whether it is to be kept: for
+ * enough of these come when r10 is lost. */
+static bool look_ahead(const struct build *b, unsigned n, const struct operand *a, struct held *h)
+{
+    int64_t low = distance(&b->before[n], &a->at);
+    struct held near; /* for those that come before */
+    unsigned later = 0;
+    bool lost = false;
+
+    *h = near = (struct held){.write = a->write, .first = (uint8_t)n, .at = a->at, .low = low, .high = low + a->size};
+    for (unsigned k = n + 1; k < b->count && !(b->barriers >> k & 1); k++) {
+        if (reach(b, h, k, &b->operand[k]))
+            later += lost;
+        else
+            lost |= needs_scratch(&b->op[k]);
+        if (!lost)
+            near = *h;
+    }
+    if (later >= KEPT_FOR && b->keeps < KEPT_PLACES)
+        return true;
+    *h = near;
+    return false;
+}
+
+static bool covers(const struct build *b, const struct held *h, unsigned n, const struct operand *a)
+{
+    int64_t low = distance(&b->before[n], &a->at);
+
+    return is_flat(&a->at) && same_address(&b->before[h->first], &h->at, &b->before[n], &a->at) && (h->write || !a->write) &&
+           low >= h->low && low + a->size <= h->high;
+}
+
+static int32_t kept_field(unsigned place) { return FIELD(run.kept) + 8 * (int32_t)place; }
+
+/* r10 answers for the operand, if that has been found already. */
+static bool put_held(struct build *b, unsigned n, const struct operand *a)
+{
+    if (b->holds && covers(b, &b->held, n, a))
+        return true;
+    for (unsigned k = 0; k < b->keeps; k++)
+        if (covers(b, &b->kept[k], n, a)) {
+            load_field(&b->e, H_T0, kept_field(k));
+            b->held = b->kept[k];
+            b->holds = true;
+            return true;
+        }
+    return false;
+}
+
+void operands_forget(struct build *b)
+{
+    b->holds = false;
+    b->keeps = 0;
+}
+
+void operands_extend(struct build *b, unsigned n)
+{
+    for (struct cold *c = b->cold; c < b->cold + b->colds && b->shared_by >= 0; c++) {
+        if (!c->shared || (int)c->executed > b->shared_by || c->last < b->shared_by)
+            continue;
+        c->kind = COLD_GROUP;
+        c->last = (uint8_t)n;
+        c->flags_after = b->flags;
+        c->vectors_after = b->vectors;
+        c->join = b->e.p;
+    }
+}
+
+/* A probe for the operand and those that follow. */
+static struct cold *put_shared_probe(struct build *b, unsigned n, const struct operand *a, int32_t *disp)
+{
+    struct emit *e = &b->e;
+    struct insn at = a->at;
+    struct held h;
+    bool keep = look_ahead(b, n, a, &h);
+    int64_t before = distance(&b->before[n], &a->at) - h.low; /* bytes from the lowest operand to this one */
+
+    if (at.disp - before != (int32_t)(at.disp - before))
+        return NULL;
+    at.disp -= (int32_t)before;
+    *disp = (int32_t)before;
+    struct cold *c = put_address(b, n, &at, h.write, (unsigned)(h.high - h.low));
+    c->shared = true;
+    c->last = (uint8_t)n;
+    b->held = h;
+    b->holds = true;
+    if (keep) {
+        store_field(e, H_T0, kept_field(b->keeps));
+        b->kept[b->keeps++] = h;
+    }
+    return c;
 }
 
 struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp)
 {
-    struct held h = {.valid = b->sharing && is_flat(&a->at)};
-    struct insn at = a->at;
-    int64_t first;
+    struct cold *c = NULL;
 
-    if (covered(b, a)) {
-        *disp = (int32_t)(distance(&b->values, &a->at) - b->held.low);
-        b->held.used = true;
+    if (b->sharing && put_held(b, n, a)) {
+        *disp = (int32_t)(distance(&b->before[n], &a->at) - b->held.low);
+        b->shared_by = b->held.first;
         return NULL;
     }
+    flags_keep(b, &b->op[n]);
+    if (b->sharing && is_flat(&a->at))
+        c = put_shared_probe(b, n, a, disp);
+    if (c)
+        return c;
     *disp = 0;
-    h.low = h.high = distance(&b->values, &a->at);
-    if (h.valid) {
-        look_ahead(b, n, a, &h);
-        first = at.disp + h.low - distance(&b->values, &a->at);
-        if (first == (int32_t)first) {
-            at.disp = (int32_t)first;
-            *disp = (int32_t)(distance(&b->values, &a->at) - h.low);
-        } else {
-            h.valid = false;
-        }
-    }
-    struct cold *c = put_address(b, n, &at, h.valid ? h.write : a->write, h.valid ? (unsigned)(h.high - h.low) : a->size);
-    h.cold = (uint16_t)(c - b->cold);
-    b->held = h;
-    return c;
+    return put_address(b, n, &a->at, a->write, a->size);
 }
 
 /* A host address is aligned as the guest's. */
@@ -311,8 +392,9 @@ void put_aligned(struct build *b, unsigned n, int32_t disp, unsigned mask)
     struct held *h = &b->held;
     bool moved = disp & (int32_t)mask;
 
-    if (h->valid && (h->aligned_mask & mask) == mask && !((disp - h->aligned_at) & (int32_t)mask))
+    if (b->holds && (h->aligned_mask & mask) == mask && !((disp - h->aligned_at) & (int32_t)mask))
         return;
+    flags_keep(b, &b->op[n]);
     if (moved)
         lea(&b->e, H_T1, H_T0, disp);
     put8(&b->e, 0x41), put8(&b->e, 0xf6), put8(&b->e, moved ? 0xc3 : 0xc2), put8(&b->e, mask); /* test r11b or r10b, mask */
@@ -326,7 +408,6 @@ struct cold *put_place(struct build *b, unsigned n, const struct operand *a, str
 {
     if (strip_place(b, n, at))
         return NULL;
-    flags_keep(b, &b->op[n]);
     *at = (struct place){.base = H_T0, .index = NO_INDEX};
     return put_operand(b, n, a, &at->disp);
 }

@@ -95,7 +95,7 @@ bool lower_string(struct build *b, unsigned n)
         return false;
     flags_keep(b, &b->op[n]);
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
-    b->held.valid = false;
+    b->holds = false;
     test_field(&b->e, FIELD(eflags) + 1, FL_DF >> 8);
     interpret_if(b, n, CC_JNE);
     if (is_repeated(i))

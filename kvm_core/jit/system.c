@@ -47,7 +47,7 @@ static void put_kind(struct build *b, enum tlb_set_kind kind)
     op_mem(&b->e, true, 0x8d, H_T1, H_BASE, NO_INDEX, 0, FIELD(tlb_sets) + (int32_t)(kind * sizeof(struct tlb_set)));
     store_field(&b->e, H_T1, FIELD(tlb));
     b->kind = kind;
-    b->held.valid = false;
+    operands_forget(b);
 }
 
 /* The rest of the block is made for the other set of the TLB. */
@@ -69,7 +69,7 @@ static bool lower_swapgs(struct build *b)
 {
     int32_t base = FIELD(seg) + GS * (int32_t)sizeof(struct segment) + (int32_t)offsetof(struct segment, base);
 
-    b->held.valid = false;
+    b->holds = false;
     load_field(&b->e, H_T0, base);
     load_field(&b->e, H_T1, FIELD(kernel_gs_base));
     store_field(&b->e, H_T1, base);
@@ -85,7 +85,7 @@ static bool lower_pushf(struct build *b, unsigned n)
     int32_t at;
 
     flags_keep(b, &b->op[n]);
-    b->held.valid = false;
+    b->holds = false;
     op_mem(e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(oszapc)); /* AH:AL as LAHF, SETO AL leave them */
     op_reg(e, false, 0x8b, H_T1, H_T0);
     op_imm(e, false, 4, H_T1, PF_OF);
@@ -217,7 +217,7 @@ bool lower_divide(struct build *b, unsigned n)
         load_field(e, H_T1, GPR_FIELD(i->dst));
     }
     if (is_signed)
-        b->held.valid = false;
+        b->holds = false;
     first = put_checks(b, n, wide, is_signed, &second);
     op_reg(e, wide, 0xf7, is_signed ? 7 : 6, H_T1);
     b->flags = FLAGS_IN_HOST;

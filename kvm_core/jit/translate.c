@@ -40,7 +40,7 @@ static int go_on(struct vcpu *v)
 /* -> the instruction, when the block goes on behind it; NULL: it is left, v->rip is set. */
 static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
-    uint64_t mapping = v->directory_generation; /* remembered calls hold as long as it does */
+    uint64_t drops = v->tlb_drops; /* remembered calls and host addresses that are kept hold as long as none goes */
     const struct insn *i = codecache_insn(v, ref), *next;
 
     if (unlikely(!i)) { /* everything has been dropped */
@@ -63,7 +63,7 @@ static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t e
     /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
     bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */
-    if (next == i + 1 && likely(as_made && !kicked && v->directory_generation == mapping)) {
+    if (next == i + 1 && likely(as_made && !kicked && v->tlb_drops == drops)) {
         v->run.left = v->budget + (int32_t)executed - v->run.hidden;
         v->blk_start = v->cur = NULL;
         return i;

@@ -265,7 +265,7 @@ void want_vectors(struct build *b, unsigned n, unsigned need)
     c->join = retry;
     c->executed |= need << 16;
     b->vectors |= (uint8_t)need;
-    b->held.valid = false; /* C may be called */
+    b->holds = false; /* C may be called */
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
 }
 
@@ -291,7 +291,7 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
     }
     if (o->effect == FLAGS_PART || o->effect == FLAGS_READ)
         flags_want(b);
-    b->held.valid &= t.count < 2;
+    b->holds &= t.count < 2;
     for (unsigned k = 0; k < t.count; k++)
         load_field(e, t.host[k], GPR_FIELD(t.guest[k]));
     if (op->mem_bytes)

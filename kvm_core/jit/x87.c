@@ -117,7 +117,6 @@ static void put_with_memory(struct build *b, unsigned n, enum x87_class class, c
         a.size = native_op_of(i)->mem_bytes;
         a.write = native_op_of(i)->mem_action & OPND_WRITE;
     }
-    flags_keep(b, &b->op[n]);
     struct cold *c = put_operand(b, n, &a, &disp), *unmasks = class == X87_FLDCW ? put_mask_check(b, n, disp) : NULL;
     site_add(b, n, 0);
     put_rex(e, false, 0, 0, H_T0, false);

@@ -103,8 +103,10 @@ void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n)
 
 static bool is_free(const struct tlb_table *t, unsigned n, uint64_t page) { return t->entry[n].tag == tlb_none(n) || t->entry[n].tag == page; }
 
-static void enter(struct tlb_table *t, unsigned n, uint64_t page, const struct page_ref *ref, bool global)
+static void enter(struct vcpu *v, struct tlb_table *t, unsigned n, uint64_t page, const struct page_ref *ref, bool global)
 {
+    if (t->entry[n].tag == page && t->entry[n].host != (uint64_t)ref->host)
+        v->tlb_drops++;
     t->entry[n].tag = page;
     t->entry[n].host = (uint64_t)ref->host;
     t->global[n / 64] = (t->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)global << n % 64;
@@ -143,11 +145,11 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || ref.slot->partial || v->lockstep)) &&
                   !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
     if (access != ACC_WRITE || is_free(&set->read, n, page))
-        enter(&set->read, n, page, &ref, w.global);
+        enter(v, &set->read, n, page, &ref, w.global);
     if (direct && (access == ACC_WRITE || is_free(&set->write, n, page)))
-        enter(&set->write, n, page, &ref, w.global);
+        enter(v, &set->write, n, page, &ref, w.global);
     else if (set->write.entry[n].tag == page)
-        set->write.entry[n].tag = tlb_none(n);
+        tlb_forbid_write(v, set, n);
     if (unlikely(set->fills.count == FILLS_MAX))
         tlb_fills_renew(set);
     fills_add(&set->fills, n);

@@ -162,6 +162,7 @@ void tlb_flush_all(struct vcpu *v)
     clear_fetch(v, true);
     large_forget(v);
     v->directory_generation++;
+    v->tlb_drops++;
     v->stat_tlb_flush++;
 }
 
@@ -175,11 +176,13 @@ void tlb_flush_nonglobal(struct vcpu *v)
         clear_nonglobal(&v->tlb_sets[s]);
     clear_fetch(v, false);
     v->directory_generation++;
+    v->tlb_drops++;
     v->stat_tlb_flush++;
 }
 
 void tlb_drop_page(struct vcpu *v, uint64_t page)
 {
+    v->tlb_drops++;
     for (unsigned s = 0; s < TLB_USER_AC; s++) { /* which has none */
         drop_tag(&v->tlb_sets[s].read, page);
         drop_tag(&v->tlb_sets[s].write, page);
@@ -193,6 +196,7 @@ void tlb_drop_page(struct vcpu *v, uint64_t page)
 
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear)
 {
+    v->tlb_drops++;
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned n = 0; n < TLB_ENTRIES; n++)
@@ -211,6 +215,7 @@ void tlb_flush_page(struct vcpu *v, uint64_t linear)
 
 static void forget_write_tags(struct vcpu *v)
 {
+    v->tlb_drops++;
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {
@@ -237,6 +242,7 @@ void tlb_fills_renew(struct tlb_set *set)
 
 void tlb_protect_host_page(struct vcpu *v, const void *hpage)
 {
+    v->tlb_drops++;
     for (unsigned s = 0; s < TLB_SET_COUNT; s++) {
         struct tlb_set *set = &v->tlb_sets[s];
         for (unsigned k = 0; k < fills_count(&set->fills, TLB_ENTRIES); k++) {

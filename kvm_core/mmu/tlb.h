@@ -38,6 +38,11 @@ void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no m
 void tlb_drop_gigabyte(struct vcpu *v, uint64_t linear); /* what lies in the same aligned GiB */
 void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last); /* what leads to code in [first, last) */
 void tlb_fills_renew(struct tlb_set *set); /* the list of all becomes shorter, or is given up */
+static inline void tlb_forbid_write(struct vcpu *v, struct tlb_set *set, unsigned n)
+{
+    set->write.entry[n].tag = tlb_none(n);
+    v->tlb_drops++;
+}
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TLB_ENTRIES = 8192, JUMP_ENTRIES = 32768, CODE_PAGES = 8192, STRIP_COUNTERS = 1024, STRIP_STREAMS = 8 };
+enum { TLB_ENTRIES = 8192, JUMP_ENTRIES = 32768, CODE_PAGES = 8192, STRIP_COUNTERS = 1024, STRIP_STREAMS = 8, KEPT_PLACES = 8 };
 
 enum tlb_set_kind { /* what an access is allowed: one set each */
     TLB_SUPER,      /* CPL 0-2, SMAP off or EFLAGS.AC set */
