@@ -21,11 +21,11 @@ SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
 CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 # The device file: the process of one VM, and what the broker's FUSE mount calls.
 WORKER_SRC := $(addprefix devfs/,worker.c session.c readers.c objects.c opener.c call.c memory.c mapping.c link.c packet.c \
-              confine.c watch.c signals.c hand.c give.c message.c hold.c adopt.c mapped.c trace.c space.c)
+              ahead.c processor.c confine.c watch.c signals.c hand.c give.c message.c hold.c adopt.c mapped.c trace.c proc.c space.c)
 # The launcher: its own files, and what it shares with the worker.
 LAUNCH_SRC := $(sort $(wildcard devfs/launch/*.c)) \
-              $(addprefix devfs/,readers.c mapping.c packet.c signals.c message.c hold.c adopt.c mapped.c trace.c space.c)
-BROKER_SRC := $(addprefix devfs/,slots.c pool.c packet.c)
+              $(addprefix devfs/,readers.c processor.c mapping.c packet.c signals.c message.c hold.c adopt.c mapped.c trace.c proc.c space.c)
+BROKER_SRC := $(addprefix devfs/,slots.c pool.c packet.c processor.c)
 WORKER_OBJ := $(WORKER_SRC:%.c=$(BUILD)/obj/%.o)
 LAUNCH_OBJ := $(LAUNCH_SRC:%.c=$(BUILD)/obj/%.o)
 BROKER_OBJ := $(BROKER_SRC:%.c=$(BUILD)/obj/%.o)

@@ -14,16 +14,6 @@ static struct call *call_of(const struct client *c)
     return (struct call *)c;
 }
 
-static void answer(struct call *c, int ret)
-{
-    int32_t packet = ret;
-
-    if (c->unique)
-        session_result(&c->w->session, c->unique, ret, c->payload.data, c->payload.out);
-    else
-        packet_send(c->w->broker, &packet, sizeof(packet), -1);
-}
-
 void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
 {
     c->client = (struct client){.pid = w->client, .ops = &foreign_ops, .payload = &c->payload};
@@ -64,17 +54,15 @@ void call_end(struct call *c, int ret)
 {
     if (c->stopped) {
         unlist(c);
+        readers_idle(c->reader->all); /* before: the answered thread's next call may come while we are on our way back */
         hand_resume(&c->w->hand, ret);
         hand_unlock(&c->w->hand);
-        if (c->reader)
-            readers_idle(c->reader->all);
         return;
     }
     pthread_rwlock_rdlock(&c->w->answers);
     unlist(c);
-    if (c->reader)
-        readers_idle(c->reader->all); /* before: the answered thread's next call may come while we are on our way back */
-    answer(c, ret);
+    readers_idle(c->reader->all);
+    session_result(&c->w->session, c->unique, ret, c->payload.data, c->payload.out);
     pthread_rwlock_unlock(&c->w->answers);
 }
 
@@ -104,39 +92,49 @@ unsigned call_list(void *worker, int32_t *tids, unsigned room)
     return n;
 }
 
-/* The client's thread is answered, and stops on its way out; the hand's lock is ours until call_end(). */
-static int stop(struct call *c)
+/* With the hand's lock, which is ours until call_end() when the client's thread has been answered. */
+static void note_answer(struct call *c, bool answered)
 {
+    c->stopped = answered;
+    if (answered)
+        c->client.payload = NULL; /* it has gone back */
+    else
+        hand_unlock(&c->w->hand);
+}
+
+int call_stop(struct call *c)
+{
+    bool answered;
     int err;
 
     if (c->stopped)
         return 0;
     hand_lock(&c->w->hand);
-    err = hand_stop(&c->w->hand, c->tid);
-    if (err) {
-        hand_unlock(&c->w->hand);
-        return err;
-    }
-    c->stopped = true;
-    answer(c, 0);
-    c->client.payload = NULL; /* it has gone back */
-    return 0;
-}
-
-int call_stop(struct call *c)
-{
-    int err = stop(c);
-
-    return err ? err : hand_stopped(&c->w->hand);
+    err = hand_stop(&c->w->hand, c->tid, c->unique, &answered);
+    note_answer(c, answered);
+    return err;
 }
 
 /* ---- client_ops ------------------------------------------------------------------------------------------------------ */
 
-static int install(const struct client *client, enum object_kind kind, void *object, int map_fd)
+/* Into the table of the client's thread, which is stopped then. */
+static int give_stopping(struct call *c, int fd, bool read_only)
 {
-    struct call *c = call_of(client);
-    struct worker *w = c->w;
-    int backing = 0, number, fd, theirs;
+    bool answered;
+    int theirs;
+
+    if (c->stopped)
+        return -EBUSY; /* one for each call */
+    hand_lock(&c->w->hand);
+    theirs = hand_give(&c->w->hand, c->tid, c->unique, fd, read_only, &answered);
+    note_answer(c, answered);
+    return theirs;
+}
+
+/* A new file of the session, open. */
+static int make_file(struct worker *w, enum object_kind kind, int map_fd, unsigned *number)
+{
+    int backing = 0, added;
 
     if (map_fd >= 0) {
         hand_lock(&w->hand);
@@ -145,29 +143,40 @@ static int install(const struct client *client, enum object_kind kind, void *obj
         if (backing < 0)
             return backing;
     }
-    number = node_add(w, kind, object, backing);
-    if (number < 0)
-        return number;
-    fd = theirs = node_open(w, number);
-    if (fd >= 0) {
-        theirs = stop(c);
-        if (!theirs)
-            theirs = hand_give(&w->hand, fd, false);
-        if (theirs < 0)
-            node_forget(w, number); /* the core keeps its object */
-        close(fd);
-    } else {
-        node_forget(w, number);
+    added = node_add(w, kind, NULL, backing);
+    if (added < 0)
+        return added;
+    *number = (unsigned)added;
+    return node_open(w, *number);
+}
+
+static int install(const struct client *client, enum object_kind kind, void *object, int map_fd)
+{
+    struct call *c = call_of(client);
+    struct worker *w = c->w;
+    unsigned number;
+    int fd, theirs;
+
+    if (kind == OBJECT_VM) { /* the hand gives its file */
+        node_set(w, w->ahead.vm, object);
+        return 0;
     }
+    fd = ahead_take(w, map_fd, &number);
+    if (fd < 0)
+        fd = make_file(w, kind, map_fd, &number);
+    if (fd < 0)
+        return fd;
+    node_set(w, number, object);
+    theirs = give_stopping(c, fd, false);
+    if (theirs < 0)
+        node_set(w, number, NULL); /* the core keeps its object */
+    close(fd);
     return theirs;
 }
 
 static int give(const struct client *client, int fd)
 {
-    struct call *c = call_of(client);
-    int err = stop(c);
-
-    return err ? err : hand_give(&c->w->hand, fd, true);
+    return give_stopping(call_of(client), fd, true);
 }
 
 static int take_eventfd(const struct client *client, int fd, uint64_t *id)

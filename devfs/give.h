@@ -4,7 +4,18 @@
 
 #include "devfs/trace.h"
 
-/* pidfd: of its process, tgid. -> the client's descriptor, close-on-exec; -errno. */
-long give(struct tracee *t, pid_t tgid, int pidfd, int fd);
+struct gift {
+    struct tracee *t;
+    pid_t tgid;
+    int pidfd; /* of tgid */
+    /* give.c's own, in the client */
+    uintptr_t scratch;
+    bool page;
+    int pair[2];
+};
+
+/* -> the client's descriptor, close-on-exec; -errno. In any case give_end() takes away what it needed there. */
+long give(struct gift *g, int fd);
+void give_end(struct gift *g);
 
 #endif

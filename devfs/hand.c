@@ -1,4 +1,4 @@
-/* The hand's loop: requests of its worker in, changes to the client out. */
+/* The hand's loop: the machine's birth, then requests of its worker in, changes to the client out. */
 #include "devfs/hand.h"
 
 #include <errno.h>
@@ -20,6 +20,9 @@
 #include "devfs/confine.h"
 #include "devfs/fuse_abi.h"
 #include "devfs/give.h"
+#include "devfs/proc.h"
+#include "devfs/processor.h"
+#include "devfs/session.h"
 #include "devfs/space.h"
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
@@ -27,7 +30,9 @@
 enum { MOURN_MAX = 64, MOURN_MS = 20 };
 
 struct hand {
-    int socket, dev, cpu;
+    int socket, cpu;
+    int broker, vm_file; /* while there is no client */
+    struct session session; /* the worker's, for answers */
     pid_t tgid;
     int pidfd;
     struct tracee t;
@@ -57,9 +62,9 @@ static int open_proc(const struct hand *h, pid_t tid, int64_t which)
     return fd < 0 ? -errno : fd;
 }
 
-static long give_client(struct hand *h, int fd)
+static struct gift gift_for(struct hand *h)
 {
-    return give(&h->t, h->tgid, h->pidfd, fd);
+    return (struct gift){.t = &h->t, .tgid = h->tgid, .pidfd = h->pidfd};
 }
 
 /* ---- HAND_ADOPT ------------------------------------------------------------------------------------------------------ */
@@ -120,12 +125,14 @@ static int replace(void *owner, uintptr_t addr, const struct area *a)
 /* The client gets a descriptor of what its memory is moved to, for as long as that takes. */
 static int move_to(struct hand *h, int file, const struct adopt_ops *ops)
 {
+    struct gift g = gift_for(h);
     size_t bytes = (size_t)h->q->b;
     int err;
 
     if (ftruncate(file, (off_t)bytes))
         return -errno;
-    h->theirs = give_client(h, file);
+    h->theirs = give(&g, file);
+    give_end(&g);
     if (h->theirs < 0)
         return (int)h->theirs;
     err = adopt(h->tgid, (uintptr_t)h->q->a, bytes, file, ops);
@@ -138,7 +145,7 @@ static int do_adopt(struct hand *h)
     const struct adopt_ops ops = {h, send_area, NULL, hold, let_go, replace};
     int file, err;
 
-    if (!h->q->convert)
+    if (!h->q->option)
         return adopt(h->tgid, (uintptr_t)h->q->a, (size_t)h->q->b, -1, &ops);
     if (!h->t.stopped)
         return -EINVAL;
@@ -155,78 +162,50 @@ static int do_adopt(struct hand *h)
 static void follow(struct hand *h, int cpu)
 {
     if (cpu != h->cpu)
-        be_on_processor(cpu);
+        processor_pin(0, cpu);
     h->cpu = cpu;
 }
 
-/* A number of /proc/TID/status behind this name, which is at the beginning of a line. */
-static unsigned number_in(const char *status, const char *name, unsigned otherwise)
+/* Its thread group. */
+static pid_t group_of(pid_t tid)
 {
-    const char *at = strstr(status, name);
+    char status[2048], *at;
 
-    return at ? (unsigned)strtoul(at + strlen(name), NULL, 10) : otherwise;
+    if (proc_read(tid, "status", status, sizeof(status)) <= 0)
+        return 0;
+    at = strstr(status, "\nTgid:");
+    return at ? (pid_t)strtol(at + 6, NULL, 10) : 0;
 }
 
-static int identify(struct hand *h, pid_t tid, struct hand_reply *r)
+static int identify(struct hand *h, pid_t tid)
 {
-    char path[64], status[2048];
-    ssize_t got = -1;
-    int fd;
+    pid_t tgid = tid;
+    int pidfd = (int)syscall(SYS_pidfd_open, tgid, 0);
 
-    if (h->tgid)
-        return -EBUSY;
-    snprintf(path, sizeof(path), "/proc/%d/status", tid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        got = read(fd, status, sizeof(status) - 1);
-        close(fd);
+    if (pidfd < 0) { /* only a group's first thread can be opened */
+        tgid = group_of(tid);
+        pidfd = tgid ? (int)syscall(SYS_pidfd_open, tgid, 0) : -1;
     }
-    if (got <= 0)
+    if (pidfd < 0)
         return -ESRCH;
-    status[got] = 0;
-    r->tgid = (pid_t)number_in(status, "\nTgid:", 0);
-    r->uid = number_in(status, "\nUid:", ~0u);
-    r->gid = number_in(status, "\nGid:", ~0u);
-    h->pidfd = r->tgid ? (int)syscall(SYS_pidfd_open, r->tgid, 0) : -1;
-    if (h->pidfd < 0)
-        return -ESRCH;
-    h->tgid = r->tgid;
+    h->pidfd = pidfd;
+    h->tgid = tgid;
     return 0;
 }
 
 /* What the first client would be the first to touch is in memory then: a fork has left every page to be copied. */
 static void rehearse(struct hand *h)
 {
-    struct hand_reply r;
-
-    if (!identify(h, worker_pid, &r))
+    if (group_of(worker_pid) && !identify(h, worker_pid))
         close(h->pidfd);
     h->pidfd = -1;
     h->tgid = 0;
 }
 
-static int give_file(struct hand *h, bool read_only, int fd)
-{
-    char path[64];
-    int again, r;
-
-    if (fd < 0)
-        return -EINVAL;
-    if (!read_only)
-        return (int)give_client(h, fd);
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    again = open(path, O_RDONLY | O_CLOEXEC);
-    if (again < 0)
-        return -errno;
-    r = (int)give_client(h, again);
-    close(again);
-    return r;
-}
-
 static int backing(const struct hand *h, int fd)
 {
     struct fuse_backing_open b = {.fd = fd};
-    int id = ioctl(h->dev, FUSE_BACKING_OPEN, &b);
+    int id = ioctl(h->session.dev, FUSE_BACKING_OPEN, &b);
 
     return id < 0 ? -errno : id;
 }
@@ -258,9 +237,18 @@ static int stop(struct hand *h, pid_t tid)
     return err;
 }
 
-static int stopped(struct hand *h)
+/* Answers the worker's request at once: the thread that stop() has woken would tell its server first that it is interrupted. */
+static int catch(struct hand *h, struct hand_reply *r)
 {
-    return h->t.stopped ? 0 : h->t.tid ? trace_wait(&h->t, worker_gone) : -ESRCH;
+    int err;
+
+    follow(h, (int)h->q->a);
+    err = stop(h, h->q->tid);
+    if (err)
+        return err;
+    session_result(&h->session, (uint64_t)h->q->b, 0, NULL, 0);
+    r->answered = 1;
+    return trace_wait(&h->t, worker_gone);
 }
 
 static void resume(struct hand *h, long ret)
@@ -270,26 +258,134 @@ static void resume(struct hand *h, long ret)
     flock(h->pidfd, LOCK_UN);
 }
 
+/* The file may be for reading only. */
+static int give_file(struct hand *h, struct gift *g, int fd)
+{
+    char path[64];
+    int again, given;
+
+    if (fd < 0)
+        return -EINVAL;
+    if (!h->q->option)
+        return (int)give(g, fd);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    again = open(path, O_RDONLY | O_CLOEXEC);
+    if (again < 0)
+        return -errno;
+    given = (int)give(g, again);
+    close(again);
+    return given;
+}
+
+/* The worker goes on while we tidy up. */
+static int do_give(struct hand *h, int fd, struct hand_reply *r)
+{
+    struct gift g = gift_for(h);
+
+    r->ret = catch(h, r);
+    if (r->ret)
+        return packet_send(h->socket, r, sizeof(*r), -1);
+    r->ret = give_file(h, &g, fd);
+    if (packet_send(h->socket, r, sizeof(*r), -1))
+        return -EIO;
+    give_end(&g);
+    return 0;
+}
+
+/* ---- the first transaction ---------------------------------------------------------------------------------------------- */
+
+static void close_one(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* The worker learns whose it is. */
+static int introduce(struct hand *h, const struct create_vm *q)
+{
+    const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
+    int space = space_open(h->tgid), err;
+
+    if (space < 0)
+        return space;
+    err = packet_send(h->socket, &r, sizeof(r), space);
+    close(space);
+    return err;
+}
+
+static int is_made(struct hand *h)
+{
+    int fd;
+
+    if (packet_receive(h->socket, h->q, sizeof(*h->q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
+        return -EIO;
+    close_one(&fd);
+    return h->q->op == HAND_MADE ? (int)h->q->a : -EIO;
+}
+
+/* To the client's thread, which waits in KVM_CREATE_VM. -> its descriptor */
+static int give_vm(struct hand *h)
+{
+    struct gift g = gift_for(h);
+    int given, err = trace_wait(&h->t, worker_gone);
+
+    if (err)
+        return err;
+    given = (int)give(&g, h->vm_file);
+    give_end(&g);
+    err = is_made(h);
+    if (err && given >= 0)
+        trace_close(&h->t, given);
+    return err ? err : given;
+}
+
+/* KVM_CREATE_VM, as the broker passes it on; the broker lets the client go. */
+static int birth(struct hand *h)
+{
+    struct create_vm q;
+    int fd, given = -EIO;
+    int32_t err;
+
+    if (packet_receive(h->broker, &q, sizeof(q), &fd) != sizeof(q))
+        return -EIO; /* it has ended */
+    close_one(&fd);
+    h->cpu = q.cpu; /* the broker has sent us there */
+    err = identify(h, q.tid);
+    if (!err)
+        err = introduce(h, &q);
+    if (!err)
+        err = stop(h, q.tid);
+    packet_send(h->broker, &err, sizeof(err), -1);
+    if (!err) {
+        given = give_vm(h);
+        resume(h, given);
+    }
+    close_one(&h->vm_file);
+    close_one(&h->broker);
+    return given < 0 ? given : 0;
+}
+
+/* The worker is ready for a client. */
+static int wait_client(struct hand *h, int vm_file)
+{
+    if (vm_file < 0 || h->vm_file >= 0 || h->broker < 0)
+        return -EINVAL;
+    h->vm_file = vm_file;
+    return packet_send(h->broker, "", 1, -1);
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------------------------- */
+
 /* *out: a descriptor for the worker. */
 static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
 {
     const struct client c = {.pid = h->tgid};
-    int eventfd, err;
+    int eventfd;
 
     switch (h->q->op) {
-    case HAND_CLIENT:
-        follow(h, (int)h->q->a);
-        err = identify(h, h->q->tid, r);
-        if (!err)
-            *out = space_open(h->tgid);
-        return err;
     case HAND_BACKING: return backing(h, fd);
-    case HAND_STOP: follow(h, (int)h->q->a); return stop(h, h->q->tid);
-    case HAND_STOPPED: return stopped(h);
-    case HAND_GIVE:
-        err = stopped(h);
-        return err ? err : give_file(h, h->q->a != 0, fd);
-    case HAND_RESUME: resume(h, h->q->a); return 0;
+    case HAND_STOP: return catch(h, r);
     case HAND_EVENTFD:
         eventfd = client_dup_eventfd(&c, (int)h->q->a, &r->id);
         *out = eventfd;
@@ -302,22 +398,44 @@ static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
     }
 }
 
-/* Until a request comes. The dead that we have traced are zombies until we take them up. */
-static void wait_request(struct hand *h)
+/* A request that is there. -errno: there will be no more. */
+static int serve_worker(struct hand *h)
 {
-    struct pollfd p = {h->socket, POLLIN, 0};
+    struct hand_reply r = {.kind = HAND_DONE};
+    int fd, out = -1, err = 0;
 
+    if (packet_receive(h->socket, h->q, sizeof(*h->q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
+        return -EIO;
+    switch (h->q->op) {
+    case HAND_READY: return wait_client(h, fd);
+    case HAND_RESUME: resume(h, h->q->a); break;
+    case HAND_GIVE: err = do_give(h, fd, &r); break;
+    default:
+        r.ret = serve(h, fd, &r, &out);
+        err = packet_send(h->socket, &r, sizeof(r), out);
+    }
+    close_one(&fd);
+    close_one(&out);
+    return err;
+}
+
+/* Until there is something to do. The dead that we have traced are zombies until we take them up. */
+static void wait_request(struct hand *h, struct pollfd p[2])
+{
+    p[0] = (struct pollfd){h->socket, POLLIN, 0};
+    p[1] = (struct pollfd){h->vm_file < 0 ? -1 : h->broker, POLLIN, 0};
     do {
         for (unsigned i = 0; i < h->mourned; i++)
             if (waitpid(h->mourn[i], NULL, __WALL | WNOHANG))
                 h->mourn[i--] = h->mourn[--h->mourned];
-    } while (!poll(&p, 1, h->mourned ? MOURN_MS : -1));
+    } while (!poll(p, 2, h->mourned ? MOURN_MS : -1));
 }
 
-void hand_main(int socket, int dev, pid_t worker)
+void hand_main(int socket, int broker, int dev, pid_t worker)
 {
-    struct hand h = {.socket = socket, .dev = dev, .cpu = -1, .pidfd = -1};
-    int fd, status = 0;
+    struct hand h = {.socket = socket, .cpu = -1, .broker = broker, .vm_file = -1, .session = {.dev = dev}, .pidfd = -1};
+    struct pollfd p[2];
+    int status = 0, err = 0;
     sigset_t all;
 
     prctl(PR_SET_NAME, "kvmish-hand");
@@ -326,23 +444,14 @@ void hand_main(int socket, int dev, pid_t worker)
     sigprocmask(SIG_SETMASK, &all, NULL);
     h.q = confine_hand() ? NULL : calloc(1, sizeof(*h.q));
     rehearse(&h);
-    while (h.q) {
-        struct hand_reply r = {.kind = HAND_DONE};
-        int out = -1;
-        wait_request(&h);
-        if (packet_receive(socket, h.q, sizeof(*h.q), &fd) < (ssize_t)offsetof(struct hand_request, tid_list))
-            break;
-        r.ret = serve(&h, fd, &r, &out);
-        if (fd >= 0)
-            close(fd);
-        if (packet_send(socket, &r, sizeof(r), out))
-            break;
-        if (out >= 0)
-            close(out);
+    while (h.q && !err) {
+        wait_request(&h, p);
+        err = p[0].revents ? serve_worker(&h) : p[1].revents ? birth(&h) : 0;
     }
     resume(&h, -EIO); /* the worker died between stop and resume */
     close(socket);
     close(dev);
+    close_one(&h.vm_file);
     waitpid(worker, &status, 0);
     _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }

@@ -2,8 +2,9 @@
  * that the worker, which runs the guest, needs no such right.
  *
  * Requests and replies are packets on a socket pair, one transaction at a time (hand_lock). A transaction that changes the
- * client is: stop, [the worker answers the client's ioctl], what is to be done, resume. To give waits for the thread to have stopped;
- * before memory is exchanged, `stopped` does.
+ * client begins with STOP or GIVE, which answer the client's ioctl and catch its thread on the way out, and ends with RESUME.
+ *
+ * The first transaction is the machine's birth, and the hand's own: the broker asks it, the worker makes the VM meanwhile.
  */
 #ifndef KVMISH_DEVFS_HAND_H
 #define KVMISH_DEVFS_HAND_H
@@ -17,16 +18,16 @@
 #include "devfs/mapping.h"
 
 enum hand_op {
-    HAND_CLIENT = 1, /* tid: whose VM this is from now on; a: its processor; -> fd of its address space */
-    HAND_BACKING,    /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
-    HAND_STOP,       /* tid, a: its processor */
-    HAND_STOPPED,    /* waits for it */
-    HAND_GIVE,       /* waits, too; fd, a: reopen read-only; -> the client's descriptor */
-    HAND_EVENTFD,    /* a: the client's descriptor; -> fd, id */
-    HAND_ADOPT,      /* a, b: address, bytes; tids: threads that cannot run. Replies: areas, then one that has no fd */
-    HAND_RESUME,     /* a: what the client's ioctl returns */
-    HAND_PROC,       /* tid, a: enum hand_proc; -> fd of that file in /proc */
-    HAND_PARKED,     /* answers an ASK of the hand's in the middle of HAND_ADOPT: tids */
+    HAND_BACKING = 1, /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
+    HAND_READY,       /* fd: the VM's file. The reply comes when there is a client: who, and fd of its address space */
+    HAND_MADE,        /* a: -errno, has become of the VM for that client. No reply */
+    HAND_STOP,        /* tid, a: its processor, b: its FUSE request */
+    HAND_GIVE,        /* the same, and fd, option: reopen read-only; -> the client's descriptor */
+    HAND_EVENTFD,     /* a: the client's descriptor; -> fd, id */
+    HAND_ADOPT,       /* a, b: address, bytes; tids: threads that cannot run. Replies: areas, then one that has no fd */
+    HAND_RESUME,      /* a: what the client's ioctl returns. No reply */
+    HAND_PROC,        /* tid, a: enum hand_proc; -> fd of that file in /proc */
+    HAND_PARKED,      /* answers an ASK of the hand's in the middle of HAND_ADOPT: tids */
 };
 
 enum hand_proc { PROC_STAT, PROC_STATUS };
@@ -35,7 +36,7 @@ enum { HAND_TIDS_MAX = 2048 };
 struct hand_request {
     int32_t op, tid;
     int64_t a, b;
-    uint32_t convert; /* HAND_ADOPT: the client's thread is stopped, private memory can be replaced */
+    uint32_t option; /* of HAND_ADOPT: the client's thread is stopped, private memory can be replaced */
     uint32_t tids;
     int32_t tid_list[HAND_TIDS_MAX];
 };
@@ -47,16 +48,23 @@ struct hand_reply {
     int32_t ret;  /* -errno */
     uint64_t id;
     struct area area; /* in the file that comes along */
-    /* HAND_CLIENT */
-    int32_t tgid;
+    uint32_t answered; /* STOP, GIVE: the client's ioctl is, so that RESUME has to follow whatever ret is */
+    /* READY */
+    int32_t tgid, cpu;
+    uint32_t uid, gid;
+};
+
+/* From the broker; its answer, an int32_t, lets it answer the client. */
+struct create_vm {
+    int32_t tid, cpu; /* where the client is: to wake somebody on another processor takes longer than most of what he does */
     uint32_t uid, gid;
 };
 
 /* ---- in the hand ------------------------------------------------------------------------------------------------- */
 
 struct hand;
-/* Serves the worker, its child, until that is gone. */
-void hand_main(int socket, int dev, pid_t worker) __attribute__((noreturn));
+/* Serves the worker, its child, until that is gone; or the broker, while there is no client. */
+void hand_main(int socket, int broker, int dev, pid_t worker) __attribute__((noreturn));
 
 /* ---- in the worker ------------------------------------------------------------------------------------------------ */
 
@@ -65,16 +73,14 @@ struct hand_link {
     pthread_mutex_t lock;
 };
 
-/* The calling thread stays on this processor. */
-void be_on_processor(int cpu);
 void hand_lock(struct hand_link *h);
 void hand_unlock(struct hand_link *h);
 /* All of these with the lock held; -errno, -EIO when the hand is gone. */
-int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who, int *space);
 int hand_backing(struct hand_link *h, int fd);
-int hand_stop(struct hand_link *h, pid_t tid);
-int hand_stopped(struct hand_link *h);
-int hand_give(struct hand_link *h, int fd, bool read_only);
+int hand_ready(struct hand_link *h, int vm_file, struct hand_reply *who, int *space);
+int hand_made(struct hand_link *h, int ret);
+int hand_stop(struct hand_link *h, pid_t tid, uint64_t unique, bool *answered);
+int hand_give(struct hand_link *h, pid_t tid, uint64_t unique, int fd, bool read_only, bool *answered);
 int hand_resume(struct hand_link *h, int ret);
 int hand_eventfd(struct hand_link *h, int fd, uint64_t *id);
 int hand_proc(struct hand_link *h, pid_t tid, enum hand_proc which);

@@ -36,75 +36,80 @@ static int ask(struct hand_link *h, const struct hand_request *q, int send_fd, s
     return r->ret;
 }
 
-static int simple(struct hand_link *h, enum hand_op op, pid_t tid, int64_t a, int send_fd)
+static struct hand_request request(enum hand_op op, pid_t tid, int64_t a, int64_t b)
 {
     struct hand_request q;
-    struct hand_reply r;
 
     memset(&q, 0, REQUEST_HEAD);
     q.op = op;
     q.tid = tid;
     q.a = a;
-    return ask(h, &q, send_fd, &r, NULL);
+    q.b = b;
+    return q;
 }
 
-int hand_client(struct hand_link *h, pid_t tid, struct hand_reply *who, int *space)
+static int tell(struct hand_link *h, enum hand_op op, int64_t a)
 {
-    struct hand_request q;
+    const struct hand_request q = request(op, 0, a, 0);
 
-    memset(&q, 0, REQUEST_HEAD);
-    q.op = HAND_CLIENT;
-    q.tid = tid;
-    q.a = sched_getcpu();
-    return ask(h, &q, -1, who, space);
-}
-
-void be_on_processor(int cpu)
-{
-    cpu_set_t one;
-
-    if (cpu < 0 || cpu >= CPU_SETSIZE)
-        return;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    sched_setaffinity(0, sizeof(one), &one); /* it need not succeed */
+    return packet_send(h->socket, &q, REQUEST_HEAD, -1);
 }
 
 int hand_backing(struct hand_link *h, int fd)
 {
-    return simple(h, HAND_BACKING, 0, 0, fd);
+    const struct hand_request q = request(HAND_BACKING, 0, 0, 0);
+    struct hand_reply r;
+
+    return ask(h, &q, fd, &r, NULL);
 }
 
-int hand_stop(struct hand_link *h, pid_t tid)
+int hand_ready(struct hand_link *h, int vm_file, struct hand_reply *who, int *space)
 {
-    return simple(h, HAND_STOP, tid, sched_getcpu(), -1);
+    const struct hand_request q = request(HAND_READY, 0, 0, 0);
+
+    return ask(h, &q, vm_file, who, space);
 }
 
-int hand_stopped(struct hand_link *h)
+int hand_made(struct hand_link *h, int ret)
 {
-    return simple(h, HAND_STOPPED, 0, 0, -1);
-}
-
-int hand_give(struct hand_link *h, int fd, bool read_only)
-{
-    return simple(h, HAND_GIVE, 0, read_only, fd);
+    return tell(h, HAND_MADE, ret);
 }
 
 int hand_resume(struct hand_link *h, int ret)
 {
-    return simple(h, HAND_RESUME, 0, ret, -1);
+    return tell(h, HAND_RESUME, ret);
+}
+
+static int catch(struct hand_link *h, const struct hand_request *q, int fd, bool *answered)
+{
+    struct hand_reply r = {.answered = 0};
+    int ret = ask(h, q, fd, &r, NULL);
+
+    *answered = r.answered;
+    return ret;
+}
+
+int hand_stop(struct hand_link *h, pid_t tid, uint64_t unique, bool *answered)
+{
+    const struct hand_request q = request(HAND_STOP, tid, sched_getcpu(), (int64_t)unique);
+
+    return catch(h, &q, -1, answered);
+}
+
+int hand_give(struct hand_link *h, pid_t tid, uint64_t unique, int fd, bool read_only, bool *answered)
+{
+    struct hand_request q = request(HAND_GIVE, tid, sched_getcpu(), (int64_t)unique);
+
+    q.option = read_only;
+    return catch(h, &q, fd, answered);
 }
 
 static int fetch(struct hand_link *h, enum hand_op op, pid_t tid, int64_t a, uint64_t *id)
 {
-    struct hand_request q;
+    const struct hand_request q = request(op, tid, a, 0);
     struct hand_reply r;
     int fd, err;
 
-    memset(&q, 0, REQUEST_HEAD);
-    q.op = op;
-    q.tid = tid;
-    q.a = a;
     err = ask(h, &q, -1, &r, &fd);
     if (err < 0) {
         if (err != -EIO && fd >= 0)
@@ -143,7 +148,7 @@ int hand_adopt(struct hand_link *h, uintptr_t addr, size_t bytes, bool convert,
 
     if (!q)
         return -ENOMEM;
-    *q = (struct hand_request){.op = HAND_ADOPT, .a = (int64_t)addr, .b = (int64_t)bytes, .convert = convert};
+    *q = (struct hand_request){.op = HAND_ADOPT, .a = (int64_t)addr, .b = (int64_t)bytes, .option = convert};
     err = send_list(h, q, list, owner);
     while (!err) {
         int fd;

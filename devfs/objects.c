@@ -29,11 +29,10 @@ int node_add(struct worker *w, enum object_kind kind, void *object, int backing)
     return number;
 }
 
-/* The file stays as a name without an object; numbers are not used again. */
-void node_forget(struct worker *w, unsigned number)
+void node_set(struct worker *w, unsigned number, void *object)
 {
     pthread_mutex_lock(&w->lock);
-    w->node[number].object = NULL;
+    w->node[number].object = object;
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -112,7 +111,7 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
 void exit_if_last(struct worker *w)
 {
     pthread_mutex_lock(&w->lock);
-    if (!atomic_load(&w->handles) && !w->calls) /* a call may still have to be finished, or KVM_CREATE_VM answered */
+    if (atomic_load(&w->handles) == (w->ahead.vcpu_file >= 0) && !w->calls) /* a call may still have to be finished */
         _exit(0);
     pthread_mutex_unlock(&w->lock);
 }

@@ -16,6 +16,8 @@
 
 #include "devfs/worker.h"
 
+enum { STACK_BYTES = 64 << 10 };
+
 /* Keeps two descriptors of all. */
 static int own_table(int a, int b)
 {
@@ -56,26 +58,13 @@ int opener_init(struct worker *w)
         return -errno;
     w->opener.ours = pair[0];
     w->opener.theirs = pair[1];
+    w->opener.started = false;
     pthread_mutex_init(&w->opener.lock, NULL);
     return 0;
 }
 
-int opener_start(struct worker *w)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    int err;
-
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, OPENER_STACK_BYTES);
-    err = -pthread_create(&thread, &attr, open_thread, w);
-    pthread_attr_destroy(&attr);
-    return err;
-}
-
 /* Waits for the thread to have its own table, in which its end of the line stays open. */
-static int opener_ready(struct opener *o)
+static int ready(struct opener *o)
 {
     int err, fd;
 
@@ -86,16 +75,42 @@ static int opener_ready(struct opener *o)
     return err;
 }
 
+static int start(struct worker *w)
+{
+    pthread_attr_t attr;
+    int err;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK_BYTES);
+    err = -pthread_create(&w->opener.thread, &attr, open_thread, w);
+    pthread_attr_destroy(&attr);
+    if (err)
+        return err;
+    w->opener.started = true;
+    return ready(&w->opener);
+}
+
+int opener_renew(struct worker *w)
+{
+    close(w->opener.ours);
+    pthread_join(w->opener.thread, NULL);
+    return opener_init(w);
+}
+
 int opener_open(struct worker *w, const char *name)
 {
+    struct opener *o = &w->opener;
     int err = 0, fd = -1;
 
-    pthread_mutex_lock(&w->opener.lock);
-    if (w->opener.theirs >= 0)
-        err = opener_ready(&w->opener);
-    if (!err && (packet_send(w->opener.ours, name, strlen(name) + 1, -1) ||
-                 packet_receive(w->opener.ours, &err, sizeof(err), &fd) != sizeof(err)))
+    pthread_mutex_lock(&o->lock);
+    if (!o->started)
+        err = start(w);
+    if (!err && packet_send(o->ours, name, strlen(name) + 1, -1))
         err = -EIO;
-    pthread_mutex_unlock(&w->opener.lock);
+    if (!err && !atomic_load(&w->session.readers.count))
+        err = session_serve_until(&w->session, o->ours);
+    if (!err && packet_receive(o->ours, &err, sizeof(err), &fd) != sizeof(err))
+        err = -EIO;
+    pthread_mutex_unlock(&o->lock);
     return err ? err : fd >= 0 ? fd : -EMFILE;
 }

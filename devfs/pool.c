@@ -17,14 +17,16 @@
 #include <unistd.h>
 
 #include "devfs/hand.h"
+#include "devfs/processor.h"
 #include "devfs/slots.h"
 
 enum { WORKERS_MAX = 4096, SOCKET_OF_WORKER = 3, REFILL_MS = 50 };
 
 struct child {
     pid_t pid;
-    int pidfd, socket; /* -1: it has been taken */
+    int pidfd, socket; /* -1: its machine is there */
     bool ready;        /* it has said so */
+    bool taken;
 };
 
 static struct pool {
@@ -109,7 +111,7 @@ static unsigned spare_count(void)
     unsigned n = 0;
 
     for (unsigned i = 0; i < pool.children; i++)
-        n += pool.child[i].socket >= 0;
+        n += !pool.child[i].taken;
     return n;
 }
 
@@ -146,9 +148,31 @@ static void reap(void)
     }
 }
 
+/* With the lock: of those that have closed their end. The next spare may have to wait. */
+static void close_sockets(void)
+{
+    for (unsigned i = 0; i < pool.children; i++) {
+        struct child *c = &pool.child[i];
+        struct pollfd p = {c->socket, 0, 0};
+        if (!c->taken || c->socket < 0 || poll(&p, 1, 0) <= 0)
+            continue;
+        close(c->socket);
+        c->socket = -1;
+        pool.taken_ms = now_ms();
+    }
+}
+
+static void wake(void)
+{
+    uint64_t one = 1;
+
+    if (write(pool.wake, &one, sizeof(one)) < 0)
+        return;
+}
+
 static void *keep(void *arg)
 {
-    static struct pollfd p[WORKERS_MAX + 1];
+    static struct pollfd p[2 * WORKERS_MAX + 1];
     unsigned n, failures = 0;
     uint64_t count;
     int wait;
@@ -161,26 +185,21 @@ static void *keep(void *arg)
             return NULL;
         }
         reap();
+        close_sockets();
         while (!(wait = refill_in()) && failures < 3)
             failures = add_spare() ? failures + 1 : 0;
         p[0] = (struct pollfd){pool.wake, POLLIN, 0};
-        for (n = 0; n < pool.children; n++)
-            p[n + 1] = (struct pollfd){pool.child[n].pidfd, POLLIN, 0};
+        for (n = 0; n < pool.children; n++) {
+            p[2 * n + 1] = (struct pollfd){pool.child[n].pidfd, POLLIN, 0};
+            p[2 * n + 2] = (struct pollfd){pool.child[n].socket, 0, 0}; /* its end */
+        }
         pthread_mutex_unlock(&pool.lock);
-        poll(p, n + 1, failures ? 1000 : wait);
+        poll(p, 2 * n + 1, failures ? 1000 : wait);
         if (failures)
             failures--;
         if (p[0].revents && read(pool.wake, &count, sizeof(count)) < 0)
             continue;
     }
-}
-
-static void wake(void)
-{
-    uint64_t one = 1;
-
-    if (write(pool.wake, &one, sizeof(one)) < 0)
-        return;
 }
 
 /* Waits for "ready", an empty string; or else what went wrong is in `error`. */
@@ -198,39 +217,45 @@ static int await(int socket, char *error, size_t room)
     return -EIO;
 }
 
-int pool_take(void)
+/* With the lock. */
+static struct child *find_spare(void)
 {
+    for (unsigned i = 0; i < pool.children; i++)
+        if (!pool.child[i].taken)
+            return &pool.child[i];
+    return NULL;
+}
+
+int pool_take(int cpu)
+{
+    struct child *c;
     char error[256];
     int socket = -1, err = 0;
     bool ready = false;
 
     pthread_mutex_lock(&pool.lock);
-    for (unsigned turn = 0; turn < 2 && socket < 0 && !err; turn++) {
-        for (unsigned i = 0; i < pool.children && socket < 0; i++) {
-            socket = pool.child[i].socket;
-            ready = pool.child[i].ready;
-            pool.child[i].socket = -1;
-        }
-        if (socket < 0)
-            err = add_spare();
+    c = find_spare();
+    if (!c) {
+        err = add_spare();
+        c = find_spare();
+        wake(); /* to look after this one, too */
+    }
+    if (c) {
+        c->taken = true;
+        ready = c->ready;
+        socket = fcntl(c->socket, F_DUPFD_CLOEXEC, 0);
+        err = socket < 0 ? -errno : 0;
+        processor_pin(c->pid, cpu); /* now: it is woken there then */
     }
     pthread_mutex_unlock(&pool.lock);
     if (socket < 0)
-        return err ? err : -EAGAIN;
+        return err;
     err = ready ? 0 : await(socket, error, sizeof(error));
     if (!err)
         return socket;
     fprintf(stderr, "kvmish: KVM_CREATE_VM: %s\n", error);
     close(socket);
     return err;
-}
-
-void pool_refill(void)
-{
-    pthread_mutex_lock(&pool.lock);
-    pool.taken_ms = now_ms();
-    pthread_mutex_unlock(&pool.lock);
-    wake();
 }
 
 int pool_start(const char *worker, unsigned spares, char *error, size_t room)
@@ -271,7 +296,7 @@ void pool_stop(void)
         pthread_join(pool.keeper, NULL);
     for (unsigned i = 0; i < pool.children; i++) {
         struct child *c = &pool.child[i];
-        if (c->socket >= 0) {
+        if (!c->taken) {
             close(c->socket); /* without a client it ends now */
             waitpid(c->pid, NULL, 0);
         }

@@ -3,9 +3,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+#include "devfs/processor.h"
 
 /* IDLE_MAX is more than are started by far: who has been answered asks again while his reader is still on its way back, and would have a
  * thread started and one ended for each of his calls. */
@@ -23,21 +24,9 @@ static bool dismissed(struct readers *s)
 }
 
 /* A thread is where the one that has started it is. */
-static int only_processor(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) != 1)
-        return -1;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &set))
-            return cpu;
-    return -1;
-}
-
 void readers_join(struct readers *s)
 {
-    struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = only_processor()};
+    struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = processor_only()};
 
     while (r.buffer && !dismissed(s) && s->read(s->owner, &r))
         ;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ int session_mount(struct session *s)
 }
 
 /* part[0] is the header's. */
-static void reply(struct session *s, uint64_t unique, int err, struct iovec *part, int parts)
+static void reply(const struct session *s, uint64_t unique, int err, struct iovec *part, int parts)
 {
     struct fuse_out_header h = {.error = err, .unique = unique};
     ssize_t put;
@@ -52,14 +53,14 @@ static void reply(struct session *s, uint64_t unique, int err, struct iovec *par
     (void)put; /* ENOENT: the request was aborted meanwhile */
 }
 
-void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes)
+void session_reply(const struct session *s, uint64_t unique, int err, const void *data, size_t bytes)
 {
     struct iovec part[] = {{0}, {(void *)data, bytes}};
 
     reply(s, unique, err, part, err || !bytes ? 1 : 2);
 }
 
-void session_result(struct session *s, uint64_t unique, int result, const void *data, size_t bytes)
+void session_result(const struct session *s, uint64_t unique, int result, const void *data, size_t bytes)
 {
     struct fuse_ioctl_out out = {.result = result};
     struct iovec part[] = {{0}, {&out, sizeof(out)}, {(void *)data, bytes}};
@@ -118,5 +119,21 @@ static bool read_one(void *owner, struct reader *r)
 int session_start(struct session *s)
 {
     s->readers = (struct readers){.buffer_bytes = BUFFER, .read = read_one, .owner = s};
-    return readers_expect(&s->readers) ? readers_start(&s->readers, 1) : -EAGAIN;
+    return readers_expect(&s->readers) ? 0 : -EAGAIN;
+}
+
+int session_serve_until(struct session *s, int readable)
+{
+    struct reader r = {.buffer = malloc(BUFFER), .cpu = -1};
+    struct pollfd p[] = {{s->dev, POLLIN, 0}, {readable, POLLIN, 0}};
+    int err = r.buffer ? 0 : -ENOMEM;
+
+    while (!err && !p[1].revents) {
+        if (poll(p, 2, -1) < 0 && errno != EINTR)
+            err = -errno;
+        else if (p[0].revents && !read_one(s, &r))
+            err = -EIO;
+    }
+    free(r.buffer);
+    return err;
 }

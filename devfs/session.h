@@ -21,11 +21,13 @@ struct session {
 int session_mount(struct session *s);
 /* Answers the kernel's INIT, the first request of a session. -EOPNOTSUPP: this kernel has no passthrough of mmap. */
 int session_init(struct session *s);
-/* Starts the first readers, of which the calling thread is to be one: readers_join(). */
+/* Before there are readers: serves requests until another descriptor can be read. -errno */
+int session_serve_until(struct session *s, int readable);
+/* The calling thread is to be the first reader: readers_join(). */
 int session_start(struct session *s);
 /* err: 0 or -errno, then nothing follows. */
-void session_reply(struct session *s, uint64_t unique, int err, const void *data, size_t bytes);
+void session_reply(const struct session *s, uint64_t unique, int err, const void *data, size_t bytes);
 /* The same for an ioctl: what it returns, and data for the memory at its argument. */
-void session_result(struct session *s, uint64_t unique, int result, const void *data, size_t bytes);
+void session_result(const struct session *s, uint64_t unique, int result, const void *data, size_t bytes);
 
 #endif

@@ -41,21 +41,20 @@ void devfs_stop(void)
     pool_stop();
 }
 
-/* The worker stops the client's thread before it answers us, and gives it the descriptor once our own answer is out. */
-static int create_vm(pid_t tid, uint64_t type)
+/* The hand asks the client's thread to stop before it answers us, and gives it the descriptor once our own answer is out. */
+static int create_vm(const struct fuse_context2 *c, uint64_t type)
 {
-    struct create_vm q = {tid, sched_getcpu(), type};
+    struct create_vm q = {c->pid, sched_getcpu(), c->uid, c->gid};
     int32_t ret;
     int socket, fd;
 
     if (type)
         return -EINVAL;
-    socket = ret = pool_take();
+    socket = ret = pool_take(q.cpu);
     if (socket >= 0 && (packet_send(socket, &q, sizeof(q), -1) || packet_receive(socket, &ret, sizeof(ret), &fd) != sizeof(ret)))
         ret = -EIO;
     if (socket >= 0)
         close(socket);
-    pool_refill();
     return ret;
 }
 
@@ -70,7 +69,7 @@ int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned flags
     if (strcmp(path, "/kvm"))
         return -ENOTTY;
     if (request == KVM_CREATE_VM)
-        return create_vm(c->pid, (uintptr_t)arg);
+        return create_vm(c, (uintptr_t)arg);
     ret = system_ioctl(&client, request, (uintptr_t)arg);
     if (_IOC_DIR(request) & _IOC_READ && data && client_read(&client, data, (uintptr_t)arg, _IOC_SIZE(request)))
         memset(data, 0, _IOC_SIZE(request));

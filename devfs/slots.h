@@ -17,17 +17,10 @@ SLOT unsigned devfs_workers(unsigned *spare);
 /* The `ioctl` slot of libfuse2's struct fuse_operations. */
 SLOT int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned flags, void *data);
 
-/* pool.c: a worker for one VM. Its socket, ready for struct create_vm; -errno. */
-int pool_take(void);
-/* Its machine is there: now there is time to start another worker. */
-void pool_refill(void);
+/* pool.c: a worker for one VM. A socket to it, ready for struct create_vm, and its process, to be on this processor; -errno. Another
+ * worker is started when its machine is there and it has closed its end. */
+int pool_take(int cpu);
 int pool_start(const char *worker, unsigned spares, char *error, size_t room);
 void pool_stop(void);
-
-/* The packet from broker to worker (its answer: an int32_t). */
-struct create_vm {
-    int32_t tid, cpu; /* where the client is: to wake somebody on another processor takes longer than most of what he does */
-    uint64_t type;
-};
 
 #endif

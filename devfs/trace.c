@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -17,6 +18,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "devfs/proc.h"
 
 #ifndef PTRACE_O_SUSPEND_SECCOMP
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
@@ -56,36 +59,23 @@ bool trace_is_ioctl(long number)
 /* Who traces tid, 0: nobody. */
 static pid_t tracer_of(pid_t tid)
 {
-    char path[64], line[128];
-    int tracer = 0;
-    FILE *f;
+    char status[2048], *at;
 
-    snprintf(path, sizeof(path), "/proc/%d/status", tid);
-    f = fopen(path, "re");
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "TracerPid: %d", &tracer) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return tracer;
+    if (proc_read(tid, "status", status, sizeof(status)) <= 0)
+        return 0;
+    at = strstr(status, "\nTracerPid:");
+    return at ? (pid_t)strtol(at + 11, NULL, 10) : 0;
 }
 
 /* The hand of another VM of this client; or a thread of ours that holds no longer (hold.c): it may have been joined, and yet have to come
  * to where the kernel detaches what it traced. */
 static bool lets_go_soon(pid_t tracer)
 {
-    char path[64], name[32] = "";
-    FILE *f;
+    char name[32];
 
     if (!syscall(SYS_tgkill, getpid(), tracer, 0))
         return true;
-    snprintf(path, sizeof(path), "/proc/%d/comm", tracer);
-    f = fopen(path, "re");
-    if (f && fgets(name, sizeof(name), f))
-        name[strcspn(name, "\n")] = 0;
-    if (f)
-        fclose(f);
-    return !strcmp(name, "kvmish-hand");
+    return proc_read(tracer, "comm", name, sizeof(name)) > 0 && !strcmp(name, "kvmish-hand\n");
 }
 
 static int seize(pid_t tid)
@@ -119,18 +109,13 @@ static bool is_at(pid_t tid, uint64_t rip, const struct entry *e)
  * and changed afterwards. */
 static bool in_ioctl(pid_t tid)
 {
-    char path[64], line[256];
+    char line[256];
 
-    snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
     for (unsigned n = 0; n < BUSY_TURNS; n++) { /* "running": it is still on its way to sleep */
         struct timespec turn = {0, n < QUICK_TURNS ? 50000 : BUSY_TURN_US * 1000};
         unsigned long rip = 0;
         long number = -1;
-        FILE *f = fopen(path, "re");
-        bool read = f && fgets(line, sizeof(line), f);
-        if (f)
-            fclose(f);
-        if (!read)
+        if (proc_read(tid, "syscall", line, sizeof(line)) <= 0)
             return false;
         if (sscanf(line, "%ld %*x %*x %*x %*x %*x %*x %*x %lx", &number, &rip) == 2) {
             for (unsigned i = 0; i < ENTRIES; i++)
@@ -161,18 +146,12 @@ int trace_seize(struct tracee *t, pid_t tid)
 
 bool trace_dead(pid_t tid)
 {
-    char path[64], line[256], *state;
-    bool gone = true;
-    FILE *f;
+    char stat[256], *state;
 
-    snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-    f = fopen(path, "re");
-    if (!f)
+    if (proc_read(tid, "stat", stat, sizeof(stat)) <= 0)
         return true;
-    if (fgets(line, sizeof(line), f) && (state = strrchr(line, ')')))
-        gone = state[1] && (state[2] == 'Z' || state[2] == 'X');
-    fclose(f);
-    return gone;
+    state = strrchr(stat, ')');
+    return !state || (state[1] && (state[2] == 'Z' || state[2] == 'X'));
 }
 
 /* waitpid() for one thread, woken by SIGCHLD, which is blocked all the time in this process. It does not report the death of a

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devfs/processor.h"
 #include "devfs/signals.h"
 #include "devfs/worker.h"
 
@@ -139,13 +140,8 @@ static int processor_of(const struct node *n)
 static void follow(struct call *c)
 {
     int cpu = processor_of(c->node);
-    cpu_set_t one;
 
-    if (cpu < 0 || cpu == c->reader->cpu || cpu >= CPU_SETSIZE)
-        return;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    if (!sched_setaffinity(0, sizeof(one), &one))
+    if (cpu != c->reader->cpu && processor_pin(0, cpu))
         c->reader->cpu = cpu;
 }
 

@@ -15,6 +15,7 @@
 
 #include "devfs/confine.h"
 #include "devfs/mapping.h"
+#include "devfs/processor.h"
 #include "devfs/worker.h"
 
 enum { BROKER = 3 };
@@ -28,97 +29,39 @@ static int fail(int broker, int err, const char *what)
     return 1;
 }
 
-/* The client's KVM_CREATE_VM, as the broker passes it on. The answer to the broker lets it answer the client. */
-static void create(struct worker *w, const struct create_vm *q)
+/* The client's KVM_CREATE_VM, while the hand gives it the file. */
+static int create(struct worker *w)
 {
-    struct call c = {0};
+    struct call c = {.client = {.pid = w->client, .ops = &foreign_ops}, .w = w};
 
-    call_begin(&c, w, 0, q->tid);
-    call_end(&c, object_ioctl(OBJECT_SYSTEM, NULL, &c.client, KVM_CREATE_VM, (uintptr_t)q->type));
+    return object_ioctl(OBJECT_SYSTEM, NULL, &c.client, KVM_CREATE_VM, 0);
 }
 
 static int serve(struct worker *w)
 {
     struct hand_reply who;
-    struct create_vm q;
-    int fd, err;
+    int err = hand_ready(&w->hand, w->ahead.vm_file, &who, &w->space);
 
-    if (packet_send(w->broker, "", 1, -1))
-        return 1;
-    if (packet_receive(w->broker, &q, sizeof(q), &fd) != sizeof(q))
+    if (err)
         return 0; /* the broker has ended */
-    be_on_processor(q.cpu);
-    hand_lock(&w->hand);
-    err = hand_client(&w->hand, q.tid, &who, &w->space);
-    hand_unlock(&w->hand);
+    close(w->ahead.vm_file);
+    w->ahead.vm_file = -1;
     w->client = who.tgid;
+    err = confine_worker(&who);
     if (!err)
-        err = confine_worker(&who);
-    if (!err)
-        err = opener_start(w);
+        err = create(w);
     if (!err)
         err = session_start(&w->session);
-    if (err) {
-        packet_send(w->broker, &err, sizeof(err), -1);
+    if (hand_made(&w->hand, err) || err)
         return 1;
-    }
-    create(w, &q);
-    close(w->broker);
-    w->broker = -1;
-    exit_if_last(w); /* it has failed, or is over already */
+    processor_pin(0, who.cpu);
+    readers_start(&w->session.readers, 1); /* if it cannot be, the first that is busy tries again */
     readers_join(&w->session.readers);
     for (;;)
         pause();
 }
 
-/* ---- ahead of the client ----------------------------------------------------------------------------------------------- */
-
-static int rehearse_install(const struct client *c, enum object_kind kind, void *object, int map_fd)
-{
-    (void)map_fd;
-    if (kind != OBJECT_VM)
-        return -ECANCELED; /* the vCPU is destroyed */
-    *(void **)(void *)(c + 1) = object;
-    return 0;
-}
-
-/* A VM with a vCPU for nobody: code and tables that its first would be the first to touch are in memory then. */
-static int rehearse(void)
-{
-    static const struct client_ops ops = {.install = rehearse_install};
-    struct {
-        struct client client;
-        void *vm;
-    } nobody = {.client = {1, &ops}};
-    int err = object_ioctl(OBJECT_SYSTEM, NULL, &nobody.client, KVM_CREATE_VM, 0);
-
-    if (!err)
-        err = object_ioctl(OBJECT_VM, nobody.vm, &nobody.client, KVM_CREATE_VCPU, 0);
-    if (nobody.vm)
-        object_put(OBJECT_VM, nobody.vm);
-    return err == -ECANCELED ? vcpu_ahead() : err;
-}
-
-static void *nothing(void *unused)
-{
-    return unused;
-}
-
-/* The C library keeps its stack for the next thread. */
-static int rehearse_thread(size_t stack_bytes)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    int err;
-
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, stack_bytes);
-    err = -pthread_create(&thread, &attr, nothing, NULL);
-    pthread_attr_destroy(&attr);
-    return err ? err : -pthread_join(thread, NULL);
-}
-
-static int worker_main(struct session session, int hand)
+static int worker_main(struct session session, int hand, int broker)
 {
     static struct worker w;
     pthread_rwlockattr_t attr;
@@ -130,7 +73,6 @@ static int worker_main(struct session session, int hand)
     w.session.serve = worker_serve;
     w.session.owner = &w;
     w.hand.socket = hand;
-    w.broker = BROKER;
     w.self = getpid();
     pthread_mutex_init(&w.hand.lock, NULL);
     pthread_mutex_init(&w.lock, NULL);
@@ -153,16 +95,15 @@ static int worker_main(struct session session, int hand)
     if (!err)
         err = session_init(&w.session);
     if (!err)
-        err = rehearse();
-    if (!err)
-        err = rehearse_thread(READER_STACK_BYTES);
-    if (!err)
-        err = rehearse_thread(OPENER_STACK_BYTES);
+        err = ahead_prepare(&w);
     if (!err)
         err = confine_ahead(session.mount);
     if (err == -EOPNOTSUPP)
-        return fail(BROKER, err, "this kernel's FUSE has no passthrough (Linux 6.9 and later)");
-    return err ? fail(BROKER, err, "FUSE session") : serve(&w);
+        return fail(broker, err, "this kernel's FUSE has no passthrough (Linux 6.9 and later)");
+    if (err)
+        return fail(broker, err, "FUSE session");
+    close(broker); /* it is the hand's to say that we are ready */
+    return serve(&w);
 }
 
 int main(void)
@@ -181,10 +122,9 @@ int main(void)
         return fail(BROKER, -errno, "fork");
     if (!pid) {
         close(pair[0]);
-        return worker_main(session, pair[1]);
+        return worker_main(session, pair[1], BROKER);
     }
     close(pair[1]);
-    close(BROKER);
     close(session.mount);
-    hand_main(pair[0], session.dev, pid);
+    hand_main(pair[0], BROKER, session.dev, pid);
 }

@@ -29,7 +29,7 @@ struct call {
     struct client client; /* first: what the core passes back to us */
     struct worker *w;
     struct payload payload;
-    uint64_t unique; /* of the FUSE request; 0: it came by the broker */
+    uint64_t unique; /* of the FUSE request */
     pid_t tid;
     struct node *node;
     struct reader *reader;    /* whose thread this is */
@@ -47,8 +47,14 @@ struct worker {
     struct opener {
         int ours, theirs; /* packets; theirs is -1 once the thread has a table of its own */
         pthread_mutex_t lock;
+        pthread_t thread;
+        bool started;
     } opener;
-    int broker;      /* packets */
+    struct ahead {
+        int map_fd;             /* what the first vCPU's file is made of */
+        int vm_file, vcpu_file; /* -1: somebody has it now */
+        unsigned vm, vcpu;      /* their nodes */
+    } ahead;
     pid_t self, client; /* thread groups */
     int space;          /* the client's: devfs/space.h */
 
@@ -72,15 +78,19 @@ void worker_serve(struct session *s, struct reader *r, const struct fuse_in_head
 void exit_if_last(struct worker *w);
 /* A new file; its number, or -ENFILE. */
 int node_add(struct worker *w, enum object_kind kind, void *object, int backing);
-void node_forget(struct worker *w, unsigned number);
+/* NULL: it stays as a name without an object; numbers are not used again. */
+void node_set(struct worker *w, unsigned number, void *object);
 int node_open(struct worker *w, unsigned number);
 
-/* opener.c. init before confine_worker(), start behind it; open: a file of the session by its name, -errno. The first open
- * waits for the thread to be ready. */
-enum { OPEN_NAME_BYTES = 32, OPENER_STACK_BYTES = 64 << 10 };
+/* opener.c. open: a file of the session by its name, -errno; the first one starts the thread. renew: that ends; another may follow. */
+enum { OPEN_NAME_BYTES = 32 };
 int opener_init(struct worker *w);
-int opener_start(struct worker *w);
+int opener_renew(struct worker *w);
 int opener_open(struct worker *w, const char *name);
+
+/* ahead.c. prepare: before the worker has a client and readers. take: the file of the vCPU that is mapped like map_fd, or -1. */
+int ahead_prepare(struct worker *w);
+int ahead_take(struct worker *w, int map_fd, unsigned *number);
 
 /* call.c */
 extern const struct client_ops foreign_ops;
@@ -99,11 +109,5 @@ int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host);
 /* Answers the client's thread and waits for it to be stopped; the hand's lock is ours until call_end(). */
 int call_stop(struct call *c);
 unsigned call_list(void *worker, int32_t *tids, unsigned room);
-
-/* The packet from broker to worker, and its answer: an int. */
-struct create_vm {
-    int32_t tid, cpu; /* where the client is: to wake somebody on another processor takes longer than most of what he does */
-    uint64_t type;
-};
 
 #endif

@@ -273,7 +273,7 @@ void vm_get(struct kvm_vm *vm);
 void vm_put(struct kvm_vm *vm);
 struct kvm_vcpu *vm_vcpu_by_id(struct kvm_vm *vm, uint32_t id);
 int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id);
-/* Makes most of the next vCPU of this process, before anybody asks for it. */
+/* Makes most of the next vCPU of this process, before anybody asks for it: the file that will be mapped, which stays its own. -errno */
 int vcpu_ahead(void);
 void vcpu_destroy(struct kvm_vcpu *kv);
 void vcpu_post(struct kvm_vcpu *kv, uint32_t event); /* sets VCPU_* and kicks */

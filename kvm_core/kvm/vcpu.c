@@ -109,17 +109,19 @@ int vcpu_ahead(void)
 {
     const struct engine *engine = engine_chosen();
     struct kvm_vcpu *kv;
-    int err;
+    int err, fd;
 
     if (!engine)
         return -EINVAL;
     kv = body_new(engine, &err);
-    if (kv)
-        vcpu_reset(kv, false); /* touches what a new one needs */
+    if (!kv)
+        return err;
+    vcpu_reset(kv, false); /* touches what a new one needs */
+    fd = kv->fd;
     kv = atomic_exchange(&body_ahead, kv);
     if (kv)
         vcpu_destroy(kv);
-    return err;
+    return fd;
 }
 
 static int vcpu_new(struct kvm_vm *vm, uint32_t id, const struct engine *engine, struct kvm_vcpu **made)

@@ -1,4 +1,5 @@
 /* Who is only held keeps his own filter of system calls, as long as he has not stopped and when he goes on. */
+#include "../../devfs/proc.c"
 #include "../../devfs/trace.c"
 
 #include <linux/filter.h>

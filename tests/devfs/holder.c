@@ -1,4 +1,5 @@
 /* A thread of ours that holds a process lets go by ending. Who would hold it next waits for that. */
+#include "../../devfs/proc.c"
 #include "../../devfs/trace.c"
 
 #include <pthread.h>

@@ -1,0 +1,11 @@
+/* What /proc says of a process or a thread. */
+#ifndef KVMISH_DEVFS_PROC_H
+#define KVMISH_DEVFS_PROC_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* The beginning of /proc/PID/NAME, ended by a zero: its length, or -errno. */
+ssize_t proc_read(pid_t pid, const char *name, char *text, size_t room);
+
+#endif
