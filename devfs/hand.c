@@ -27,7 +27,7 @@
 #include "devfs/trace.h"
 #include "kvm/kvm.h"
 
-enum { MOURN_MAX = 64, MOURN_MS = 20 };
+enum { MOURN_MAX = 64, MOURN_MS = 20, QUIET_MS = 50 };
 
 struct hand {
     int socket, cpu;
@@ -362,7 +362,8 @@ static int birth(struct hand *h)
         resume(h, given);
     }
     close_one(&h->vm_file);
-    close_one(&h->broker);
+    if (q.last)
+        close_one(&h->broker);
     return given < 0 ? given : 0;
 }
 
@@ -419,16 +420,27 @@ static int serve_worker(struct hand *h)
     return err;
 }
 
-/* Until there is something to do. The dead that we have traced are zombies until we take them up. */
+/* The dead that we have traced are zombies until we take them up. */
+static void bury(struct hand *h)
+{
+    for (unsigned i = 0; i < h->mourned; i++)
+        if (waitpid(h->mourn[i], NULL, __WALL | WNOHANG))
+            h->mourn[i--] = h->mourn[--h->mourned];
+}
+
+/* Until there is something to do. The broker starts another worker when it is rid of us: not while the machine is being set up. */
 static void wait_request(struct hand *h, struct pollfd p[2])
 {
+    bool quiet;
+
     p[0] = (struct pollfd){h->socket, POLLIN, 0};
-    p[1] = (struct pollfd){h->vm_file < 0 ? -1 : h->broker, POLLIN, 0};
+    p[1] = (struct pollfd){h->tgid ? -1 : h->broker, POLLIN, 0};
     do {
-        for (unsigned i = 0; i < h->mourned; i++)
-            if (waitpid(h->mourn[i], NULL, __WALL | WNOHANG))
-                h->mourn[i--] = h->mourn[--h->mourned];
-    } while (!poll(p, 2, h->mourned ? MOURN_MS : -1));
+        bury(h);
+        quiet = !poll(p, 2, h->mourned ? MOURN_MS : h->tgid && h->broker >= 0 ? QUIET_MS : -1);
+        if (quiet)
+            close_one(&h->broker);
+    } while (quiet);
 }
 
 void hand_main(int socket, int broker, int dev, pid_t worker)

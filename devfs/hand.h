@@ -58,6 +58,7 @@ struct hand_reply {
 struct create_vm {
     int32_t tid, cpu; /* where the client is: to wake somebody on another processor takes longer than most of what he does */
     uint32_t uid, gid;
+    uint32_t last; /* nobody is left to serve the next client: another worker has to be started as soon as this machine is there */
 };
 
 /* ---- in the hand ------------------------------------------------------------------------------------------------- */

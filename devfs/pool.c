@@ -13,20 +13,18 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "devfs/hand.h"
 #include "devfs/processor.h"
 #include "devfs/slots.h"
 
-enum { WORKERS_MAX = 4096, SOCKET_OF_WORKER = 3, REFILL_MS = 50 };
+enum { WORKERS_MAX = 4096, SOCKET_OF_WORKER = 3 };
 
 struct child {
     pid_t pid;
     int pidfd, socket; /* -1: its machine is there */
-    bool ready;        /* it has said so */
-    bool taken;
+    bool ready, taken; /* ready: it has said so */
 };
 
 static struct pool {
@@ -34,7 +32,6 @@ static struct pool {
     pthread_t keeper;
     char path[4096];
     unsigned spares;
-    int64_t taken_ms; /* when a machine was made last */
     int wake; /* eventfd: look again */
     bool stopping, started;
     struct child child[WORKERS_MAX];
@@ -115,24 +112,6 @@ static unsigned spare_count(void)
     return n;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* With the lock: how long the next spare has to wait, -1: none is needed. A client whose machine is being made needs the processor
- * more, unless the next client would find none. */
-static int refill_in(void)
-{
-    unsigned n = spare_count();
-    int64_t left = pool.taken_ms + REFILL_MS - now_ms();
-
-    return n >= pool.spares ? -1 : n && left > 0 ? (int)left : 0;
-}
-
 /* With the lock: takes up the dead. */
 static void reap(void)
 {
@@ -148,7 +127,7 @@ static void reap(void)
     }
 }
 
-/* With the lock: of those that have closed their end. The next spare may have to wait. */
+/* With the lock: of those that have closed their end, which need no more of us. */
 static void close_sockets(void)
 {
     for (unsigned i = 0; i < pool.children; i++) {
@@ -158,8 +137,18 @@ static void close_sockets(void)
             continue;
         close(c->socket);
         c->socket = -1;
-        pool.taken_ms = now_ms();
     }
+}
+
+/* With the lock. A client whose machine is being made needs the processor more, unless the next client would find no worker. */
+static bool need_spare(void)
+{
+    unsigned n = spare_count();
+    bool making = false;
+
+    for (unsigned i = 0; i < pool.children; i++)
+        making |= pool.child[i].taken && pool.child[i].socket >= 0;
+    return n < pool.spares && (!n || !making);
 }
 
 static void wake(void)
@@ -175,7 +164,6 @@ static void *keep(void *arg)
     static struct pollfd p[2 * WORKERS_MAX + 1];
     unsigned n, failures = 0;
     uint64_t count;
-    int wait;
 
     (void)arg;
     for (;;) {
@@ -186,7 +174,7 @@ static void *keep(void *arg)
         }
         reap();
         close_sockets();
-        while (!(wait = refill_in()) && failures < 3)
+        while (need_spare() && failures < 3)
             failures = add_spare() ? failures + 1 : 0;
         p[0] = (struct pollfd){pool.wake, POLLIN, 0};
         for (n = 0; n < pool.children; n++) {
@@ -194,7 +182,7 @@ static void *keep(void *arg)
             p[2 * n + 2] = (struct pollfd){pool.child[n].socket, 0, 0}; /* its end */
         }
         pthread_mutex_unlock(&pool.lock);
-        poll(p, 2 * n + 1, failures ? 1000 : wait);
+        poll(p, 2 * n + 1, failures ? 1000 : -1);
         if (failures)
             failures--;
         if (p[0].revents && read(pool.wake, &count, sizeof(count)) < 0)
@@ -226,7 +214,7 @@ static struct child *find_spare(void)
     return NULL;
 }
 
-int pool_take(int cpu)
+int pool_take(int cpu, bool *last)
 {
     struct child *c;
     char error[256];
@@ -246,6 +234,7 @@ int pool_take(int cpu)
         socket = fcntl(c->socket, F_DUPFD_CLOEXEC, 0);
         err = socket < 0 ? -errno : 0;
         processor_pin(c->pid, cpu); /* now: it is woken there then */
+        *last = !spare_count();
     }
     pthread_mutex_unlock(&pool.lock);
     if (socket < 0)

@@ -23,7 +23,6 @@ static bool dismissed(struct readers *s)
     return false;
 }
 
-/* A thread is where the one that has started it is. */
 void readers_join(struct readers *s)
 {
     struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = processor_only()};
@@ -50,9 +49,10 @@ bool readers_expect(struct readers *s)
     return true;
 }
 
-static int start_reader(struct readers *s)
+static int start_reader(struct readers *s, int cpu)
 {
     pthread_attr_t attr;
+    cpu_set_t one;
     pthread_t thread;
     int err;
 
@@ -61,6 +61,11 @@ static int start_reader(struct readers *s)
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, READER_STACK_BYTES);
+    if (cpu >= 0) {
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        pthread_attr_setaffinity_np(&attr, sizeof(one), &one);
+    }
     err = -pthread_create(&thread, &attr, read_loop, s);
     pthread_attr_destroy(&attr);
     if (err) {
@@ -70,19 +75,19 @@ static int start_reader(struct readers *s)
     return err;
 }
 
-int readers_start(struct readers *s, int first)
+int readers_start(struct readers *s, int first, int cpu)
 {
     int err = 0;
 
     while (first-- > 0 && !err)
-        err = start_reader(s);
+        err = start_reader(s, cpu);
     return err;
 }
 
 void readers_busy(struct readers *s)
 {
     if (atomic_fetch_sub(&s->idle, 1) == 1)
-        start_reader(s);
+        start_reader(s, -1);
 }
 
 void readers_idle(struct readers *s)

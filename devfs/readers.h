@@ -26,8 +26,8 @@ struct readers {
 
 enum { READER_STACK_BYTES = 1 << 20 };
 
-/* Starts `first` of them. -EAGAIN */
-int readers_start(struct readers *s, int first);
+/* Starts `first` of them on this processor, -1: where the caller is. -EAGAIN */
+int readers_start(struct readers *s, int first, int cpu);
 /* The calling thread becomes one, too: it is counted from expect() on, and reads in join() until it is one too many. False: too many. */
 bool readers_expect(struct readers *s);
 void readers_join(struct readers *s);

@@ -44,13 +44,15 @@ void devfs_stop(void)
 /* The hand asks the client's thread to stop before it answers us, and gives it the descriptor once our own answer is out. */
 static int create_vm(const struct fuse_context2 *c, uint64_t type)
 {
-    struct create_vm q = {c->pid, sched_getcpu(), c->uid, c->gid};
+    struct create_vm q = {.tid = c->pid, .cpu = sched_getcpu(), .uid = c->uid, .gid = c->gid};
     int32_t ret;
     int socket, fd;
+    bool last;
 
     if (type)
         return -EINVAL;
-    socket = ret = pool_take(q.cpu);
+    socket = ret = pool_take(q.cpu, &last);
+    q.last = socket >= 0 && last;
     if (socket >= 0 && (packet_send(socket, &q, sizeof(q), -1) || packet_receive(socket, &ret, sizeof(ret), &fd) != sizeof(ret)))
         ret = -EIO;
     if (socket >= 0)

@@ -2,6 +2,7 @@
 #ifndef KVMISH_DEVFS_SLOTS_H
 #define KVMISH_DEVFS_SLOTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -17,9 +18,9 @@ SLOT unsigned devfs_workers(unsigned *spare);
 /* The `ioctl` slot of libfuse2's struct fuse_operations. */
 SLOT int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned flags, void *data);
 
-/* pool.c: a worker for one VM. A socket to it, ready for struct create_vm, and its process, to be on this processor; -errno. Another
- * worker is started when its machine is there and it has closed its end. */
-int pool_take(int cpu);
+/* pool.c: a worker for one VM, to be on this processor. A socket to it, ready for struct create_vm, or -errno. Another one is started
+ * when it has closed its end. last: there is none left. */
+int pool_take(int cpu, bool *last);
 int pool_start(const char *worker, unsigned spares, char *error, size_t room);
 void pool_stop(void);
 

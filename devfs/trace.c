@@ -164,6 +164,7 @@ static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     for (;;) {
+        bool quiet = sigtimedwait(&child, NULL, &turn) < 0;
         pid_t got = waitpid(tid, status, __WALL | WNOHANG);
         if (got == tid)
             return WIFSTOPPED(*status) ? 0 : -ESRCH;
@@ -171,7 +172,7 @@ static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
             return -ESRCH;
         if (abandoned && abandoned())
             return -EINTR;
-        if (sigtimedwait(&child, NULL, &turn) < 0 && trace_dead(tid))
+        if (quiet && trace_dead(tid))
             return -ESRCH;
     }
 }

@@ -52,10 +52,11 @@ static int serve(struct worker *w)
         err = create(w);
     if (!err)
         err = session_start(&w->session);
+    if (!err)
+        err = readers_start(&w->session.readers, 1, who.cpu);
     if (hand_made(&w->hand, err) || err)
         return 1;
-    processor_pin(0, who.cpu);
-    readers_start(&w->session.readers, 1); /* if it cannot be, the first that is busy tries again */
+    processor_pin(0, who.cpu); /* not before: there the hand has work to do */
     readers_join(&w->session.readers);
     for (;;)
         pause();

@@ -183,5 +183,5 @@ int door_start(struct door *d)
                                   .buffer_bytes = sizes.seccomp_notif > sizeof(struct seccomp_notif)
                                                       ? sizes.seccomp_notif
                                                       : sizeof(struct seccomp_notif)};
-    return err ? err : readers_start(&d->readers, FIRST_READERS);
+    return err ? err : readers_start(&d->readers, FIRST_READERS, -1);
 }

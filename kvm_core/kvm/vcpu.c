@@ -124,12 +124,13 @@ int vcpu_ahead(void)
     return fd;
 }
 
-static int vcpu_new(struct kvm_vm *vm, uint32_t id, const struct engine *engine, struct kvm_vcpu **made)
+static int vcpu_new(struct kvm_vm *vm, uint32_t id, struct kvm_vcpu **made)
 {
     struct kvm_vcpu *kv = atomic_exchange(&body_ahead, NULL);
-    int err = 0;
+    const struct engine *engine = kv ? kv->engine : engine_chosen();
+    int err = engine ? 0 : -EINVAL;
 
-    if (!kv)
+    if (engine && !kv)
         kv = body_new(engine, &err);
     if (!kv)
         return err;
@@ -176,11 +177,10 @@ void vcpu_destroy(struct kvm_vcpu *kv)
 /* KVM API 4.7. -EINVAL: id or count too large, or the environment names no engine of ours; -EEXIST */
 int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
 {
-    const struct engine *engine = engine_chosen();
     struct kvm_vcpu *kv = NULL;
     int fd;
 
-    if (id >= VCPU_IDS_MAX || !engine)
+    if (id >= VCPU_IDS_MAX)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
     if (vm->vcpus >= VCPUS_MAX || id >= vm->max_vcpu_ids)
@@ -188,7 +188,7 @@ int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
     else if (vm_vcpu_by_id(vm, (uint32_t)id))
         fd = -EEXIST;
     else
-        fd = vcpu_new(vm, (uint32_t)id, engine, &kv);
+        fd = vcpu_new(vm, (uint32_t)id, &kv);
     if (kv) {
         vm_get(vm);
         fd = c->ops->install(c, OBJECT_VCPU, kv, kv->fd);

@@ -111,6 +111,16 @@ def test_calls_start_no_threads(device: Broker) -> None:
         os.close(kvm)
 
 
+def test_a_machine_without_a_processor(device: Broker) -> None:
+    """The file that waits for its first vCPU does not keep it."""
+    kvm = os.open(device.file, os.O_RDWR | os.O_CLOEXEC)
+    vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+    machine = device.machine(os.getpid())
+    os.close(vm)
+    os.close(kvm)
+    assert ended(machine)
+
+
 def test_a_client_without_privileges(may_mount: None, open_to_all: Path) -> None:
     """Its machine is a process of its own user; every scenario works for it too."""
     client = open_to_all / "client"
