@@ -18,7 +18,32 @@ _MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, None):
-        raise OSError(ctypes.get_errno(), f"mounting {target}")
+        code = ctypes.get_errno()
+        raise OSError(code, f"mounting {target}: {os.strerror(code)}")
+
+
+def _keep_to_ourselves() -> None:
+    """Let no mount of this namespace be seen in another one.
+
+    That is said of a mount point, which the root of a chroot is not: the namespace's own root is,
+    where setns(2) leads.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    root, here = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "."))
+    us = os.pidfd_open(os.getpid())
+    try:
+        if libc.setns(us, _CLONE_NEWNS):
+            code = ctypes.get_errno()
+            raise OSError(code, f"leaving the chroot for a moment: {os.strerror(code)}")
+        try:
+            _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        finally:
+            os.fchdir(root)
+            os.chroot(".")
+            os.fchdir(here)
+    finally:
+        for fd in (root, here, us):
+            os.close(fd)
 
 
 def _make_room() -> None:
@@ -43,7 +68,7 @@ def put_in_place(directory: Path) -> None:
         reason = os.strerror(ctypes.get_errno())
         raise BackendError(f"--door fuse: no mount namespace of our own ({reason}); run as root")
     try:
-        _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        _keep_to_ourselves()
         if not _DEVICE.exists():
             _make_room()
         _mount(str(directory / FILE), str(_DEVICE), None, _MS_BIND)
