@@ -10,7 +10,7 @@ from tests.devfs.broker import broker
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The mounts around the chroot are shared, as a system's are: what its process mounts must not be seen here.
+# The mounts around the chroot are shared, as on most systems: nothing must be seen there.
 CHROOT = """
 import ctypes, fcntl, os, sys
 from pathlib import Path
