@@ -84,7 +84,7 @@ assets-full: $(VENV)/ready
 
 ## test       the test suite (TEST_ARGS='-k name' for a part of it)
 test: packages-test
-	@$(MAKE) --no-print-directory build assets
+	@$(MAKE) --no-print-directory build asan assets
 	@$(PY) -m pytest --ignore=tests/bench $(TEST_ARGS)
 
 ## test-full  the long runs too; a missing counterpart fails instead of skipping

@@ -59,7 +59,7 @@ def c_program() -> Callable[..., Path]:
         # MAKEFLAGS of an outer make would name a job server that is not ours.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
         done = subprocess.run(
-            ["make", "-s", target],
+            ["make", "-s", f"-j{os.cpu_count()}", target],
             cwd=ROOT,
             env=environment,
             capture_output=True,
