@@ -77,6 +77,8 @@ def expected() -> dict[str, int]:
         if variant == "padding":
             continue
         for field, *_ in kind._fields_:
+            if variant == "hypercall" and field == "pad":
+                continue  # Linux 6.5 and later: the upper half of flags, which begin with longmode
             # the header names debug's fields one level deeper
             path = f"debug.arch.{field}" if variant == "debug" else f"{variant}.{field}"
             member = getattr(kind, field)
