@@ -18,6 +18,7 @@ class Transcript:
 
     command: list[str]
     lines: list[tuple[float, str]] = field(default_factory=list)
+    typed: list[float] = field(default_factory=list)  # when each answer was
     seconds: float = 0.0
     status: int | None = None  # None: it had to be killed
     errors: str = ""
@@ -101,6 +102,7 @@ def run(
                         while waiting and waiting[0][0] in searched:
                             mark, text = waiting.pop(0)
                             searched = searched.partition(mark)[2]
+                            transcript.typed.append(time.monotonic() - start)
                             os.write(process.stdin.fileno(), text.encode())
             transcript.status = process.wait(max(0.1, start + timeout - time.monotonic()))
         except subprocess.TimeoutExpired:
