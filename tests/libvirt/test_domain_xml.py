@@ -223,10 +223,10 @@ def _laughs() -> str:
     ],
 )
 def test_hostile_xml_is_refused_at_once(text: str) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(VirError):
         parse_domain(text)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 RICH = with_devices(
