@@ -45,6 +45,7 @@ class Machine:
     flavour: Flavour = CLOUD
     append: str = "console=ttyS0 kvmish.selfcheck"
     extra: tuple[str, ...] = ()
+    door: tuple[str, ...] = ()  # options of kvmish exec
 
     def with_accel(self, accel: str) -> Machine:
         """Return the same machine under another accelerator."""
@@ -63,4 +64,4 @@ class Machine:
         words += ["-cpu", self.cpu] if self.cpu else []
         words += ["-kernel", str(self.flavour.kernel), "-initrd", str(self.flavour.initrd)]
         words += ["-append", self.append]
-        return [str(KVMISH), "exec", "--", *words] if self.accel == "kvmish" else words
+        return [str(KVMISH), "exec", *self.door, "--", *words] if self.accel == "kvmish" else words

@@ -32,9 +32,10 @@ programs are in `tests/bench/guest`.
 - Medians of {runs} runs a side, the sides taking turns, by the host's clock at the lines on the
   console; the guest's clock has to agree within 0.5 %, and each checksum with the host's
 - "native": the same static binary on the host. "QEMU, kvmish": the same QEMU and machine as under
-  TCG, with `-accel kvm` on our preload door (`-cpu max`). TCG is run with its default processor and
-  with `-cpu max`; the better one counts. "x native" is a multiple of native time, "x TCG" says how
-  many times faster than TCG
+  TCG, with `-accel kvm` on our preload door (`-cpu max`); "QEMU, file": on the device file. TCG is
+  run with its default processor and with `-cpu max`; the better one counts. "x native" is a
+  multiple of native time, "x TCG" says how many times faster than TCG
+- Exits to QEMU are its own statistics' at power-off: each is an answered port or a piece of MMIO
 - Engines, and the part of a row's work that each does (times are scaled to the whole): {engines}
 - Mitigations are equal on both sides: off, or the kernel's default
 """

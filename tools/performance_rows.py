@@ -13,6 +13,7 @@ HEADINGS = {
     "tcg/max": "TCG max",
     "kvm": "QEMU, kvmish {}",
     "boot": "kvmish boot {}",
+    "file": "QEMU, file, {}",
 }
 SETTINGS = {"off": "mitigations off", "default": "mitigations by default"}
 

@@ -6,15 +6,18 @@ import argparse
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.bench import image
-from tests.bench.rows import SCALES, SESSIONS, TARGETS, selected
+from tests.bench.rows import SCALES, SESSIONS, TARGETS, Row, selected
 from tests.bench.runner import Runner, machine
-from tests.bench.sides import MITIGATIONS, sides
+from tests.bench.sides import DEVICE, MITIGATIONS, Side, sides
+from tests.devfs.broker import broker
+from tests.devfs.conftest import can_mount
 from vmmuser.assets import ROOT
 
 
@@ -41,9 +44,18 @@ def main(words: list[str]) -> int:
         return 2
     image.programs()
     engines = options.engine or list(SCALES)
-    columns = sides(engines)
+    columns = sides(engines, has_file=can_mount())
     if options.sides:
         columns = [s for s in columns if s.column.startswith(tuple(options.sides.split(",")))]
+    with ExitStack() as stack:
+        if any(side.kind == "file" for side in columns):
+            stack.enter_context(broker(DEVICE))
+        return _measure(options, rows, engines, columns)
+
+
+def _measure(
+    options: argparse.Namespace, rows: list[Row], engines: list[str], columns: list[Side]
+) -> int:
     runner = Runner(rows, columns, lambda text: print(f"bench: {text}", flush=True))
     settings = [options.mitigations] if options.mitigations else list(MITIGATIONS)
     before = machine()

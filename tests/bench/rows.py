@@ -23,13 +23,15 @@ class Session:
     machine: str = "pc"
     disk: bool = False  # the root file system with gcc, python3 and luajit
     native: bool = True  # also run on the host itself
-    qemu: bool = True  # also under QEMU
+    qemu: bool = True  # also under QEMU on our KVM
+    tcg: bool = True  # also under QEMU TCG
+    file: bool = False  # also under QEMU on the device file
     plain: bool = False  # the usual initramfs and console messages; no programs
     own: bool = True  # also by kvmish boot
 
 
 SESSIONS = {
-    "integer": Session(),
+    "integer": Session(file=True),
     "integer 32": Session(),
     "vector": Session(),
     "kernel": Session(),
@@ -37,10 +39,11 @@ SESSIONS = {
     "four": Session(smp=4),
     "idle": Session(native=False),
     "root": Session(memory_mb=512, disk=True),
-    "boot pc": Session(native=False, plain=True),
+    "boot pc": Session(native=False, plain=True, file=True),
     "boot pc 2": Session(native=False, plain=True, smp=2, own=False),
     "boot q35": Session(native=False, plain=True, machine="q35", own=False),
-    "tiny": Session(native=False, qemu=False),
+    "exits": Session(native=False, plain=True, own=False, tcg=False, file=True),
+    "tiny": Session(native=False, qemu=False, tcg=False),
 }
 
 
@@ -52,13 +55,13 @@ class Row:
     session: str
     count: int
     what: str
-    measure: str = "time"  # time, userland, first, idle, memory
+    measure: str = "time"  # time, userland, first, exits, idle, memory
     scaled: bool = True  # a smaller scale of an engine applies
 
     @property
     def unit(self) -> str:
         """The unit of a sample."""
-        return {"idle": "% of a core", "memory": "MiB"}.get(self.measure, "s")
+        return {"idle": "% of a core", "memory": "MiB", "exits": ""}.get(self.measure, "s")
 
     def count_for(self, scale: float) -> int:
         """Return how many units to do at an engine's scale."""
@@ -103,6 +106,7 @@ ROWS = (
     Row("boot pc", "boot pc", 1, "start to userland, pc", "userland", scaled=False),
     Row("boot pc 2", "boot pc 2", 1, "start to userland, pc, 2 processors", "userland", False),
     Row("boot q35", "boot q35", 1, "start to userland, q35", "userland", False),
+    Row("exits", "exits", 1, "exits to QEMU in such a boot, pc", "exits", scaled=False),
     Row("first", "tiny", 1, "start to the first guest instruction", "first", scaled=False),
     Row("idle", "idle", 5, "processor time of an idle guest", "idle", scaled=False),
     Row("memory", "idle", 5, "the process's memory beyond guest RAM", "memory", scaled=False),
@@ -118,7 +122,8 @@ class Target:
 
     against: "native" and "limit": a multiple of native time, or a value, at most; "tcg": how many
     times faster than the better QEMU TCG, at least; "throughput": of two programs, in those of one.
-    limit None: reported. column: "kvm" (QEMU on our KVM), "boot" (kvmish boot) or "native".
+    limit None: reported. column: "kvm" (QEMU on our KVM), "file" (QEMU on the device file), "boot"
+    (kvmish boot) or "native".
     """
 
     what: str
@@ -154,6 +159,10 @@ TARGETS = (
     Target("QEMU row: start to userland, pc", ("boot pc",), "tcg", 2),
     Target("kvmish boot: first guest instruction (s)", ("first",), "limit", 0.080, "boot"),
     Target("kvmish boot: userland, against QEMU TCG's pc", ("boot pc",), "tcg", 2.5, "boot"),
+    Target("QEMU on the device file: integer, geometric mean", INTEGER, "tcg", 1.5, "file"),
+    Target("QEMU on the device file: start to userland, pc", ("boot pc",), "tcg", 1, "file"),
+    Target("exits to QEMU in such a boot", ("exits",), "limit", None),
+    Target("exits to QEMU in such a boot, device file", ("exits",), "limit", None, "file"),
     Target("two programs at once: throughput of one", ("two", "one"), "throughput", 1.8),
     Target("the same on the host itself", ("two", "one"), "throughput", None, "native"),
     Target("two programs at once", ("two",), "tcg", 1),

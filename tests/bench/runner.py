@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import console
-from tests.bench import image
+from tests.bench import exits, image
 from tests.bench.rows import SESSIONS, Row
 from tests.bench.sides import Side
 from vmmuser.assets import USERLAND_MARK
@@ -38,16 +38,20 @@ class Cell:
 
 
 class Watch:
-    """Measures a machine's process while a guest sleeps, from /proc."""
+    """Measures a machine's process: from /proc while the guest sleeps, by QMP when it is off."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: str) -> None:
+        self.counts = session == "exits"
+        self.exits: float | None = None
         self.begin: tuple[float, float] | None = None
         self.idle_percent: float | None = None
         self.memory_mib: float | None = None
 
     def __call__(self, pid: int, line: str) -> None:
         """See a line of the console."""
-        if line.startswith("bench sleep begin"):
+        if self.counts and exits.MARK in line:
+            self.exits = exits.read_and_quit()
+        elif line.startswith("bench sleep begin"):
             self.memory_mib = memory_beyond_guest(pid)
             self.begin = (time.monotonic(), processor_seconds(pid))
         elif line.startswith("bench sleep end") and self.begin:
@@ -100,7 +104,7 @@ class Runner:
         for _attempt in range(ATTEMPTS):
             start, failures, clock = time.monotonic(), {}, None
             try:
-                watch = Watch()
+                watch = Watch(session)
                 command = side.command(session, rows, mitigations)
                 environment = side.environment(session)
                 transcript = console.run(command, TIMEOUT_SECONDS, environment, watch=watch)
@@ -190,6 +194,8 @@ def _value(row: Row, transcript: console.Transcript, watch: Watch) -> float | No
         return watch.idle_percent
     if row.measure == "memory":
         return watch.memory_mib
+    if row.measure == "exits":
+        return watch.exits
     if row.measure == "userland":
         return transcript.at(USERLAND_MARK) if transcript.has(USERLAND_MARK) else None
     if row.measure == "first":

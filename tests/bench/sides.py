@@ -1,4 +1,6 @@
-"""The machines that a row runs on: the host itself, QEMU TCG, QEMU on our KVM, and kvmish boot."""
+"""The machines that a row runs on: the host itself, QEMU TCG, QEMU on our KVM by the preload door
+and by the device file, and kvmish boot.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import qemu
-from tests.bench import image
+from tests.bench import exits, image
 from tests.bench.rows import SCALES, SESSIONS, Row, Session
 from vmmuser.assets import CLOUD
 
+OURS = ("kvm", "file", "boot")
+DEVICE = image.BUILD / "device"  # the directory of the device file
 MITIGATIONS = {"off": "mitigations=off", "default": ""}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One column: native, tcg/CPU, kvm/ENGINE or boot/ENGINE."""
+    """One column: native, tcg/CPU, kvm/ENGINE, file/ENGINE or boot/ENGINE."""
 
     column: str
     judged: bool = True  # False: an engine for comparison, under one setting of mitigations only
@@ -33,14 +37,18 @@ class Side:
     @property
     def scale(self) -> float:
         """Which part of the work it does."""
-        return SCALES.get(self.option, 1.0) if self.kind in ("kvm", "boot") else 1.0
+        return SCALES.get(self.option, 1.0) if self.kind in OURS else 1.0
 
     def runs(self, session: str) -> bool:
         """Whether a session makes sense here."""
         what = SESSIONS[session]
-        if self.kind == "native":
-            return what.native
-        return what.own if self.kind == "boot" else what.qemu
+        return {
+            "native": what.native,
+            "tcg": what.tcg,
+            "kvm": what.qemu,
+            "file": what.file,
+            "boot": what.own,
+        }[self.kind]
 
     def command(self, session: str, rows: list[Row], mitigations: str) -> list[str]:
         """Return what to run."""
@@ -70,7 +78,7 @@ class Side:
 
     def environment(self, session: str) -> dict[str, str]:
         """Return what to add to the environment."""
-        if self.kind in ("kvm", "boot"):
+        if self.kind in OURS:
             return {"KVMISH_ENGINE": self.option}
         names = {"BENCH_BIN": str(image.PROGRAMS), "BENCH_COLD": str(image.PROGRAMS / "bench-cold")}
         if SESSIONS[session].disk:
@@ -92,7 +100,9 @@ class Side:
             memory = f"memory-backend-memfd,id=ram,size={what.memory_mb}M"
             extra += ["-object", memory]
             machine += ",memory-backend=ram"
-        ours = self.kind == "kvm"
+        if session == "exits":
+            extra += exits.OPTIONS
+        ours = self.kind in OURS
         return qemu.Machine(
             accel="kvmish" if ours else "tcg",
             machine=machine,
@@ -102,12 +112,16 @@ class Side:
             flavour=CLOUD._replace(initrd=initrd),
             append=f"console=ttyS0 {append}",
             extra=tuple(extra),
+            door=("--door", "fuse", "--mounted", str(DEVICE)) if self.kind == "file" else (),
         ).command()
 
 
-def sides(engines: list[str]) -> list[Side]:
-    """Return all columns for the engines; the first is judged, the others are beside it."""
+def sides(engines: list[str], has_file: bool) -> list[Side]:
+    """Return all columns for the engines; the first is judged, the others are beside it.
+    has_file: whether there is a device file.
+    """
     first, *others = engines
     columns = ["native", "tcg/default", "tcg/max", f"kvm/{first}", f"boot/{first}"]
+    columns += [f"file/{first}"] if has_file else []
     beside = [Side(f"kvm/{engine}", judged=False) for engine in others]
     return [*(Side(column) for column in columns), *beside]

@@ -126,7 +126,7 @@ def test_table_hangs_together() -> None:
 
 
 def test_a_command_line_fits_into_linuxs_limit() -> None:
-    for side in sides(["translate", "emulate"]):
+    for side in sides(["translate", "emulate"], has_file=True):
         for session in SESSIONS:
             rows = [row for row in ROWS if row.session == session]
             words = ",".join(f"{program}:{count}" for program, count in side.work(rows))
@@ -155,7 +155,7 @@ def test_memory_of_a_process_is_its_share() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
         assert 0 < memory_beyond_guest(child.pid) < 64
-        watch = Watch()
+        watch = Watch("idle")
         watch(child.pid, "bench sleep begin")
         watch(child.pid, "bench sleep end 0")
         assert watch.idle_percent is not None
@@ -187,7 +187,8 @@ def test_host_and_guest_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_engines_for_comparison_run_once() -> None:
-    columns = [side.column for side in sides(["translate", "emulate"]) if side.judged]
+    engines = ["translate", "emulate"]
+    columns = [side.column for side in sides(engines, has_file=False) if side.judged]
     assert columns == ["native", "tcg/default", "tcg/max", "kvm/translate", "boot/translate"]
     runner = _runner("native", sieve=2)
     runner.sides.append(Side("tcg/max", judged=False))
