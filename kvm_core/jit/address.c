@@ -94,8 +94,8 @@ int32_t put_tlb_offset(struct build *b, bool write)
     return table;
 }
 
-/* r10: linear -> host address, for `size` bytes. Clobbers flags and r11. */
-static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size)
+/* r10: linear -> offset in its page, for `size` bytes; the page is added to it, or in r11. Clobbers flags and r11. */
+static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size, bool add)
 {
     struct emit *e = &b->e;
     int32_t table = put_tlb_offset(b, write);
@@ -104,7 +104,7 @@ static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned 
     struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
     c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
     c->vectors = b->vectors;
-    op_mem(e, true, 0x03, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
+    op_mem(e, true, add ? 0x03 : 0x8b, add ? H_T0 : H_T1, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
     return c;
 }
@@ -115,7 +115,7 @@ struct cold *put_host(struct build *b, unsigned n, const struct insn *i, bool wr
 
     if (has_segment(i))
         beyond = put_segment(b, i, size);
-    struct cold *c = put_probe(b, n, write, size);
+    struct cold *c = put_probe(b, n, write, size, true);
     c->also_from = beyond;
     return c;
 }
@@ -124,4 +124,10 @@ struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool
 {
     put_offset(b, i, H_T0, true);
     return put_host(b, n, i, write, size);
+}
+
+struct cold *put_address_apart(struct build *b, unsigned n, const struct insn *i, unsigned size)
+{
+    put_offset(b, i, H_T0, true);
+    return put_probe(b, n, false, size, false);
 }

@@ -39,6 +39,7 @@ struct values { /* what is known of the guest's registers: how often changed, an
 struct operand {
     struct insn at; /* its address */
     bool write;
+    bool only_loaded; /* and r11 is free until it is */
     uint8_t size; /* bytes */
 };
 
@@ -50,6 +51,7 @@ static inline unsigned place_index(const struct place *p) { return p->index == N
 
 struct held { /* the host address of [low, high), distances from the base as it was at the block's start */
     bool write;
+    bool shared;          /* by another operand at least */
     uint8_t first;        /* the instruction that asked for it */
     uint8_t aligned_mask; /* it + aligned_at has none of these bits */
     int32_t aligned_at;
@@ -176,6 +178,8 @@ void put_offset(struct build *b, const struct insn *i, unsigned to, bool wide); 
 /* The host address of `size` bytes at the memory operand into r10. What does not hit interprets instruction n. Clobbers
  * flags and r11. */
 struct cold *put_address(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size);
+/* The same for an operand without a segment that is only loaded, at r10 + r11: that is sooner than their sum. */
+struct cold *put_address_apart(struct build *b, unsigned n, const struct insn *i, unsigned size);
 struct cold *put_host(struct build *b, unsigned n, const struct insn *i, bool write, unsigned size); /* of the one in r10 */
 /* r10: linear address -> offset in the page that the TLB's entry for it is for, 4096 and more when that is another; -> where
  * the entries are, of which that one is r11 bytes behind. Clobbers flags. */
@@ -183,9 +187,9 @@ int32_t put_tlb_offset(struct build *b, bool write);
 
 /* operand.c */
 void operands_find(struct build *b); /* of all instructions, before the first is rendered */
-/* The host address of the operand of instruction n is r10 + *disp; flags are kept if need be. -> what happens when it does not
- * hit, to be told where to go on; NULL: an earlier probe answers for it. */
-struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp);
+/* Where the operand of instruction n is, by way of r10, and of r11 if it is only loaded; flags are kept if need be. -> what happens
+ * when it does not hit, to be told where to go on; NULL: an earlier probe answers for it. */
+struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, struct place *at);
 void operands_forget(struct build *b);             /* no probe answers for what follows */
 void operands_extend(struct build *b, unsigned n); /* instruction n has been rendered */
 /* #GP, by the interpreter, if the operand's address has one of these bits. */

@@ -266,9 +266,13 @@ void put_target(struct build *b, unsigned n)
             load_field(&b->e, H_T0, GPR_FIELD(op->i->dst));
         return;
     }
-    put_address(b, n, op->i, false, b->word);
+    bool apart = !has_segment(op->i);
+    if (apart)
+        put_address_apart(b, n, op->i, b->word);
+    else
+        put_address(b, n, op->i, false, b->word);
     site_add(b, n, 0);
-    op_mem(&b->e, b->word == 8, 0x8b, H_T0, H_T0, NO_INDEX, 0, 0);
+    op_mem(&b->e, b->word == 8, 0x8b, H_T0, H_T0, apart ? H_T1 : NO_INDEX, 0, 0);
 }
 
 void flags_leave(struct build *b)
@@ -307,11 +311,11 @@ static bool lower_jmp(struct build *b, unsigned n)
 int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c)
 {
     struct operand a;
-    int32_t at;
+    struct place at;
 
     operand_of_stack(b, &a, write, disp);
     *c = put_operand(b, n, &a, &at);
-    return at;
+    return at.disp;
 }
 
 /* ---- the stack ------------------------------------------------------------------------------------------------ */

@@ -96,6 +96,8 @@ static bool is_high(const struct encoding *x, bool byte, unsigned reg) { return 
 /* AH and AL, or CH and CL, ... change places: beside an address in r10 there is no AH. */
 static void put_swap(struct emit *e, unsigned low) { put8(e, 0x86), put8(e, 0xc0 | (low + 4) << 3 | low); }
 
+static bool wants_flags(const struct op *op) { return op->effect == FLAGS_READ || op->effect == FLAGS_PART; }
+
 /* An instruction with ModRM whose r/m is memory. */
 static bool lower_memory(struct build *b, unsigned n)
 {
@@ -119,10 +121,11 @@ static bool lower_memory(struct build *b, unsigned n)
     if (is_bit_string(&x))
         return lower_bit_string(b, n, &x);
     struct operand a = {.at = *i, .write = operand_is_written(op, &x), .size = operand_size(&x, i)};
+    a.only_loaded = op->row->how == LOWER_LOAD && !high && (r.reg_is_digit || host_of(b, reg) >= 0) && !wants_flags(op);
     struct cold *c = put_place(b, n, &a, &at);
     if (a.size == 16)
         put_aligned(b, n, at.disp, 15);
-    if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
+    if (wants_flags(op))
         flags_want(b);
     if (r.reg_is_digit) {
         host = reg & 7;
@@ -201,7 +204,7 @@ static bool lower_registers(struct build *b, unsigned n)
         if (!r.reg_is_digit && !r.reg8 && host_of(b, reg) > 7)
             return false;
     }
-    if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
+    if (wants_flags(op))
         flags_want(b);
     bool reg_memory = !r.reg_is_digit && host_reg < 0, rm_memory = host_rm < 0;
     if (is_move(&x) && op->i->size >= 4 && (r.rm_write ? rm_memory : reg_memory)) {
@@ -263,7 +266,7 @@ static bool lower_opcode(struct build *b, unsigned n)
             return false;
         x.opcode = (uint8_t)(o & ~7u);
     }
-    if (op->effect == FLAGS_READ || op->effect == FLAGS_PART)
+    if (wants_flags(op))
         flags_want(b);
     bool memory = in_opcode && host < 0;
     if (memory) {

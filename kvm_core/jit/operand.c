@@ -189,9 +189,7 @@ bool operand_of_stack(const struct build *b, struct operand *a, bool write, int3
 {
     uint8_t am = b->word == 8 ? AM_FLAT64 : AM_32;
 
-    a->at = (struct insn){.base = RSP, .index = REG_ZERO, .am = am, .seg = SS, .disp = disp};
-    a->write = write;
-    a->size = b->word;
+    *a = (struct operand){.at = {.base = RSP, .index = REG_ZERO, .am = am, .seg = SS, .disp = disp}, .write = write, .size = b->word};
     return true;
 }
 
@@ -267,11 +265,12 @@ static bool reach(const struct build *b, struct held *h, unsigned n, const struc
         return false;
     low = low < h->low ? low : h->low;
     high = high > h->high ? high : h->high;
-    if (high - low > SPAN_MAX)
+    if (high - low > SPAN_MAX || low - distance(&b->before[h->first], &h->at) + h->at.disp < INT32_MIN)
         return false;
     h->low = low;
     h->high = high;
     h->write |= a->write;
+    h->shared = true;
     return true;
 }
 
@@ -344,46 +343,47 @@ void operands_extend(struct build *b, unsigned n)
 }
 
 /* A probe for the operand and those that follow. */
-static struct cold *put_shared_probe(struct build *b, unsigned n, const struct operand *a, int32_t *disp)
+static struct cold *put_shared_probe(struct build *b, unsigned n, const struct operand *a, const struct held *h, bool keep, int32_t *disp)
 {
-    struct emit *e = &b->e;
     struct insn at = a->at;
-    struct held h;
-    bool keep = look_ahead(b, n, a, &h);
-    int64_t before = distance(&b->before[n], &a->at) - h.low; /* bytes from the lowest operand to this one */
 
-    if (at.disp - before != (int32_t)(at.disp - before))
-        return NULL;
-    at.disp -= (int32_t)before;
-    *disp = (int32_t)before;
-    struct cold *c = put_address(b, n, &at, h.write, (unsigned)(h.high - h.low));
+    *disp = (int32_t)(distance(&b->before[n], &a->at) - h->low);
+    at.disp -= *disp;
+    struct cold *c = put_address(b, n, &at, h->write, (unsigned)(h->high - h->low));
     c->shared = true;
     c->last = (uint8_t)n;
-    b->held = h;
+    b->held = *h;
     b->holds = true;
     if (keep) {
-        store_field(e, H_T0, kept_field(b->keeps));
-        b->kept[b->keeps++] = h;
+        store_field(&b->e, H_T0, kept_field(b->keeps));
+        b->kept[b->keeps++] = *h;
     }
     return c;
 }
 
-struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, int32_t *disp)
+static struct cold *put_own_probe(struct build *b, unsigned n, const struct operand *a, struct place *at)
 {
-    struct cold *c = NULL;
+    if (!a->only_loaded || !is_flat(&a->at))
+        return put_address(b, n, &a->at, a->write, a->size);
+    at->index = H_T1;
+    return put_address_apart(b, n, &a->at, a->size);
+}
 
+struct cold *put_operand(struct build *b, unsigned n, const struct operand *a, struct place *at)
+{
+    struct held h;
+
+    *at = (struct place){.base = H_T0, .index = NO_INDEX};
     if (b->sharing && put_held(b, n, a)) {
-        *disp = (int32_t)(distance(&b->before[n], &a->at) - b->held.low);
+        at->disp = (int32_t)(distance(&b->before[n], &a->at) - b->held.low);
         b->shared_by = b->held.first;
         return NULL;
     }
     flags_keep(b, &b->op[n]);
-    if (b->sharing && is_flat(&a->at))
-        c = put_shared_probe(b, n, a, disp);
-    if (c)
-        return c;
-    *disp = 0;
-    return put_address(b, n, &a->at, a->write, a->size);
+    if (!b->sharing || !is_flat(&a->at))
+        return put_own_probe(b, n, a, at);
+    bool keep = look_ahead(b, n, a, &h);
+    return h.shared || !a->only_loaded ? put_shared_probe(b, n, a, &h, keep, &at->disp) : put_own_probe(b, n, a, at);
 }
 
 /* A host address is aligned as the guest's. */
@@ -408,6 +408,5 @@ struct cold *put_place(struct build *b, unsigned n, const struct operand *a, str
 {
     if (strip_place(b, n, at))
         return NULL;
-    *at = (struct place){.base = H_T0, .index = NO_INDEX};
-    return put_operand(b, n, a, &at->disp);
+    return put_operand(b, n, a, at);
 }

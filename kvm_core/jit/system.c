@@ -81,8 +81,8 @@ static bool lower_pushf(struct build *b, unsigned n)
 {
     struct emit *e = &b->e;
     struct operand a;
+    struct place at;
     struct cold *c;
-    int32_t at;
 
     flags_keep(b, &b->op[n]);
     b->holds = false;
@@ -100,7 +100,7 @@ static bool lower_pushf(struct build *b, unsigned n)
     c = put_operand(b, n, &a, &at);
     load_field(e, H_T1, FIELD(run.target[0]));
     site_add(b, n, 0);
-    op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at);
+    op_mem(e, b->word == 8, 0x89, H_T1, H_T0, NO_INDEX, 0, at.disp);
     op_mem(e, b->word == 8, 0x8d, H_SP, H_SP, NO_INDEX, 0, -b->word);
     cold_join(b, c);
     return true;

@@ -285,6 +285,7 @@ static bool operands(struct build *b, unsigned n, const struct native_op *op, co
     want_vectors(b, n, vector_need(b, o));
     if (op->mem_bytes) {
         struct operand a = {.at = *o->i, .write = op->mem_action & OPND_WRITE, .size = op->mem_bytes};
+        a.only_loaded = !a.write && !t.count && !op->align_mask && o->effect != FLAGS_PART && o->effect != FLAGS_READ;
         c = put_place(b, n, &a, &at);
         if (op->align_mask && !strip_answers(b, n))
             put_aligned(b, n, at.disp, op->align_mask);

@@ -111,17 +111,15 @@ static void put_with_memory(struct build *b, unsigned n, enum x87_class class, c
     const struct insn *i = b->op[n].i;
     struct emit *e = &b->e;
     struct operand a = {.at = *i, .size = 2, .write = class == X87_FNSTCW || class == X87_FNSTSW};
-    int32_t disp;
+    struct place at;
 
     if (class == X87_ARITHMETIC) {
         a.size = native_op_of(i)->mem_bytes;
         a.write = native_op_of(i)->mem_action & OPND_WRITE;
     }
-    struct cold *c = put_operand(b, n, &a, &disp), *unmasks = class == X87_FLDCW ? put_mask_check(b, n, disp) : NULL;
+    struct cold *c = put_operand(b, n, &a, &at), *unmasks = class == X87_FLDCW ? put_mask_check(b, n, at.disp) : NULL;
     site_add(b, n, 0);
-    put_rex(e, false, 0, 0, H_T0, false);
-    put8(e, x->opcode);
-    put_mem(e, x->modrm >> 3 & 7, H_T0, NO_INDEX, 0, disp);
+    op_mem(e, false, x->opcode, x->modrm >> 3 & 7, H_T0, NO_INDEX, 0, at.disp);
     if (class == X87_ARITHMETIC)
         put_notes(b, n);
     cold_join(b, c);
