@@ -110,6 +110,8 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
 
 void exit_if_last(struct worker *w)
 {
+    if (atomic_load(&w->handles) > 1)
+        return;
     pthread_mutex_lock(&w->lock);
     if (atomic_load(&w->handles) == (w->ahead.vcpu_file >= 0) && !w->calls) /* a call may still have to be finished */
         _exit(0);
@@ -174,8 +176,7 @@ static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_he
     ret = object_ioctl(n->kind, object, &c.client, in->cmd, in->arg);
     call_end(&c, ret);
     object_put(n->kind, object);
-    if (c.stopped)
-        exit_if_last(w);
+    exit_if_last(w); /* the client may be gone: it had its answer from the hand */
 }
 
 static void interrupt(struct worker *w, const struct fuse_in_header *h, const struct fuse_interrupt_in *in)
