@@ -164,6 +164,10 @@ $(BUILD)/asan/libkvmish-preload.so: $(ASAN_SHIM) $(BUILD)/asan/libkvmcore.a
 	@echo "  LINK  $@"
 	@$(CC) $(SANITIZE) -shared -o $@ $^ $(LDLIBS)
 
+# Executed between two instructions of translated code, whose vector registers are the guest's.
+$(BUILD)/obj/kvm_core/mmu/refill.o $(BUILD)/asan/obj/kvm_core/mmu/refill.o $(BUILD)/fuzz/obj/kvm_core/mmu/refill.o: \
+    CPPFLAGS += -mgeneral-regs-only
+
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC    $<"

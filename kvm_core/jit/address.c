@@ -75,11 +75,10 @@ static uint8_t *put_segment(struct build *b, const struct insn *i, unsigned size
 enum { TLB_SHIFT = 12 - 4 }; /* an entry has 16 bytes */
 _Static_assert(sizeof(struct tlb_entry) == 4096 >> TLB_SHIFT, "the index is scaled as it is found");
 
-int32_t put_tlb_offset(struct build *b, bool write)
+/* r11: which entry r10's is, in bytes. */
+static void put_tlb_index(struct build *b)
 {
     struct emit *e = &b->e;
-    int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
-    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write.entry) : offsetof(struct tlb_set, read.entry));
 
     if (b->j->bmi2) { /* rorx r11, r10, TLB_SHIFT */
         static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, TLB_SHIFT};
@@ -90,18 +89,35 @@ int32_t put_tlb_offset(struct build *b, bool write)
         put8(e, 0x49), put8(e, 0xc1), put8(e, 0xeb), put8(e, TLB_SHIFT);
     }
     op_imm(e, false, 4, H_T1, (TLB_ENTRIES - 1) * (int32_t)sizeof(struct tlb_entry));
-    op_mem(e, true, 0x33, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
+}
+
+static int32_t put_tlb_tag(struct build *b, bool write)
+{
+    int32_t set = FIELD(tlb_sets) + (int32_t)(b->kind * sizeof(struct tlb_set));
+    int32_t table = set + (int32_t)(write ? offsetof(struct tlb_set, write.entry) : offsetof(struct tlb_set, read.entry));
+
+    op_mem(&b->e, true, 0x33, H_T0, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, tag));
     return table;
+}
+
+int32_t put_tlb_offset(struct build *b, bool write)
+{
+    put_tlb_index(b);
+    return put_tlb_tag(b, write);
 }
 
 /* r10: linear -> offset in its page, for `size` bytes; the page is added to it, or in r11. Clobbers flags and r11. */
 static struct cold *put_probe(struct build *b, unsigned n, bool write, unsigned size, bool add)
 {
     struct emit *e = &b->e;
-    int32_t table = put_tlb_offset(b, write);
 
+    put_tlb_index(b);
+    const uint8_t *again = e->p;
+    int32_t table = put_tlb_tag(b, write);
     op_imm(e, true, 7, H_T0, (int32_t)(4096 - size));
     struct cold *c = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JA), n);
+    c->again = c->kind == COLD_INTERPRET ? again : NULL;
+    c->write = write;
     c->flags_before = b->flags & (uint8_t)~FLAGS_IN_HOST;
     c->vectors = b->vectors;
     op_mem(e, true, add ? 0x03 : 0x8b, add ? H_T0 : H_T1, H_BASE, H_T1, 0, table + (int32_t)offsetof(struct tlb_entry, host));

@@ -97,6 +97,27 @@ static void put_ways_in(struct build *b, unsigned n)
     }
 }
 
+/* The page that a probe has not found may only have lost its place in the TLB: the probe once more, with it. */
+static void put_refill(struct build *b, const struct cold *c, enum refill_kind kind)
+{
+    call_to(&b->e, b->j->refill[kind][c->write]);
+    set_jump(put_jump(&b->e, JUMP_ALWAYS), c->again);
+}
+
+static void put_cold_interpret(struct build *b, const struct cold *c)
+{
+    if (c->again && !c->also_from) {
+        put_refill(b, c, REFILL_INTERPRET);
+        put32(&b->e, jit_place(c->ref, (int)c->executed));
+        return;
+    }
+    if (c->again) {
+        put_refill(b, c, REFILL_SKIP);
+        set_jump(c->also_from, b->e.p);
+    }
+    put_interpret(b, c->ref, (int)c->executed);
+}
+
 /* The instructions that shared a probe which did not hit: each for itself. */
 static void put_group(struct build *b, const struct cold *c)
 {
@@ -106,6 +127,7 @@ static void put_group(struct build *b, const struct cold *c)
     b->vectors = c->vectors;
     b->sharing = false;
     operands_forget(b);
+    put_refill(b, c, REFILL_SKIP);
     for (unsigned n = c->executed; n <= c->last; n++) {
         if (n > c->executed)
             put_ways_in(b, n);
@@ -124,9 +146,10 @@ _Static_assert(BLOCK_OPS <= 64, "jit_group() takes numbers of 6 bits");
 /* Where that has not happened often: by the interpreter. The copy is long. */
 static void put_group_call(struct build *b, const struct cold *c)
 {
-    put_call(b, b->j->group, c->ref,
-             c->executed | (uint32_t)c->last << 6 | (uint32_t)c->vectors_after << 12 | (uint32_t)b->block->off << 17 |
-                 (uint32_t)b->block->kind << 29);
+    put_refill(b, c, REFILL_GROUP);
+    put32(&b->e, c->ref);
+    put32(&b->e, c->executed | (uint32_t)c->last << 6 | (uint32_t)c->vectors_after << 12 | (uint32_t)b->block->off << 17 |
+                     (uint32_t)b->block->kind << 29);
     if (c->flags_after & FLAGS_IN_HOST)
         flags_restore(&b->e, H_T1);
     jump_back(&b->e, c->join);
@@ -137,13 +160,13 @@ static void put_cold(struct build *b, const struct cold *c)
     struct emit *e = &b->e;
 
     set_jump(c->from, e->p);
-    if (c->also_from)
+    if (c->also_from && !c->again)
         set_jump(c->also_from, e->p);
     b->kind = c->set;
     strip_go_on(b, c->owed);
     switch (c->kind) {
     case COLD_INTERPRET:
-        put_interpret(b, c->ref, (int)c->executed);
+        put_cold_interpret(b, c);
         if (!c->join) {
             put8(e, 0x0f), put8(e, 0x0b); /* ud2: a branch has not come back */
             return;

@@ -24,6 +24,8 @@ struct cold { /* code behind the block for what is rare */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
     uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
+    const uint8_t *again; /* INTERPRET, GROUP: where a probe looks for its entry in the TLB, for reading or ... */
+    bool write;           /* ... writing; NULL: there was no probe */
     const uint8_t *join; /* INTERPRET, CALLS, POLL: where it goes on; NULL: nowhere */
     uint32_t ref, executed; /* RETURN: ref is PATCH_* */
     bool shared;         /* INTERPRET: of a probe that answers for later operands too */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "jit/emit.h"
+#include "mmu/refill.h"
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10u
@@ -188,6 +189,54 @@ static void put_c_call(struct emit *e, uint64_t target)
     put_return(e);
 }
 
+/* The call's return address goes on by so many bytes; r10 or r11: where it was. */
+static void put_return_behind(struct emit *e, unsigned reg, unsigned bytes)
+{
+    op_mem(e, true, 0x8b, reg, H_HOST_SP, NO_INDEX, 0, 0);
+    op_mem(e, true, 0x83, 0, H_HOST_SP, NO_INDEX, 0, 0); /* add qword [rsp], bytes */
+    put8(e, bytes);
+}
+
+/* Called where a probe has not found its page: r10 is how the address differs from the tag, r11 which entry that is. Returns to the
+ * jump that follows the call with the address in r10 when there is another entry now. */
+static void put_refill(struct emit *e, const struct jit *j, enum refill_kind kind, bool write)
+{
+    enum { JUMP_BYTES = 5 };
+    static const uint8_t kept[] = {H_RAX, H_RCX, H_RDX, H_RSI, H_RDI, H_SP, H_BASE, H_T1, H_T0}; /* System V ABI: not the callee's */
+    uint64_t target = (uint64_t)mmu_refill;
+
+    for (unsigned n = 0; n < sizeof(kept); n++)
+        put_push(e, 0x50, kept[n]);
+    op_mem(e, true, 0x8d, H_RDI, H_BASE, NO_INDEX, 0, -BASE_BIAS);
+    move(e, H_RSI, H_T0);
+    move(e, H_RDX, H_T1);
+    load_imm32(e, H_RCX, write);
+    put8(e, 0x48), put8(e, 0xb8); /* mov rax, imm64 */
+    memcpy(e->p, &target, 8);
+    e->p += 8;
+    put8(e, 0xff), put8(e, 0xd0);
+    op_mem(e, true, 0x89, H_RAX, H_HOST_SP, NO_INDEX, 0, 0); /* r10 */
+    op_reg(e, false, 0x85, H_RDX, H_RDX);
+    for (unsigned n = sizeof(kept); n--;)
+        put_push(e, 0x58, kept[n]);
+    uint8_t *failed = put_jump(e, CC_JE);
+    put8(e, 0xc3);
+    set_jump(failed, e->p);
+    if (kind == REFILL_SKIP) {
+        put_return_behind(e, H_T0, JUMP_BYTES);
+        put8(e, 0xc3);
+    } else if (kind == REFILL_INTERPRET) {
+        put_return_behind(e, H_T0, JUMP_BYTES + 4);
+        op_mem(e, false, 0x8b, H_T0, H_T0, NO_INDEX, 0, JUMP_BYTES);
+        jump_to(e, j->interpret);
+    } else {
+        put_return_behind(e, H_T1, JUMP_BYTES + 8);
+        op_mem(e, false, 0x8b, H_T0, H_T1, NO_INDEX, 0, JUMP_BYTES);
+        op_mem(e, false, 0x8b, H_T1, H_T1, NO_INDEX, 0, JUMP_BYTES + 4);
+        jump_to(e, j->group);
+    }
+}
+
 static void put_edge_offset(struct emit *e) /* movzx r11d, word [r10] */
 {
     put_rex(e, false, H_T1, 0, H_T0, false);
@@ -269,6 +318,10 @@ static void put_thunks(struct jit *j)
     put_c_call(&e, (uint64_t)jit_vectors);
     j->group = here(&e);
     put_c_call(&e, (uint64_t)jit_group);
+    for (unsigned n = 0; n < 2 * REFILL_KINDS; n++) {
+        j->refill[n / 2][n % 2] = here(&e);
+        put_refill(&e, j, n / 2, n % 2);
+    }
     e.p += -here(&e) & 63;
     j->scratch = here(&e);
 }

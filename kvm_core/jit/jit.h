@@ -63,6 +63,10 @@ enum { /* bytes before a block */
     JIT_HEAD = JIT_PROLOGUE + 5  /* where it goes if not */
 };
 
+enum refill_kind { /* a probe's page is not to be had: on behind the jump, or C is called, with the words that stand there */
+    REFILL_SKIP, REFILL_INTERPRET, REFILL_GROUP, REFILL_KINDS
+};
+
 struct link;
 struct profile;
 struct region { /* of the code cache, and of the blocks with code in it */
@@ -91,7 +95,7 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t renew, exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group; /* thunks: offsets in the code cache */
+    uint32_t renew, exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group, refill[REFILL_KINDS][2]; /* thunks: offsets in the code cache */
     struct profile *profile; /* NULL: nobody asked */
     FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;

@@ -101,17 +101,6 @@ void mem_check_canonical(struct vcpu *v, uint64_t linear, size_t n)
     check_canonical(v, linear, n);
 }
 
-static bool is_free(const struct tlb_table *t, unsigned n, uint64_t page) { return t->entry[n].tag == tlb_none(n) || t->entry[n].tag == page; }
-
-static void enter(struct vcpu *v, struct tlb_table *t, unsigned n, uint64_t page, const struct page_ref *ref, bool global)
-{
-    if (t->entry[n].tag == page && t->entry[n].host != (uint64_t)ref->host)
-        v->tlb_drops++;
-    t->entry[n].tag = page;
-    t->entry[n].host = (uint64_t)ref->host;
-    t->global[n / 64] = (t->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)global << n % 64;
-}
-
 /* Translates the page of `linear` with the rights of `kind` and enters it into that TLB set. */
 static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, int access, struct page *out)
 {
@@ -141,20 +130,11 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     if (kind == TLB_USER_AC || ((v->slow & SLOW_BREAKPOINT) && debug_page_watched(v, linear)))
         return;
     struct tlb_set *set = &v->tlb_sets[kind];
-    unsigned n = tlb_index(page);
     bool direct = w.writable && !ref.slot->readonly && (access == ACC_WRITE || !(ref.slot->dirty || ref.slot->partial || v->lockstep)) &&
                   !__atomic_load_n(&ref.slot->page_flags[ref.page], __ATOMIC_SEQ_CST);
-    if (access != ACC_WRITE || is_free(&set->read, n, page))
-        enter(v, &set->read, n, page, &ref, w.global);
-    if (direct && (access == ACC_WRITE || is_free(&set->write, n, page)))
-        enter(v, &set->write, n, page, &ref, w.global);
-    else if (set->write.entry[n].tag == page)
-        tlb_forbid_write(v, set, n);
     if (unlikely(set->fills.count == FILLS_MAX))
         tlb_fills_renew(set);
-    fills_add(&set->fills, n);
-    if (!w.global)
-        fills_add(&set->nonglobal, n);
+    tlb_enter(v, set, page, ref.host, access == ACC_WRITE, direct, w.global);
     if (w.page_shift > 12)
         large_note(v, linear, w.page_shift);
 }

@@ -6,13 +6,6 @@
 
 #include "mmu/tlb.h"
 
-enum { REGION_SHIFT = 21 };
-
-static struct large_region *place_of(struct large_pages *l, uint64_t number)
-{
-    return &l->region[(number ^ number >> 8 ^ number >> 16) & (LARGE_REGIONS - 1)];
-}
-
 static void widen(uint64_t *first, uint64_t *last, uint64_t linear, unsigned shift)
 {
     uint64_t mask = (1ull << shift) - 1;
@@ -56,7 +49,7 @@ void large_note(struct vcpu *v, uint64_t linear, unsigned shift)
 {
     struct large_pages *l = v->large;
     uint64_t number = linear >> REGION_SHIFT;
-    struct large_region *r = place_of(l, number);
+    struct large_region *r = large_place(l, number);
     unsigned half = linear >> 63, page = linear >> 12 & 511;
 
     if (shift > REGION_SHIFT)
@@ -84,7 +77,7 @@ void large_drop(struct vcpu *v, uint64_t linear)
 {
     struct large_pages *l = v->large;
     uint64_t number = linear >> REGION_SHIFT;
-    struct large_region *r = place_of(l, number);
+    struct large_region *r = large_place(l, number);
     unsigned half = linear >> 63;
 
     if (r->number == number && r->generation == l->generation && r->shift)

@@ -43,6 +43,34 @@ static inline void tlb_forbid_write(struct vcpu *v, struct tlb_set *set, unsigne
     set->write.entry[n].tag = tlb_none(n);
     v->tlb_drops++;
 }
+static inline bool tlb_is_free(const struct tlb_table *t, unsigned n, uint64_t page)
+{
+    return t->entry[n].tag == tlb_none(n) || t->entry[n].tag == page;
+}
+static inline void tlb_put(struct vcpu *v, struct tlb_table *t, unsigned n, uint64_t page, const uint8_t *host, bool global)
+{
+    if (t->entry[n].tag == page && t->entry[n].host != (uint64_t)host)
+        v->tlb_drops++;
+    t->entry[n].tag = page;
+    t->entry[n].host = (uint64_t)host;
+    t->global[n / 64] = (t->global[n / 64] & ~(1ull << n % 64)) | (uint64_t)global << n % 64;
+}
+/* Enters a page of a walk for reading or writing; for the other as well where that takes no other page's place and, for writing, it is
+ * `direct`: may be written without a look. */
+static inline void tlb_enter(struct vcpu *v, struct tlb_set *set, uint64_t page, const uint8_t *host, bool write, bool direct, bool global)
+{
+    unsigned n = tlb_index(page);
+
+    if (!write || tlb_is_free(&set->read, n, page))
+        tlb_put(v, &set->read, n, page, host, global);
+    if (direct && (write || tlb_is_free(&set->write, n, page)))
+        tlb_put(v, &set->write, n, page, host, global);
+    else if (set->write.entry[n].tag == page)
+        tlb_forbid_write(v, set, n);
+    fills_add(&set->fills, n);
+    if (!global)
+        fills_add(&set->nonglobal, n);
+}
 /* Takes away the right to write host page `hpage` directly (it now holds code, or is dirty-logged). */
 void tlb_protect_host_page(struct vcpu *v, const void *hpage);
 

@@ -4,14 +4,10 @@
 #include "cpu/cpu.h"
 #include "cpu/cpuid.h"
 #include "cpu/lockstep.h"
+#include "mmu/paging.h"
 #include "mmu/phys.h"
 #include "mmu/reach.h"
 
-enum { /* page-table entry bits, SDM vol. 3, table 4-20 */
-    PTE_P = 1 << 0, PTE_W = 1 << 1, PTE_U = 1 << 2, PTE_A = 1 << 5, PTE_D = 1 << 6, PTE_PS = 1 << 7,
-    PTE_G = 1 << 8, PTE_PAT_LARGE = 1 << 12
-};
-#define PTE_NX (1ull << 63)
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32 }; /* error code, 4.7 */
 
 /* An entry read during a walk, and where it is. */
@@ -91,7 +87,7 @@ struct path {
 
 static uint64_t reserved_long(const struct vcpu *v, uint64_t pte, int shift, bool large)
 {
-    uint64_t bits = v->phys_reserved & 0x000ffffffffff000ull;
+    uint64_t bits = v->phys_reserved & PTE_FRAME;
 
     if (!(v->efer & EFER_NXE))
         bits |= PTE_NX;
@@ -126,19 +122,14 @@ static enum step path_down(struct vcpu *v, uint64_t linear, uint64_t table, int 
         p->rights = (p->rights & (e->value | PTE_NX)) | (e->value & PTE_NX);
         if (large || shift == 12) {
             uint64_t mask = (1ull << shift) - 1;
-            p->gpa = (e->value & 0x000ffffffffff000ull & ~mask) | (linear & mask & ~0xfffull);
+            p->gpa = (e->value & PTE_FRAME & ~mask) | (linear & mask & ~0xfffull);
             p->shift = (uint8_t)shift;
             p->global = e->value & PTE_G;
             return STEP_OK;
         }
-        table = e->value & 0x000ffffffffff000ull;
+        table = e->value & PTE_FRAME;
     }
 }
-
-/* A paging-structure cache (SDM vol. 3, 4.10.3): page directories by GiB of linear address, in IA-32e paging. Every flush of
- * the TLB, of a page too, empties it. */
-static struct directory *directory_of(struct vcpu *v, uint64_t linear) { return &v->directories[linear >> 30 & (DIRECTORIES - 1)]; }
-static uint64_t directory_tag(const struct vcpu *v, uint64_t linear) { return linear >> 30 | v->directory_generation << 34; }
 
 static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
 {
@@ -147,7 +138,7 @@ static enum step path_long(struct vcpu *v, uint64_t linear, struct path *p)
     if (d->tag == directory_tag(v, linear))
         return path_down(v, linear, d->table, 21, d->rights, 0, p);
     p->directory = 0;
-    return path_down(v, linear, v->cr3 & 0x000ffffffffff000ull, v->cr4 & CR4_LA57 ? 48 : 39, PTE_W | PTE_U, 0, p);
+    return path_down(v, linear, v->cr3 & PTE_FRAME, v->cr4 & CR4_LA57 ? 48 : 39, PTE_W | PTE_U, 0, p);
 }
 
 static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
@@ -158,7 +149,7 @@ static enum step path_pae(struct vcpu *v, uint64_t linear, struct path *p)
     if (!(pdpte & PTE_P))
         return STEP_ABSENT;
     /* bits 62:52 are reserved in PAE (4.4.2) */
-    return path_down(v, linear, pdpte & 0x000ffffffffff000ull, 21, PTE_W | PTE_U, 0x7ff0000000000000ull, p);
+    return path_down(v, linear, pdpte & PTE_FRAME, 21, PTE_W | PTE_U, 0x7ff0000000000000ull, p);
 }
 
 static enum step path_32(struct vcpu *v, uint64_t linear, struct path *p)

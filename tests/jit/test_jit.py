@@ -83,7 +83,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
     "name",
     [
         "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
-        "rewritten", "gone", "renew", "grow", "kept",
+        "rewritten", "gone", "renew", "grow", "kept", "refill",
     ],
 )  # fmt: skip
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
@@ -101,6 +101,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     rewritten: a byte of code that was written as it was had its page decoded and translated anew;
     data in a page that had once been executed took the slow path for good.
     grow: a block whose instructions went when the cache grew was empty, and what is behind it ran.
+    refill: no bug; which pages the TLB gets back without a walk by the interpreter.
     gone: memory that went without a word left a block at its start, with what it had done.
     kept: no bug; an address that is kept while what it stands for is remapped, forbidden or gone.
     """
