@@ -270,6 +270,7 @@ static int run_loop(struct kvm_vcpu *kv)
             clock_steal(kv);
         int budget = run_inject(kv);
         vapic_publish(kv);
+        kv->ran = true;
         enum cpu_exit_reason reason = enter(kv, budget);
         vapic_collect(kv);
         r = run_exit(kv, reason);

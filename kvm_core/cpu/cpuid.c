@@ -516,23 +516,42 @@ void cpuid_query(const struct vcpu *v, uint32_t leaf, uint32_t sub, uint32_t out
     }
 }
 
+static struct kvm_cpuid_entry2 as_it_is_now(const struct vcpu *v, struct kvm_cpuid_entry2 e)
+{
+    uint32_t out[4];
+
+    registers(&e, out);
+    dynamic(v, e.function, e.index, out);
+    e.eax = out[EAX];
+    e.ebx = out[EBX];
+    e.ecx = out[ECX];
+    e.edx = out[EDX];
+    return e;
+}
+
 int cpuid_get(const struct vcpu *v, struct kvm_cpuid_entry2 *entries, unsigned max)
 {
     const struct cpuid_model *m = v->cpuid;
-    uint32_t out[4];
 
     if (m->count > max)
         return -E2BIG;
-    for (unsigned n = 0; n < m->count; n++) {
-        entries[n] = m->entry[n];
-        registers(&m->entry[n], out);
-        dynamic(v, entries[n].function, entries[n].index, out);
-        entries[n].eax = out[EAX];
-        entries[n].ebx = out[EBX];
-        entries[n].ecx = out[ECX];
-        entries[n].edx = out[EDX];
-    }
+    for (unsigned n = 0; n < m->count; n++)
+        entries[n] = as_it_is_now(v, m->entry[n]);
     return (int)m->count;
+}
+
+bool cpuid_equal(const struct vcpu *v, const struct kvm_cpuid_entry2 *entries, unsigned n)
+{
+    const struct cpuid_model *m = v->cpuid;
+
+    if (n != m->count)
+        return false;
+    while (n--) {
+        struct kvm_cpuid_entry2 is = as_it_is_now(v, m->entry[n]), shall = as_it_is_now(v, entries[n]);
+        if (memcmp(&is, &shall, offsetof(struct kvm_cpuid_entry2, padding)))
+            return false;
+    }
+    return true;
 }
 
 bool cpuid_client_places_pkru(const struct vcpu *v) { return v->cpuid->places_pkru; }

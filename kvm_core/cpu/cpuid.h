@@ -95,6 +95,8 @@ void cpuid_destroy(struct vcpu *v);
 /* KVM_SET_CPUID2: replaces the model; derives v->features, amd, maxphyaddr, phys_reserved. -E2BIG,
  * -EINVAL (an address width that no paging mode has), leaving the old model. */
 int cpuid_set(struct vcpu *v, const struct kvm_cpuid_entry2 *entries, unsigned n);
+/* Do these entries say what cpuid_get() says now? */
+bool cpuid_equal(const struct vcpu *v, const struct kvm_cpuid_entry2 *entries, unsigned n);
 /* KVM_GET_CPUID2: as set, with the dynamic bits as they are now. Returns their number, or -E2BIG.
  */
 int cpuid_get(const struct vcpu *v, struct kvm_cpuid_entry2 *entries, unsigned max);

@@ -99,16 +99,18 @@ static int enable_x2apic_api(struct kvm_vm *vm, uint64_t flags)
     return 0;
 }
 
-/* To be set before the first vCPU. */
-static int set_before_vcpus(struct kvm_vm *vm, uint32_t *field, uint64_t value)
+/* Said once, and not below the number of the boot processor. KVM API, KVM_CAP_MAX_VCPU_ID */
+static int set_max_vcpu_ids(struct kvm_vm *vm, uint64_t ids)
 {
-    int err = -EINVAL;
+    int err = 0;
 
+    if (ids > VCPU_IDS_MAX)
+        return -EINVAL;
     pthread_mutex_lock(&vm->lock);
-    if (!vm->vcpus) {
-        *field = (uint32_t)value;
-        err = 0;
-    }
+    if (vm->bsp_id > ids || (vm->max_vcpu_ids && vm->max_vcpu_ids != ids))
+        err = -EINVAL;
+    else
+        vm->max_vcpu_ids = (uint32_t)ids;
     pthread_mutex_unlock(&vm->lock);
     return err;
 }
@@ -140,10 +142,11 @@ int caps_enable_vm(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
     case KVM_CAP_X86_DISABLE_EXITS:
         if (arg & ~(uint64_t)KVM_X86_DISABLE_VALID_EXITS)
             return -EINVAL;
-        /* all of them stay cheap here: nothing leaves the process */
-        vm->disabled_exits |= arg & ~(uint64_t)KVM_X86_DISABLE_EXITS_HLT;
+        vm->disabled_exits |= arg;
         return 0;
-    case KVM_CAP_MSR_PLATFORM_INFO: return 0;
+    case KVM_CAP_MSR_PLATFORM_INFO:
+        vm->hides_platform_info = !arg;
+        return 0;
     case KVM_CAP_EXCEPTION_PAYLOAD:
         vm->exception_payload = arg;
         return 0;
@@ -161,10 +164,7 @@ int caps_enable_vm(struct kvm_vm *vm, const struct kvm_enable_cap *cap)
         vm->hypercall_exits = arg;
         return 0;
     case KVM_CAP_EXIT_ON_EMULATION_FAILURE: return arg & ~1ull ? -EINVAL : 0;
-    case KVM_CAP_MAX_VCPU_ID:
-        if (!arg || arg > VCPU_IDS_MAX)
-            return -EINVAL;
-        return set_before_vcpus(vm, &vm->max_vcpu_ids, arg);
+    case KVM_CAP_MAX_VCPU_ID: return set_max_vcpu_ids(vm, arg);
     case KVM_CAP_HALT_POLL: return 0;
     default: return -EINVAL;
     }

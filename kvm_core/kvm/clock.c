@@ -241,16 +241,7 @@ void clock_steal(struct kvm_vcpu *kv)
 
 /* ---- MSRs ------------------------------------------------------------------------------------------------------- */
 
-/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID: without the feature bit the register does not exist. */
-static bool pv_allowed(const struct kvm_vcpu *kv, unsigned feature, bool host)
-{
-    uint32_t out[4];
-
-    if (host || !kv->enforce_pv)
-        return true;
-    cpuid_query(&kv->cpu, 0x40000001, 0, out);
-    return out[0] >> feature & 1;
-}
+static bool pv_allowed(const struct kvm_vcpu *kv, unsigned feature, bool host) { return host || pv_has(kv, feature); }
 
 /* 0 done, -1 #GP, 1 unknown. */
 int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool host)
@@ -258,7 +249,7 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
     switch (index) {
     case MSR_KVM_WALL_CLOCK:
     case MSR_KVM_WALL_CLOCK_NEW:
-        if (!pv_allowed(kv, index == MSR_KVM_WALL_CLOCK ? 0 : 3, host))
+        if (!pv_allowed(kv, index == MSR_KVM_WALL_CLOCK ? PV_CLOCK : PV_CLOCK2, host))
             return 1;
         kv->vm->wall_clock_msr = value;
         if (!host)
@@ -266,7 +257,7 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
         return 0;
     case MSR_KVM_SYSTEM_TIME:
     case MSR_KVM_SYSTEM_TIME_NEW:
-        if (!pv_allowed(kv, index == MSR_KVM_SYSTEM_TIME ? 0 : 3, host))
+        if (!pv_allowed(kv, index == MSR_KVM_SYSTEM_TIME ? PV_CLOCK : PV_CLOCK2, host))
             return 1;
         kv->msr_system_time = value;
         kv->clock_boot_msr = index == MSR_KVM_SYSTEM_TIME;
@@ -274,7 +265,7 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
         clock_update(kv);
         return 0;
     case MSR_KVM_STEAL_TIME:
-        if (!pv_allowed(kv, 5, host))
+        if (!pv_allowed(kv, PV_STEAL, host))
             return 1;
         if (value & 0x3e)
             return -1;
@@ -283,7 +274,7 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
         clock_steal(kv);
         return 0;
     case MSR_KVM_PV_EOI_EN:
-        if (!pv_allowed(kv, 6, host))
+        if (!pv_allowed(kv, PV_EOI, host))
             return 1;
         if (value & 2)
             return -1;
@@ -291,6 +282,8 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
         kv->msr_pv_eoi = value;
         return 0;
     case MSR_KVM_POLL_CONTROL:
+        if (!pv_allowed(kv, PV_POLL_CONTROL, host))
+            return 1;
         if (value & ~1ull)
             return -1;
         kv->msr_poll_control = value;
@@ -305,13 +298,13 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
 int clock_read_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bool host)
 {
     switch (index) {
-    case MSR_KVM_WALL_CLOCK: *value = kv->vm->wall_clock_msr; return pv_allowed(kv, 0, host) ? 0 : 1;
-    case MSR_KVM_WALL_CLOCK_NEW: *value = kv->vm->wall_clock_msr; return pv_allowed(kv, 3, host) ? 0 : 1;
-    case MSR_KVM_SYSTEM_TIME: *value = kv->msr_system_time; return pv_allowed(kv, 0, host) ? 0 : 1;
-    case MSR_KVM_SYSTEM_TIME_NEW: *value = kv->msr_system_time; return pv_allowed(kv, 3, host) ? 0 : 1;
-    case MSR_KVM_STEAL_TIME: *value = kv->msr_steal; return pv_allowed(kv, 5, host) ? 0 : 1;
-    case MSR_KVM_PV_EOI_EN: *value = kv->msr_pv_eoi; return pv_allowed(kv, 6, host) ? 0 : 1;
-    case MSR_KVM_POLL_CONTROL: *value = kv->msr_poll_control; return pv_allowed(kv, 12, host) ? 0 : 1;
+    case MSR_KVM_WALL_CLOCK: *value = kv->vm->wall_clock_msr; return pv_allowed(kv, PV_CLOCK, host) ? 0 : 1;
+    case MSR_KVM_WALL_CLOCK_NEW: *value = kv->vm->wall_clock_msr; return pv_allowed(kv, PV_CLOCK2, host) ? 0 : 1;
+    case MSR_KVM_SYSTEM_TIME: *value = kv->msr_system_time; return pv_allowed(kv, PV_CLOCK, host) ? 0 : 1;
+    case MSR_KVM_SYSTEM_TIME_NEW: *value = kv->msr_system_time; return pv_allowed(kv, PV_CLOCK2, host) ? 0 : 1;
+    case MSR_KVM_STEAL_TIME: *value = kv->msr_steal; return pv_allowed(kv, PV_STEAL, host) ? 0 : 1;
+    case MSR_KVM_PV_EOI_EN: *value = kv->msr_pv_eoi; return pv_allowed(kv, PV_EOI, host) ? 0 : 1;
+    case MSR_KVM_POLL_CONTROL: *value = kv->msr_poll_control; return pv_allowed(kv, PV_POLL_CONTROL, host) ? 0 : 1;
     case MSR_KVM_ASYNC_PF_EN:
     case MSR_KVM_ASYNC_PF_INT:
     case MSR_KVM_ASYNC_PF_ACK: *value = 0; return host ? 0 : 1;

@@ -137,12 +137,12 @@ struct kvm_vm {
     struct kvm_vcpu *vcpu[VCPUS_MAX]; /* in order of creation; filled before `vcpus` is raised */
     _Atomic unsigned vcpus;
     uint32_t bsp_id;
-    uint32_t max_vcpu_ids;
+    uint32_t max_vcpu_ids; /* 0: not said before the first vCPU, it may be yet */
     uint64_t disabled_quirks;
     uint64_t disabled_exits; /* KVM_X86_DISABLE_EXITS_* */
     uint64_t hypercall_exits;
     uint32_t user_msr_reasons; /* KVM_MSR_EXIT_REASON_*: exit instead of #GP */
-    bool exception_payload, triple_fault_event, gfn_mode;
+    bool exception_payload, triple_fault_event, gfn_mode, hides_platform_info;
     uint64_t notify_window;
     uint32_t bus_lock_mode;
     uint64_t tss_addr, identity_map_addr;
@@ -231,7 +231,7 @@ struct kvm_vcpu {
     sigset_t sigmask, outer_mask;
 
     bool enforce_pv;
-    bool ran; /* KVM_RUN has been called: CPUID is fixed */
+    bool ran; /* the guest has been entered: CPUID is fixed */
 
     /* PV and other MSRs of this layer: clock.c, msrs.c */
     uint64_t msr_system_time, msr_steal, msr_pv_eoi, msr_poll_control, msr_apf_en, msr_apf_int;

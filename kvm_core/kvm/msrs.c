@@ -1,5 +1,6 @@
 /* Model-specific registers as the client and the machine see them: lists, GET/SET_MSRS, filter, APIC and PV registers. */
 #include "cpu/msr.h"
+#include "cpu/msr_index.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -49,8 +50,8 @@ static int machine_read(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bo
     if (index >= APIC_X2APIC_MSR_FIRST && index <= APIC_X2APIC_MSR_LAST)
         return kv->has_lapic && !lapic_msr_read(&kv->lapic, index, value) ? 0 : -1;
     if (index == MSR_TSC_DEADLINE) {
-        *value = kv->has_lapic ? lapic_deadline_get(&kv->lapic) : 0;
-        return host || cpu_has(&kv->cpu, FEAT_TSC_DEADLINE) ? 0 : -1;
+        *value = kv->has_lapic ? lapic_deadline_get(&kv->lapic) : 0; /* whatever CPUID says, as in KVM */
+        return 0;
     }
     return clock_read_msr(kv, index, value, host);
 }
@@ -67,7 +68,7 @@ static int machine_write(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bo
     if (index == MSR_TSC_DEADLINE) {
         if (kv->has_lapic)
             lapic_deadline_set(&kv->lapic, value);
-        return host || cpu_has(&kv->cpu, FEAT_TSC_DEADLINE) ? 0 : -1;
+        return 0;
     }
     return clock_write_msr(kv, index, value, host);
 }
@@ -252,6 +253,8 @@ bool ops_msr_allowed(struct vcpu *v, uint32_t index, bool write)
     const struct msr_filter *f = atomic_load(&kvm_of(v)->vm->msr_filter);
     uint32_t kind = write ? KVM_MSR_FILTER_WRITE : KVM_MSR_FILTER_READ;
 
+    if (index == MSR_IA32_PLATFORM_INFO && !write && kvm_of(v)->vm->hides_platform_info)
+        return false;
     if (!f || (index >= APIC_X2APIC_MSR_FIRST && index <= APIC_X2APIC_MSR_LAST))
         return true;
     for (unsigned i = 0; i < f->count; i++) {

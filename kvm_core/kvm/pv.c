@@ -72,6 +72,17 @@ int vapic_set(struct kvm_vcpu *kv, uint64_t gpa)
     return 0;
 }
 
+/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID: a service whose bit is clear does not exist. */
+bool pv_has(const struct kvm_vcpu *kv, enum pv_feature feature)
+{
+    uint32_t out[4];
+
+    if (!kv->enforce_pv)
+        return true;
+    cpuid_query(&kv->cpu, 0x40000001, 0, out);
+    return out[0] >> feature & 1;
+}
+
 /* ---- hypercalls ---------------------------------------------------------------------------------------------------- */
 
 /* Guest pages shared or private: the client's to note. Comes back only to refuse. KVM API 5, KVM_EXIT_HYPERCALL */
@@ -97,16 +108,21 @@ static uint64_t hypercall(struct kvm_vcpu *kv, uint64_t nr, const uint64_t a[4])
         vcpu_kick(kv); /* out to vapic_collect(), and in again with what has become deliverable */
         return 0;
     case HC_KICK_CPU: {
+        if (!pv_has(kv, PV_UNHALT))
+            break;
         struct lapic *target = kv->has_lapic ? irqchip_find_lapic(&kv->vm->irq, (uint32_t)a[1]) : NULL;
         if (target)
             vcpu_post(target->owner, VCPU_PV_KICK);
         return 0;
     }
     case HC_SEND_IPI:
-        if (!kv->has_lapic)
+        if (!kv->has_lapic || !pv_has(kv, PV_SEND_IPI))
             break;
         return (uint64_t)irqchip_pv_send_ipi(&kv->vm->irq, a[0], a[1], (uint32_t)a[2], a[3], cpu_is_long(&kv->cpu));
-    case HC_SCHED_YIELD: return 0;
+    case HC_SCHED_YIELD:
+        if (!pv_has(kv, PV_SCHED_YIELD))
+            break;
+        return 0;
     case HC_MAP_GPA_RANGE: return map_gpa_range(kv, a);
     default: break;
     }

@@ -2,6 +2,7 @@
 #ifndef KVMISH_KVM_PV_H
 #define KVMISH_KVM_PV_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -48,6 +49,19 @@ enum {
     HC_SCHED_YIELD = 11,
     HC_MAP_GPA_RANGE = 12
 };
+enum pv_feature { /* bits of CPUID 0x40000001 EAX */
+    PV_CLOCK = 0,
+    PV_CLOCK2 = 3,
+    PV_STEAL = 5,
+    PV_EOI = 6,
+    PV_UNHALT = 7,
+    PV_SEND_IPI = 11,
+    PV_POLL_CONTROL = 12,
+    PV_SCHED_YIELD = 13
+};
+struct kvm_vcpu;
+bool pv_has(const struct kvm_vcpu *kv, enum pv_feature feature);
+
 enum { PV_EPERM = 1, PV_EINVAL = 22, PV_ENOSYS = 1000 };
 
 #endif

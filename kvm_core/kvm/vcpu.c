@@ -12,6 +12,7 @@
 #include "cpu/msr.h"
 #include "kvm/engines.h"
 #include "kvm/kvm.h"
+#include "kvm/pv.h"
 #include "mmu/tlb.h"
 
 /* ---- kicks ------------------------------------------------------------------------------------------------------- */
@@ -183,6 +184,8 @@ int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
     if (id >= VCPU_IDS_MAX)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
+    if (!vm->max_vcpu_ids)
+        vm->max_vcpu_ids = VCPU_IDS_MAX;
     if (vm->vcpus >= VCPUS_MAX || id >= vm->max_vcpu_ids)
         fd = -EINVAL;
     else if (vm_vcpu_by_id(vm, (uint32_t)id))
@@ -207,6 +210,24 @@ int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
 }
 
 /* ---- ioctls ------------------------------------------------------------------------------------------------------- */
+
+/* KVM API 4.20. -EINVAL: not what it was, after KVM_RUN */
+static int take_cpuid(struct kvm_vcpu *kv, struct kvm_cpuid_entry2 *entries, unsigned n)
+{
+    int err;
+
+    if (kv->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT) /* who is never scheduled out needs no kick */
+        for (unsigned i = 0; i < n; i++)
+            if (entries[i].function == 0x40000001)
+                entries[i].eax &= ~(1u << PV_UNHALT);
+    if (kv->ran)
+        return cpuid_equal(&kv->cpu, entries, n) ? 0 : -EINVAL;
+    err = cpuid_set(&kv->cpu, entries, n);
+    if (!err && kv->has_lapic)
+        lapic_set_cpuid(&kv->lapic, cpu_has(&kv->cpu, FEAT_X2APIC), cpu_has(&kv->cpu, FEAT_TSC_DEADLINE),
+                        kv->cpu.maxphyaddr);
+    return err;
+}
 
 static int set_cpuid(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg)
 {
@@ -234,11 +255,8 @@ static int set_cpuid(struct kvm_vcpu *kv, const struct client *c, unsigned long 
         if (!entries)
             return err;
     }
-    err = cpuid_set(&kv->cpu, entries, head.nent);
+    err = take_cpuid(kv, entries, head.nent);
     free(entries);
-    if (!err && kv->has_lapic)
-        lapic_set_cpuid(&kv->lapic, cpu_has(&kv->cpu, FEAT_X2APIC), cpu_has(&kv->cpu, FEAT_TSC_DEADLINE),
-                        kv->cpu.maxphyaddr);
     return err;
 }
 

@@ -79,7 +79,6 @@ static struct kvm_vm *vm_new(const struct client *c)
     vm->refs = 1;
     vm->client = *c;
     vm->number = atomic_fetch_add(&number, 1);
-    vm->max_vcpu_ids = VCPU_IDS_MAX;
     vm->stat_fd = -1;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->slots_lock, NULL);
@@ -319,6 +318,7 @@ static int set_addresses(struct kvm_vm *vm, const struct client *c, unsigned lon
     return err;
 }
 
+/* -EBUSY: there are vCPUs; -EINVAL: no vCPU could have that number */
 static int set_boot_cpu(struct kvm_vm *vm, uintptr_t arg)
 {
     int err = 0;
@@ -326,6 +326,8 @@ static int set_boot_cpu(struct kvm_vm *vm, uintptr_t arg)
     pthread_mutex_lock(&vm->lock);
     if (vm->vcpus)
         err = -EBUSY;
+    else if (arg > (vm->max_vcpu_ids ? vm->max_vcpu_ids : VCPU_IDS_MAX))
+        err = -EINVAL;
     else
         vm->bsp_id = (uint32_t)arg;
     pthread_mutex_unlock(&vm->lock);

@@ -293,6 +293,32 @@ def test_create_vcpu(client: Client) -> None:
     assert client.vcpu(vm, 5) >= 0
 
 
+def test_numbers_of_vcpus(client: Client) -> None:
+    """KVM_SET_BOOT_CPU_ID and KVM_CAP_MAX_VCPU_ID: within the limits, one within the other, and the latter once."""
+    max_vcpu_id = 128
+
+    def limit(ids: int) -> int:
+        return client.call(vm, ENABLE_CAP, struct.pack("=IIQ88x", max_vcpu_id, 0, ids))
+
+    vm = client.vm()
+    assert client.call(vm, SET_BOOT_CPU_ID, 4097) == EINVAL
+    assert client.call(vm, SET_BOOT_CPU_ID, 1 << 32) == EINVAL
+    assert client.call(vm, SET_BOOT_CPU_ID, 7) == 0
+    assert limit(4097) == EINVAL
+    assert limit(6) == EINVAL
+    assert limit(7) == 0
+    assert limit(7) == 0
+    assert limit(8) == EINVAL
+    assert client.call(vm, SET_BOOT_CPU_ID, 8) == EINVAL
+    assert client.call(vm, CREATE_VCPU, 7) == EINVAL
+    assert client.call(vm, CREATE_VCPU, 1 << 32) == EINVAL
+    assert client.vcpu(vm, 0) >= 0
+    assert client.call(vm, SET_BOOT_CPU_ID, 0) == EBUSY
+    vm = client.vm()
+    assert client.vcpu(vm, 0) >= 0
+    assert limit(8) == EINVAL
+
+
 def test_vcpu_outlives_its_descriptors(client: Client) -> None:
     """A vCPU keeps its VM; closing the VM's descriptor first does no harm."""
     vm = client.call(client.system, CREATE_VM)

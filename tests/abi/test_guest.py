@@ -5,6 +5,8 @@ Each guest says numbers; the expected ones follow from the manual named.
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from kvm_core import exits
@@ -258,3 +260,44 @@ def test_cpuid_offers_what_these_tests_use() -> None:
         assert isinstance(leaf7[0], KvmCpuidEntry2)
         assert leaf7[0].ecx >> 16 & 1  # LA57
         assert leaf7[0].ecx >> 31 & 1  # PKS
+
+
+def test_cpuid_is_fixed_once_the_guest_has_run() -> None:
+    """As KVM: then only what it is, with its running bits or without, is taken; anything else is EINVAL."""
+    with Guest("say 1; done") as guest:
+        entries = guest.kvm.get_supported_cpuid()
+        leaf7 = next(e for e in entries if e.function == 7 and not e.index)
+        leaf7.ebx ^= 1 << 3
+        guest.vcpu.set_cpuid2(entries)
+        assert isinstance(guest.run(), exits.Hlt)
+        guest.vcpu.set_cpuid2(entries)
+        guest.vcpu.set_cpuid2(guest.vcpu.get_cpuid2())
+        leaf7.ebx ^= 1 << 3
+        with pytest.raises(OSError) as refused:
+            guest.vcpu.set_cpuid2(entries)
+        assert refused.value.errno == errno.EINVAL
+        with pytest.raises(OSError):
+            guest.vcpu.set_cpuid2(guest.vcpu.get_cpuid2()[1:])
+
+
+def test_deadline_register_without_its_feature() -> None:
+    """IA32_TSC_DEADLINE is there whatever CPUID says, as in KVM, whose supported CPUID leaves the bit to the client."""
+    source = "mov ecx, 0x6e0; xor eax, eax; xor edx, edx; wrmsr; rdmsr; say eax; done"
+    with Guest(source, irqchip=True) as guest:
+        entries = guest.kvm.get_supported_cpuid()
+        for entry in entries:
+            if entry.function == 1:
+                entry.ecx &= ~(1 << 24)
+        guest.vcpu.set_cpuid2(entries)
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.said == [0]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_platform_info(shown: bool) -> None:
+    """KVM_CAP_MSR_PLATFORM_INFO: off, the guest's read of it is a #GP."""
+    source = "handle 13, on_gp\n mov ecx, 0xce; rdmsr; say eax; done\non_gp: say 13; done"
+    with Guest(source) as guest:
+        guest.vm.enable_cap(159, shown)
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.said == [1 << 31 if shown else 13]

@@ -183,6 +183,28 @@ def test_async_page_faults_are_absent() -> None:
     assert said == [13]
 
 
+@pytest.mark.parametrize("enforced", [False, True])
+def test_services_that_cpuid_does_not_name(enforced: bool) -> None:
+    """KVM_CAP_ENFORCE_PV_FEATURE_CPUID: their registers fault, their hypercalls are unknown; else they are there."""
+    steps = "".join(f"mov eax, {n}; xor ebx, ebx; xor ecx, ecx; vmcall\n say eax\n" for n in (5, 11))
+    source = f"handle 13, on_gp\n{steps}{WRMSR.format(0x4B564D05, 1)}say 1\n done\non_gp: say 13\n done"
+    with Guest(source, irqchip=True) as guest:
+        cpuid = guest.kvm.get_supported_cpuid()
+        guest.vcpu.set_cpuid2([e for e in cpuid if e.function != 0x40000001])
+        if enforced:
+            guest.vcpu.enable_cap(190, 1)
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.said == ([0xFFFFFC18, 0xFFFFFC18, 13] if enforced else [0, 0, 1])
+
+
+def test_kicks_of_who_is_never_scheduled_out() -> None:
+    """KVM_X86_DISABLE_EXITS_HLT takes PV_UNHALT from CPUID."""
+    with Guest("done") as guest:
+        guest.vm.enable_cap(143, 2)
+        guest.vcpu.set_cpuid2(guest.kvm.get_supported_cpuid())
+        assert not {e.function: e for e in guest.vcpu.get_cpuid2()}[0x40000001].eax >> 7 & 1
+
+
 def test_hypercall_exit() -> None:
     """KVM_CAP_EXIT_HYPERCALL: MAP_GPA_RANGE is the client's; its answer is RAX."""
     source = "mov eax, 12; mov ebx, 0x4000; mov ecx, 2; mov edx, 0x10; vmcall\n say eax\n done"
