@@ -23,7 +23,7 @@ static unsigned check_access(struct vcpu *v, unsigned n)
         cpu_ud(v);
     if (v->cpl)
         cpu_gp(v, 0);
-    if (v->dr[7] & DR7_GD)
+    if (debug_registers(v)[7] & DR7_GD)
         cpu_debug_fault(v, DR6_BD);
     return n / 2 == 2 ? n + 2 : n;
 }

@@ -273,14 +273,11 @@ static int get_cpuid(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)
         return -ENOMEM;
     n = cpuid_get(&kv->cpu, entries, CPUID_MAX);
     err = n < 0 ? n : (unsigned)n > head.nent ? -E2BIG : 0;
-    if (n >= 0)
-        head.nent = (uint32_t)n;
     if (!err)
         err = client_write(c, arg + sizeof(head), entries, (size_t)n * sizeof(*entries));
     free(entries);
-    if (!err || err == -E2BIG)
-        err = PUT(c, arg, head) ? -EFAULT : err;
-    return err;
+    head.nent = (uint32_t)n;
+    return err ? err : PUT(c, arg, head) ? -EFAULT : 0;
 }
 
 static int set_signal_mask(struct kvm_vcpu *kv, const struct client *c, uintptr_t arg)

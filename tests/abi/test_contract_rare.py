@@ -149,6 +149,9 @@ def test_first_form_of_cpuid(client: Client) -> None:
     assert client.call(vcpu, GET_CPUID2, room) == 0
     assert struct.unpack_from("=I", room) == (1,)
     assert struct.unpack_from("=IIIIIII", room, 8) == (0, 0, 0, 0xD, 1, 2, 3)
+    struct.pack_into("=I", room, 0, 0)
+    assert client.call(vcpu, GET_CPUID2, room) == -7  # E2BIG
+    assert struct.unpack_from("=I", room) == (0,)
     assert client.call(vcpu, SET_CPUID, struct.pack("=II", 257, 0) + bytes(257 * 24)) == -7  # E2BIG
 
 

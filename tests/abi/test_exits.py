@@ -62,6 +62,17 @@ def test_hardware_breakpoints() -> None:
         until(guest, exits.Hlt)
 
 
+def test_general_detect() -> None:
+    """DR7.GD of the client: the guest's access to a debug register is an exit before it; DR6.BD tells."""
+    with Guest("here: mov rax, dr0\n done") as guest:
+        guest.vcpu.set_guest_debug(
+            abi.GUESTDBG_ENABLE | abi.GUESTDBG_USE_HW_BP, [0, 0, 0, 0, 0, 0, 0, 0x400 | 1 << 13]
+        )
+        at = until(guest, exits.Debug)
+        assert isinstance(at, exits.Debug)
+        assert (at.exception, at.pc, at.dr6) == (1, guest.labels["here"], 0xFFFF2FF0)
+
+
 def test_single_steps() -> None:
     """One exit an instruction, also over port I/O and HLT; EFLAGS.TF stays the guest's own."""
     source = "one: nop\ntwo: in al, 0x60\nthree: pushfq\n pop rbx\nfour: hlt\nfive: done"
