@@ -98,13 +98,6 @@ static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct client *c,
     return k;
 }
 
-static int by_gpa(const void *a, const void *b)
-{
-    uint64_t x = (*(struct memslot *const *)a)->gpa, y = (*(struct memslot *const *)b)->gpa;
-
-    return x < y ? -1 : x > y;
-}
-
 static int by_host(const void *a, const void *b)
 {
     uint64_t x = (*(struct memslot *const *)a)->userspace_addr, y = (*(struct memslot *const *)b)->userspace_addr;
@@ -112,26 +105,57 @@ static int by_host(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static struct phys_map *map_build(struct kvm_vm *vm, bool *aliases)
+static bool share_memory(const struct memslot *a, const struct memslot *b)
 {
-    struct phys_map *old = vm->map, *map;
-    unsigned count = 0;
+    return a->userspace_addr - b->userspace_addr < b->size_bytes || b->userspace_addr - a->userspace_addr < a->size_bytes;
+}
 
-    for (unsigned i = 0; i < vm->slots_size; i++)
-        count += vm->slot[i] != NULL;
-    map = calloc(1, sizeof(*map) + count * sizeof(map->slot[0]));
+/* Of all slots; where memory is short it is said that there are some. */
+static bool any_share_memory(const struct phys_map *map)
+{
+    struct memslot **slot = malloc((map->count + 1) * sizeof(*slot));
+    bool found = !slot;
+
+    if (slot) {
+        memcpy(slot, map->slot, map->count * sizeof(*slot));
+        qsort(slot, map->count, sizeof(*slot), by_host);
+        for (unsigned i = 1; i < map->count && !found; i++)
+            found = share_memory(slot[i], slot[i - 1]);
+        free(slot);
+    }
+    return found;
+}
+
+/* Whether slots share memory now. A client may add tens of thousands of slots: they are sorted only when it has such. */
+static bool aliases_now(const struct kvm_vm *vm, const struct phys_map *map, const struct memslot *come)
+{
+    for (unsigned i = 0; come && i < map->count; i++)
+        if (map->slot[i] != come && share_memory(map->slot[i], come))
+            return true;
+    return vm->aliases && any_share_memory(map);
+}
+
+/* The map in force without `gone`, with `come`; either may be NULL. */
+static struct phys_map *map_build(const struct phys_map *old, const struct memslot *gone, struct memslot *come)
+{
+    struct phys_map *map = malloc(sizeof(*map) + (old->count + 1) * sizeof(map->slot[0]));
+    unsigned n = 0;
+
     if (!map)
         return NULL;
-    map->generation = old ? old->generation + 1 : 1;
-    for (unsigned i = 0; i < vm->slots_size; i++)
-        if (vm->slot[i])
-            map->slot[map->count++] = &vm->slot[i]->s;
-    qsort(map->slot, count, sizeof(map->slot[0]), by_host);
-    *aliases = false;
-    for (unsigned i = 1; i < count; i++)
-        if (map->slot[i]->userspace_addr - map->slot[i - 1]->userspace_addr < map->slot[i - 1]->size_bytes)
-            *aliases = true;
-    qsort(map->slot, count, sizeof(map->slot[0]), by_gpa);
+    for (unsigned i = 0; i < old->count; i++) {
+        if (old->slot[i] == gone)
+            continue;
+        if (come && come->gpa < old->slot[i]->gpa) {
+            map->slot[n++] = come;
+            come = NULL;
+        }
+        map->slot[n++] = old->slot[i];
+    }
+    if (come)
+        map->slot[n++] = come;
+    map->count = n;
+    map->generation = old->generation + 1;
     return map;
 }
 
@@ -139,17 +163,14 @@ static struct phys_map *map_build(struct kvm_vm *vm, bool *aliases)
 static int slot_replace(struct kvm_vm *vm, uint32_t id, struct kvm_slot *k)
 {
     struct kvm_slot *old = vm->slot[id];
-    struct phys_map *map, *old_map = vm->map;
-    bool aliases;
+    struct phys_map *old_map = vm->map, *map = map_build(old_map, old ? &old->s : NULL, k ? &k->s : NULL);
 
-    vm->slot[id] = k;
-    map = map_build(vm, &aliases);
     if (!map) {
-        vm->slot[id] = old;
         slot_free(vm, k, old);
         return -ENOMEM;
     }
-    vm->aliases = aliases;
+    vm->slot[id] = k;
+    vm->aliases = aliases_now(vm, map, k ? &k->s : NULL);
     atomic_store(&vm->map, map);
     vm_quiesce(vm, REQ_PHYS_CHANGED, NULL);
     free(old_map);

@@ -294,7 +294,7 @@ def test_create_vcpu(client: Client) -> None:
 
 
 def test_numbers_of_vcpus(client: Client) -> None:
-    """KVM_SET_BOOT_CPU_ID and KVM_CAP_MAX_VCPU_ID: within the limits, one within the other, and the latter once."""
+    """KVM_SET_BOOT_CPU_ID and KVM_CAP_MAX_VCPU_ID: in their limits, the latter once."""
     max_vcpu_id = 128
 
     def limit(ids: int) -> int:

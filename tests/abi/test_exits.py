@@ -63,7 +63,7 @@ def test_hardware_breakpoints() -> None:
 
 
 def test_general_detect() -> None:
-    """DR7.GD of the client: the guest's access to a debug register is an exit before it; DR6.BD tells."""
+    """DR7.GD of the client: the guest's access to a debug register is an exit before it."""
     with Guest("here: mov rax, dr0\n done") as guest:
         guest.vcpu.set_guest_debug(
             abi.GUESTDBG_ENABLE | abi.GUESTDBG_USE_HW_BP, [0, 0, 0, 0, 0, 0, 0, 0x400 | 1 << 13]

@@ -185,9 +185,13 @@ def test_async_page_faults_are_absent() -> None:
 
 @pytest.mark.parametrize("enforced", [False, True])
 def test_services_that_cpuid_does_not_name(enforced: bool) -> None:
-    """KVM_CAP_ENFORCE_PV_FEATURE_CPUID: their registers fault, their hypercalls are unknown; else they are there."""
-    steps = "".join(f"mov eax, {n}; xor ebx, ebx; xor ecx, ecx; vmcall\n say eax\n" for n in (5, 11))
-    source = f"handle 13, on_gp\n{steps}{WRMSR.format(0x4B564D05, 1)}say 1\n done\non_gp: say 13\n done"
+    """KVM_CAP_ENFORCE_PV_FEATURE_CPUID: registers fault and hypercalls are unknown."""
+    steps = "".join(
+        f"mov eax, {n}; xor ebx, ebx; xor ecx, ecx; vmcall\n say eax\n" for n in (5, 11)
+    )
+    source = (
+        f"handle 13, on_gp\n{steps}{WRMSR.format(0x4B564D05, 1)}say 1\n done\non_gp: say 13\n done"
+    )
     with Guest(source, irqchip=True) as guest:
         cpuid = guest.kvm.get_supported_cpuid()
         guest.vcpu.set_cpuid2([e for e in cpuid if e.function != 0x40000001])
