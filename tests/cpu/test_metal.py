@@ -187,11 +187,19 @@ SINCE_QEMU_8 = {
     ],
     "real16": [Explained(r"sys(enter|exit)", "#GP in real mode; APM vol. 3, SYSENTER")],
 }
+IN_QEMU_8 = {
+    "debug64": [
+        Explained(r".*(mov_ss|ss_load)", "MOV SS holds a step back; SDM vol. 3, 6.8.3"),
+        Explained(r".*: fault 3", "not canonical is #GP, to a user too; SDM vol. 1, 3.3.7.1"),
+    ],
+    "real16": [Explained(r"single_step_ss", "MOV SS holds a step back; SDM vol. 3, 6.8.3")],
+}
 
 
 def _explained(name: str) -> list[Explained]:
     """What may differ from the TCG that is here."""
     newer = SINCE_QEMU_8.get(name, []) if qemu.version() >= 8 else []
+    newer = newer + (IN_QEMU_8.get(name, []) if qemu.version() == 8 else [])
     return EXPLAINED.get("pages" if "pages" in name else name, []) + newer
 
 
@@ -402,6 +410,8 @@ def test_same_state_as_tcg(
     model: str,
     engine: str,
 ) -> None:
+    if "pages" in name and qemu.version() == 8:
+        pytest.skip("QEMU 8's TCG reads what is not canonical, and aborts at tables in no memory")
     done = on_kvm(c_program("cpu/metal/runner.c"), images[name], vendor, engine=engine)
     assert done.returncode == 0, done.stderr
     theirs, ours = tcg(images[name], model), done.stdout.splitlines()
