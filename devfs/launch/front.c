@@ -78,7 +78,7 @@ static void pass_on(const struct signalfd_siginfo *s, pid_t door, pid_t program)
 {
     if (s->ssi_signo == SIGCHLD)
         door_ended(door);
-    else if (s->ssi_code <= 0 && program)
+    else if (s->ssi_code <= 0)
         kill(program, (int)s->ssi_signo);
 }
 
@@ -87,14 +87,14 @@ int front_main(pid_t door, int news)
     struct signalfd_siginfo s;
     struct news n;
     pid_t program = 0;
-    int status = -1, fd;
-    struct pollfd p[2] = {{.fd = news, .events = POLLIN}, {.events = POLLIN}};
+    int status = -1, fd, signals;
+    struct pollfd p[2] = {{.fd = news, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
     sigset_t all;
 
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     sigfillset(&all);
-    p[1].fd = signalfd(-1, &all, SFD_CLOEXEC);
-    if (p[1].fd < 0)
+    signals = signalfd(-1, &all, SFD_CLOEXEC);
+    if (signals < 0)
         return say("signalfd", errno);
     while (status < 0) {
         if (poll(p, 2, -1) < 0)
@@ -106,6 +106,8 @@ int front_main(pid_t door, int news)
         if (packet_receive(news, &n, sizeof(n), &fd) != sizeof(n))
             return say("the program's parent process has gone", ECHILD);
         status = take_news(&n, &program);
+        if (program)
+            p[1].fd = signals; /* before there is a program they wait for it */
     }
     return status;
 }

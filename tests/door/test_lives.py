@@ -200,9 +200,9 @@ def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
 
 HANDLERS = """
 import os, signal
-signal.signal(signal.SIGHUP, lambda *_: print("hup", flush=True))
-signal.signal(signal.SIGTERM, lambda *_: (print("term", flush=True), os._exit(5)))
-print("ready", flush=True)
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"hup\\n"))
+signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"term\\n"), os._exit(5)))
+os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """
@@ -215,6 +215,17 @@ def test_signals_are_passed_on() -> None:
         one.front.send_signal(signal.SIGTERM)
         assert one.line() == "term"
         assert one.front.wait(SECONDS) == 5
+
+
+def test_a_signal_at_any_instant() -> None:
+    """One that came before there was a program was lost."""
+    random = Random(1)  # noqa: S311 - the same instants each time, as far as that goes
+    for _ in range(30):
+        front = subprocess.Popen(launch("sleep", "1000"))
+        with suppress(subprocess.TimeoutExpired):
+            front.wait(random.random() * 0.01)
+        front.send_signal(signal.SIGTERM)
+        assert front.wait(SECONDS) == -signal.SIGTERM
 
 
 def test_stopped_and_continued(client: Path) -> None:
