@@ -54,6 +54,7 @@ HOST_WAS_BUSY = (
     "APIC calibration not consistent with PM-Timer",
     "tsc: Unable to calibrate against PIT",
     "hpet: Lost",
+    "clocksource: Long readout interval, skipping watchdog check",
 )
 
 # What Linux says of an AMD family 19h host, which TCG does not show (-cpu host, max); since 6.11
