@@ -85,8 +85,8 @@ static bool refill(struct vcpu *v, uint64_t linear, bool write)
     struct page_ref ref;
     struct leaf l;
 
-    if (v->slow || v->lockstep || set->fills.count == FILLS_MAX)
-        return false;
+    if (v->slow || v->lockstep || set->fills.count == FILLS_MAX || __atomic_load_n(&v->kick, __ATOMIC_RELAXED))
+        return false; /* who wants the vCPU need not wait for so many misses: the interpreter looks */
     if (!find_leaf(v, linear, &l) || !is_allowed(v, &l, write) || !in_near_slot(v, l.gpa, &ref))
         return false;
     bool direct = l.rights & PTE_W && l.entry & PTE_D && !ref.slot->readonly && !ref.slot->partial && !ref.slot->dirty &&

@@ -90,6 +90,11 @@ static void invalidated(void)
 {
     emu_map(SECOND, GPA_DATA, 0x67);
     expect("before", refill(SECOND, false), true);
+    emu->kick = 1;
+    tlb_drop_page(emu, SECOND);
+    expect("somebody waits", refill(SECOND, false), false);
+    emu->kick = 0;
+    expect("nobody does", refill(SECOND, false), true);
     expect("beyond the page's end", refill(SECOND + 4095, false), false);
     tlb_flush_page(emu, SECOND);
     expect("after INVLPG", refill(SECOND, false), false);

@@ -101,7 +101,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     rewritten: a byte of code that was written as it was had its page decoded and translated anew;
     data in a page that had once been executed took the slow path for good.
     grow: a block whose instructions went when the cache grew was empty, and what is behind it ran.
-    refill: no bug; which pages the TLB gets back without a walk by the interpreter.
+    refill: which pages the TLB gets back by itself; an NMI waited for a whole slice of misses.
     gone: memory that went without a word left a block at its start, with what it had done.
     kept: no bug; an address that is kept while what it stands for is remapped, forbidden or gone.
     """
