@@ -153,4 +153,22 @@ BEHAVIOUR = (
         "Page tables in a READONLY slot",
         "are walked; their accessed and dirty flags stay as they are.",
     ),
+    (
+        "Steal time",
+        "is brought up to date at most every 100 ms, not by every KVM_RUN: reading it takes "
+        "microseconds.",
+    ),
+    (
+        "VMCALL and VMMCALL",
+        "both are hypercalls; neither is patched into the other, whatever "
+        "KVM_X86_QUIRK_FIX_HYPERCALL_INSN says.",
+    ),
+    (
+        "AMD's HWCR and DE_CFG",
+        "start with what Linux looks for: TscFreqSel is set, and LFENCE serializes.",
+    ),
+    (
+        "REP INS and REP OUTS",
+        "exit once for each element; a client that changes RCX in between changes how many follow.",
+    ),
 )
