@@ -121,7 +121,8 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     if (access == ACC_WRITE && ref.slot->readonly)
         return; /* KVM_MEM_READONLY: a write is MMIO. KVM API 4.35 */
     out->host = ref.host;
-    if (unlikely(!(access == ACC_WRITE && ref.slot->partial ? reach_write(ref.host) : reach_read(ref.host))))
+    /* A touch that only reads would have the host find a page of zeros, and at the write another one. */
+    if (unlikely(!(access == ACC_WRITE ? reach_write(ref.host) : reach_read(ref.host))))
         cpu_unbacked(v, w.gpa);
     if (access == ACC_WRITE)
         phys_mark_dirty(ref.slot, ref.page);

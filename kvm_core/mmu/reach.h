@@ -16,7 +16,7 @@ struct reached {
     bool there;
 };
 struct reached reach_load(const uint64_t *at);
-/* Changes nothing, but is a write to the host: it marks the page dirty there. */
+/* Changes nothing, but is a write to the host: it finds a page of its own for this place, and marks it dirty. */
 bool reach_write(void *at);
 bool reach_copy(void *to, const void *from, size_t bytes);
 
