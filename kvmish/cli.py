@@ -148,7 +148,7 @@ def assets_command(flavour: str) -> int:
     files = FLAVOURS[flavour]
     if not files.ready():
         return _refuse(f"{files.kernel} or its initrd is missing: run make assets")
-    click.echo(json.dumps({"kernel": str(files.kernel), "initrd": str(files.initrd)}))
+    click.echo(json.dumps({"kernel": files.kernel, "initrd": files.initrd}))
     return 0
 
 
@@ -169,10 +169,10 @@ def doctor(output_format: str, kvm_path: str, no_kvm: bool) -> int:
 @click.option("-k", "expression", default="", help="Only micro-benchmarks that match; no page.")
 def bench(runs: int, rows: str, engines: tuple[str, ...], mitigations: str, expression: str) -> int:
     """Measure beside QEMU TCG and the host itself; write docs/performance.md."""
-    if not (ROOT / "tests" / "bench").is_dir():
+    if not Path(ROOT, "tests", "bench").is_dir():
         return _refuse(f"no tests/bench under {ROOT}: bench runs from a source tree")
     python, page = [sys.executable, "-m"], not (rows or expression)
-    results = ROOT / "build" / "bench"
+    results = Path(ROOT, "build", "bench")
     results.mkdir(parents=True, exist_ok=True)
     files, status = [], 0
     if not expression:

@@ -234,7 +234,7 @@ def _assets() -> list[Finding]:
     for flavour in FLAVOURS.values():
         name = f"{flavour.name} kernel"
         if flavour.ready():
-            findings.append(Finding(name, "ok", str(flavour.kernel)))
+            findings.append(Finding(name, "ok", flavour.kernel))
         elif flavour.name == "cloud":
             findings.append(Finding(name, "note", "not there yet", "make assets, or make boot"))
     return findings

@@ -17,8 +17,8 @@ from pathlib import Path
 from kvm_core.errors import BackendError, ConfigError
 from vmmuser.assets import ROOT
 
-PRELOAD = ROOT / "build" / "libkvmish-preload.so"
-LAUNCHER = ROOT / "build" / "kvmish-launch"
+PRELOAD = Path(ROOT, "build", "libkvmish-preload.so")
+LAUNCHER = Path(ROOT, "build", "kvmish-launch")
 DOORS = ("preload", "seccomp", "fuse")
 MOUNTED = Path("/run/kvmish")  # where `kvmish devfs mount` puts the device file
 

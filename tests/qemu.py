@@ -62,6 +62,6 @@ class Machine:
         words = ["qemu-system-x86_64", "-accel", accel, "-M", self.machine, *COMMON.split()]
         words += ["-m", str(self.memory_mb), "-smp", str(self.smp), *self.extra]
         words += ["-cpu", self.cpu] if self.cpu else []
-        words += ["-kernel", str(self.flavour.kernel), "-initrd", str(self.flavour.initrd)]
+        words += ["-kernel", self.flavour.kernel, "-initrd", self.flavour.initrd]
         words += ["-append", self.append]
         return [str(KVMISH), "exec", *self.door, "--", *words] if self.accel == "kvmish" else words

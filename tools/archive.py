@@ -85,7 +85,7 @@ def _is_debian() -> bool:
 
 def _own_lists(release: str) -> list[str]:
     """Return apt's options for a state of its own, which no root is needed for."""
-    place = ASSETS / "apt" / release
+    place = Path(ASSETS, "apt", release)
     for directory in ("lists/partial", "archives/partial"):
         (place / directory).mkdir(parents=True, exist_ok=True)
     (place / "status").touch()

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from tools import archive, initramfs
 from tools.archive import ArchiveError
-from vmmuser.assets import ASSETS, FLAVOURS, Flavour
+from vmmuser import assets
+from vmmuser.assets import FLAVOURS, Flavour
 
+ASSETS = Path(assets.ASSETS)
 TOOLS = Path(__file__).parent
 SOURCES = (TOOLS / "assets.py", TOOLS / "initramfs.py", TOOLS / "cpio.py", initramfs.INIT)
 
@@ -41,7 +43,7 @@ def prepare(flavour: Flavour) -> None:
     """Download what is missing and build the initramfs if it is older than its sources."""
     ASSETS.mkdir(parents=True, exist_ok=True)
     modules = ASSETS / f"modules-{flavour.name}"
-    if not flavour.kernel.is_file() or not modules.is_dir():
+    if not os.path.isfile(flavour.kernel) or not modules.is_dir():
         _fetch_kernel(flavour, modules)
     elif _facts(flavour).get("modules") != list(initramfs.MODULES):
         try:  # what was fetched before knew of other modules
@@ -49,10 +51,10 @@ def prepare(flavour: Flavour) -> None:
         except ArchiveError as error:
             sys.stderr.write(f"kvmish: {error}; going on with the modules that are there\n")
     newest = max(path.stat().st_mtime for path in SOURCES)
-    if not flavour.initrd.is_file() or flavour.initrd.stat().st_mtime < newest:
+    if not os.path.isfile(flavour.initrd) or os.path.getmtime(flavour.initrd) < newest:
         busybox = _busybox()
         image = initramfs.build(busybox.read_bytes(), _applets(busybox), modules)
-        _write(flavour.initrd, image)
+        _write(Path(flavour.initrd), image)
 
 
 def _facts(flavour: Flavour) -> dict[str, object]:
@@ -82,7 +84,7 @@ def _fetch_kernel(flavour: Flavour, modules: Path) -> None:
         facts: dict[str, object] = {"package": package, "version": version, "release": release}
         facts["modules"] = list(initramfs.MODULES)
         _write(ASSETS / f"{flavour.name}.json", (json.dumps(facts, indent=2) + "\n").encode())
-        _write(flavour.kernel, kernels[0].read_bytes())
+        _write(Path(flavour.kernel), kernels[0].read_bytes())
 
 
 def _keep_modules(source: Path, target: Path, wanted: set[str]) -> None:

@@ -1,16 +1,16 @@
 """Where the kernels and initramfs archives are that `make assets` gets ready: the one place.
 
-The directory is build/assets of the source tree, or the environment's KVMISH_ASSETS.
+The directory is build/assets of the source tree, or the environment's KVMISH_ASSETS. Paths are
+text: pathlib is a tenth of what a machine's start imports.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-ASSETS = Path(os.environ.get("KVMISH_ASSETS") or ROOT / "build" / "assets")
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+ASSETS = os.environ.get("KVMISH_ASSETS") or f"{ROOT}/build/assets"
 
 
 class Flavour(NamedTuple):
@@ -18,16 +18,16 @@ class Flavour(NamedTuple):
 
     name: str
     package: str
-    kernel: Path
-    initrd: Path
+    kernel: str
+    initrd: str
 
     def ready(self) -> bool:
         """Whether both files are there."""
-        return self.kernel.is_file() and self.initrd.is_file()
+        return os.path.isfile(self.kernel) and os.path.isfile(self.initrd)
 
 
 def _flavour(name: str, package: str, suffix: str) -> Flavour:
-    return Flavour(name, package, ASSETS / f"vmlinuz{suffix}", ASSETS / f"initrd{suffix}.img")
+    return Flavour(name, package, f"{ASSETS}/vmlinuz{suffix}", f"{ASSETS}/initrd{suffix}.img")
 
 
 FLAVOURS = {

@@ -10,7 +10,6 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 
 from kvm_core import engines
 from kvm_core.api import Door, cpu_model_names, open_door
@@ -287,7 +286,8 @@ def boot(arguments: list[str]) -> int:
         ended = session.run()
         say(session.report.text())
     if options.report:
-        Path(options.report).write_text(session.report.json(), encoding="utf-8")
+        with open(options.report, "w", encoding="utf-8") as report:
+            report.write(session.report.json())
     return ended
 
 
@@ -315,13 +315,11 @@ def _default_files(kernel: str | None, initrd: str | None) -> tuple[str, str | N
     if kernel is not None:
         return kernel, initrd
     default = assets.CLOUD
-    if not default.kernel.is_file():
+    if not os.path.isfile(default.kernel):
         raise ConfigError(
             f"{default.kernel} is missing: run `make assets`, or name one with --kernel"
         )
-    if initrd is None:
-        initrd = str(default.initrd)
-    return str(default.kernel), initrd
+    return default.kernel, default.initrd if initrd is None else initrd
 
 
 def _check_report(path: str) -> None:

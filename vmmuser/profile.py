@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from kvm_core.errors import ConfigError
 
@@ -33,8 +32,8 @@ class Symbols:
         :raise ConfigError: if it cannot be read, or is something else.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8", errors="replace")
-            return cls(line for line in text.splitlines() if line)
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return cls(line for line in file.read().splitlines() if line)
         except OSError as error:
             raise ConfigError(f"--symbols {path}: {error.strerror}; name a System.map") from None
         except ValueError:

@@ -12,8 +12,8 @@ from tests.boot import tiny as tiny_guest
 from tools.cpio import Archive
 from vmmuser.assets import ASSETS, CLOUD, ROOT
 
-SCRIPT = ROOT / "tests" / "bench" / "guest" / "bench-rows"
-BUILD = ROOT / "build" / "bench"
+SCRIPT = Path(ROOT, "tests", "bench", "guest", "bench-rows")
+BUILD = Path(ROOT, "build", "bench")
 PROGRAMS = BUILD / "guest"
 NAMES = ("bench", "bench32", "bench-cold")
 
@@ -50,7 +50,7 @@ def initrd() -> Path:
         archive.file(f"bin/{name}", (directory / name).read_bytes(), 0o755)
     archive.file("bin/bench-rows", SCRIPT.read_bytes(), 0o755)
     path = BUILD / "initrd.img"
-    path.write_bytes(CLOUD.initrd.read_bytes() + archive.finish())
+    path.write_bytes(Path(CLOUD.initrd).read_bytes() + archive.finish())
     return path
 
 
@@ -65,7 +65,7 @@ def tiny() -> Path:
 @cache
 def root_directory() -> Path:
     """Debian with gcc, python3 and luajit; made once, as root (debootstrap makes device nodes)."""
-    root = ASSETS / "bench-root"
+    root = Path(ASSETS, "bench-root")
     if os.geteuid() or not shutil.which("debootstrap"):
         raise ImageError("the root file system needs debootstrap, and root")
     if not (root / "usr" / "bin" / "luajit").exists():
@@ -89,7 +89,7 @@ def root_directory() -> Path:
 @cache
 def root_image() -> Path:
     """The same as an ext4 image."""
-    image, root = ASSETS / "bench-root.img", root_directory()
+    image, root = Path(ASSETS, "bench-root.img"), root_directory()
     newest = max(path.stat().st_mtime for path in (root / "bench").iterdir())
     if not image.is_file() or image.stat().st_mtime < newest:
         new = image.with_suffix(f".{os.getpid()}")

@@ -5,7 +5,6 @@ and by the device file, and kvmish boot.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests import qemu
 from tests.bench import exits, image
@@ -60,9 +59,9 @@ class Side:
             return [*self._boot(what), "--kernel", str(image.tiny()), "--append", "tiny"]
         run = "kvmish.run=true" if what.plain else f"quiet kvmish.run=bench-rows bench.rows={words}"
         append = f"{run} {MITIGATIONS[mitigations]}".strip()
-        initrd = CLOUD.initrd if what.plain else image.initrd()
+        initrd = CLOUD.initrd if what.plain else str(image.initrd())
         if self.kind == "boot":
-            return [*self._boot(what), "--initrd", str(initrd), "--append", append]
+            return [*self._boot(what), "--initrd", initrd, "--append", append]
         return self._qemu(session, append, initrd)
 
     def work(self, rows: list[Row]) -> list[tuple[str, int]]:
@@ -89,7 +88,7 @@ class Side:
         words = [str(qemu.KVMISH), "boot", "-m", str(what.memory_mb), "--smp", str(what.smp)]
         return words + (["--disk", f"{image.root_image()},ro"] if what.disk else [])
 
-    def _qemu(self, session: str, append: str, initrd: Path) -> list[str]:
+    def _qemu(self, session: str, append: str, initrd: str) -> list[str]:
         what = SESSIONS[session]
         extra: list[str] = []
         machine = what.machine

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.boot.terminal import Terminal
 from vmmuser.assets import ASSETS
 
-IMAGE = ASSETS / "minbase.img"
+IMAGE = Path(ASSETS, "minbase.img")
 SUITE = "bookworm"
 SIZE_MIB = 600
 

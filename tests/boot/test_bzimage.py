@@ -182,8 +182,8 @@ def test_kernel_that_was_replaced_or_cut_meanwhile(tmp_path: Path) -> None:
 
 
 def test_debians_kernel(need: Callable[[bool, str], None]) -> None:
-    need(assets.CLOUD.kernel.is_file(), "Debian's kernel (make assets)")
-    kernel = assets.CLOUD.kernel.read_bytes()
+    need(Path(assets.CLOUD.kernel).is_file(), "Debian's kernel (make assets)")
+    kernel = Path(assets.CLOUD.kernel).read_bytes()
     entry, memory = boot(kernel, mib=256)
     with closing(image(kernel)) as file:
         header = linux.SetupHeader(file)

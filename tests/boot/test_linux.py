@@ -195,7 +195,7 @@ def test_twenty_boots(linux: Linux, count: int) -> None:
 def test_pvh_entry(linux: Linux, tmp_path: Path, need: Callable[[bool, str], None]) -> None:
     """The vmlinux inside Debian's bzImage, by its PVH note."""
     need(shutil.which("lz4") is not None, "lz4")
-    kernel = assets.CLOUD.kernel.read_bytes()
+    kernel = Path(assets.CLOUD.kernel).read_bytes()
     offset, size = struct.unpack_from("<II", kernel, 0x248)
     setup = (kernel[0x1F1] + 1) * 512
     packed, vmlinux = tmp_path / "vmlinux.lz4", tmp_path / "vmlinux"

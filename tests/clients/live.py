@@ -28,7 +28,7 @@ class Qemu:
         words = [*prefix, "qemu-system-x86_64", "-accel", "kvm", "-M", machine, *_MONITOR.split()]
         words += ["-m", "256", "-chardev", f"socket,id=c,path={serial},server=on,wait=off"]
         words += ["-serial", "chardev:c", "-qmp", f"unix:{qmp}"]
-        words += ["-kernel", str(CLOUD.kernel), "-initrd", str(CLOUD.initrd), *options]
+        words += ["-kernel", CLOUD.kernel, "-initrd", CLOUD.initrd, *options]
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
         try:
             self.monitor.accept(LIMIT_S)

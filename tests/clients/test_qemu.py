@@ -22,7 +22,7 @@ from vmmuser.assets import FLAVOURS, ROOT, SELFCHECK_MARK, USERLAND_MARK
 
 TCG_SECONDS = 60
 BOOT_SECONDS = 120
-PRELOAD = ROOT / "build" / "libkvmish-preload.so"
+PRELOAD = Path(ROOT, "build", "libkvmish-preload.so")
 MICROVM = "microvm,acpi=on"  # our kernel has no virtio_mmio.device= parameter, only ACPI
 
 # One of each kind; both halves of the interrupt controllers, and none; several processors.

@@ -15,7 +15,7 @@ from vmmuser.assets import ASSETS, CLOUD
 
 
 def _listing(image: bytes) -> list[str]:
-    busybox = shutil.which("busybox") or str(ASSETS / "busybox")
+    busybox = shutil.which("busybox") or f"{ASSETS}/busybox"
     done = subprocess.run(
         [busybox, "cpio", "-t", "-v"], input=image, capture_output=True, check=True, timeout=60
     )
@@ -61,6 +61,6 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
 def test_the_built_one_has_init_and_modules() -> None:
     if not CLOUD.ready():
         pytest.skip("no assets: make assets")
-    listing = "\n".join(_listing(CLOUD.initrd.read_bytes()))
+    listing = "\n".join(_listing(Path(CLOUD.initrd).read_bytes()))
     for name in ("init", "bin/sh", "dev/console", "lib/modules/virtio_mmio.ko", "etc/acpi/PWRF"):
         assert f" {name}" in listing

@@ -343,7 +343,7 @@ from vmmuser.loop import EventLoop
 EventLoop(Bus().lock).after_ns(0, print)
 vmmuser.cli._parser()
 slow = "asyncio", "ssl", "subprocess", "tempfile", "json", "qemu", "lxml", "cffi"
-slow += "click", "dataclasses", "inspect", "logging", "shutil", "datetime"
+slow += "click", "dataclasses", "inspect", "logging", "shutil", "datetime", "pathlib"
 print(*[name for name in slow if name in sys.modules])
 """
     command = [sys.executable, "-c", program]

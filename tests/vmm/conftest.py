@@ -53,8 +53,8 @@ class Linux:
         disk.write_bytes(b"kvmish" * 1000 + bytes(1 << 20))
         self.vm = Vm(
             directory,
-            kernel=str(assets.CLOUD.kernel),
-            initrd=str(assets.CLOUD.initrd),
+            kernel=assets.CLOUD.kernel,
+            initrd=assets.CLOUD.initrd,
             cmdline="console=ttyS0 clocksource=kvm-clock",
             vcpus=2,
             memory_mib=256,
