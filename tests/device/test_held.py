@@ -49,7 +49,7 @@ class Ring:
 class Held:
     def __init__(self) -> None:
         self.ring, self.loop, self.sink, bus = Ring(), Loop(), Sink(), Bus()
-        bus.attach(Serial(Line(), self.sink, Standing()), pio=COM1)
+        bus.attach(Serial(Line(), self.sink, Standing(), Standing()), pio=COM1)
         self.waits = False
         vm: Any = self.ring
         loop: Any = self.loop

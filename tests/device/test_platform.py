@@ -178,7 +178,7 @@ class TestBus:
 
     def test_strings_at_once(self) -> None:
         bus, sink = Bus(), Sink()
-        bus.attach(Serial(Line(), sink, Standing()), pio=0x3F8)
+        bus.attach(Serial(Line(), sink, Standing(), Standing()), pio=0x3F8)
         bus.write_port_string(0x3F8, 1, b"hello")
         bus.write_port_string(0x3F8, 2, b"a\0")  # to two registers
         assert sink.pieces == [b"hello", b"a"]

@@ -14,13 +14,14 @@ class Uart:
 
     def __init__(self) -> None:
         self.line, self.sink = Line(), Sink()
-        self.polled = Standing()
-        self.serial = Serial(self.line, self.sink, self.polled)
+        self.polled, self.enabled = Standing(), Standing()
+        self.serial = Serial(self.line, self.sink, self.polled, self.enabled)
 
     def read(self, offset: int) -> int:
         standing = self.polled.value
         value = self.serial.read(0, offset, 1)
         assert offset != LSR or standing in (value, None)
+        assert offset != IER or self.enabled.value == value
         return value
 
     def write(self, offset: int, value: int) -> None:

@@ -28,7 +28,7 @@ from vmmuser.devices.i8042 import I8042
 from vmmuser.devices.power import RESET_VALUE, SLP_TYP_S5, AcpiPm1, ResetControl
 from vmmuser.devices.pvpanic import PvPanic
 from vmmuser.devices.rtc import CENTURY, Rtc
-from vmmuser.devices.serial import LSR, Serial
+from vmmuser.devices.serial import IER, LSR, Serial
 from vmmuser.virtio.base import VirtioDevice
 from vmmuser.virtio.blk import Counters, VirtioBlk
 from vmmuser.virtio.console import VirtioConsole
@@ -149,8 +149,9 @@ class MicroVm:
         consoles = platform.consoles
         self._hvc = VirtioConsole(consoles["virtio"]) if "virtio" in consoles else None
         vm, bus, clock = platform.vm, platform.bus, platform.loop
-        sink, lsr = consoles.get("serial", _Nowhere()), vm.standing.at(COM1 + LSR)
-        self.serial = Serial(KvmIrq(vm, COM1_IRQ), sink, lsr)
+        answers = vm.standing.at(COM1 + LSR), vm.standing.at(COM1 + IER)
+        sink = consoles.get("serial", _Nowhere())
+        self.serial = Serial(KvmIrq(vm, COM1_IRQ), sink, *answers)
         bus.attach(self.serial, pio=COM1)
         self.rtc = Rtc(KvmIrq(vm, RTC_IRQ), clock, _cmos(platform.config.memory_mib))
         bus.attach(self.rtc, pio=RTC_PORT)

@@ -43,10 +43,12 @@ class Serial:
 
     regions = (Region("pio", 8),)
 
-    def __init__(self, irq: IrqLine, sink: Sink, lsr: StandingAnswer) -> None:
-        """Start in the state after power-on; `lsr` is the line status register's answer."""
+    def __init__(
+        self, irq: IrqLine, sink: Sink, lsr: StandingAnswer, ier: StandingAnswer
+    ) -> None:
+        """Start in the state after power-on; `lsr` and `ier` are these registers' answers."""
         self._irq = irq
-        self._lsr = lsr
+        self._lsr, self._ier = lsr, ier
         self._sink = sink
         self._waiting: deque[int] = deque()  # typed, but not yet in the FIFO
         self._level = False
@@ -100,7 +102,7 @@ class Serial:
             case 0:
                 return self._read_data()
             case 1:
-                return self.divisor >> 8 if self.lcr & LCR_DLAB else self.ier
+                return self._enabled_or_divisor()
             case 2:
                 return self._read_iir()
             case 3:
@@ -122,6 +124,7 @@ class Serial:
                 self._transmit(bytes((value,)))
             case 1 if self.lcr & LCR_DLAB:
                 self.divisor = self.divisor & 0xFF | value << 8
+                self._update()
             case 1:
                 # Enabling the THRE interrupt while THR is empty raises it (PC16550D, 8.6.5).
                 if value & IER_THRE and not self.ier & IER_THRE:
@@ -132,10 +135,14 @@ class Serial:
                 self._write_fcr(value)
             case 3:
                 self.lcr = value
+                self._update()
             case 4:
                 self._write_mcr(value)
             case 7:
                 self.scr = value
+
+    def _enabled_or_divisor(self) -> int:
+        return self.divisor >> 8 if self.lcr & LCR_DLAB else self.ier
 
     def _line_status(self) -> int:
         return LSR_THRE | LSR_TEMT | self._lsr_errors | (LSR_DR if self._fifo else 0)
@@ -249,6 +256,7 @@ class Serial:
 
     def _update(self) -> None:
         self._lsr.set(None if self._must_see_polls() else self._line_status())
+        self._ier.set(self._enabled_or_divisor())
         # OUT2 gates the line on a PC; in loopback the pin is inactive.
         gate = self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
         level = gate and self._cause() != IIR_NONE
