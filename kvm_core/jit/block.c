@@ -79,6 +79,8 @@ static bool put_op(struct build *b, unsigned n)
 
     if (!done)
         put_interpreted(b, n);
+    if (b->barriers >> n & 1) /* a copy of string instructions might have no room */
+        operands_forget(b);
     return done && ends_block(b->op[n].row);
 }
 
