@@ -96,6 +96,7 @@ static struct cold *put_mask_check(struct build *b, unsigned n, int32_t disp)
 {
     struct emit *e = &b->e;
 
+    flags_keep(b, &b->op[n]);
     site_add(b, n, 0);
     put_rex(e, false, H_T1, 0, H_T0, false); /* movzx r11d, word [r10 + disp] */
     put8(e, 0x0f), put8(e, 0xb7);

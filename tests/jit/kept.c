@@ -18,7 +18,7 @@ static struct icase c = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es = 0
 static void fill(void)
 {
     for (unsigned n = 0; n < DATA_BYTES; n += 8)
-        *(uint64_t *)(emu_data + n) = (n + 1) * 0x9e3779b97f4a7c15ull;
+        *(uint64_t *)(emu_data + n) = n == 64 + 16 ? 0x37f : (n + 1) * 0x9e3779b97f4a7c15ull;
 }
 
 static void go(const struct engine *engine, struct outcome *o)
@@ -182,6 +182,31 @@ static void try_gone(void)
     expect("rdx where it stops", emu->gpr[RDX], 0);
 }
 
+/* ---- flags that are in the host when the operand has been found ------------------------------------------------------- */
+
+static void try_flags(void)
+{
+    static const uint8_t code[] = {
+        0xd9, 0x6b, 0x10,       /* fldcw [rbx + 16]: x87 is in the host from here on */
+        0x48, 0x8b, 0x03,       /* mov rax, [rbx] */
+        0x48, 0x39, 0x4b, 0x18, /* cmp [rbx + 24], rcx */
+        0xd9, 0x6b, 0x10,       /* fldcw [rbx + 16], which looks at it */
+        0x0f, 0x92, 0xc2,       /* setb dl */
+        0x0f, 0x94, 0xc6,       /* sete dh */
+        0xcc
+    };
+
+    event = NULL;
+    c.before.in_use = 3;
+    memcpy(c.before.fx, &(uint16_t){0x37f}, 2);
+    memcpy(c.before.fx + 24, &(uint32_t){0x1f80}, 4);
+    emu_code_put(CODE_ADDR, code, sizeof(code));
+    for (unsigned k = 0; k < 3; k++) {
+        c.before.gpr[RCX] = k == 0 ? 0 : k == 1 ? *(uint64_t *)(emu_data + 64 + 24) : UINT64_MAX;
+        expect("as interpreted, with FLDCW", same(), true);
+    }
+}
+
 /* ---- rights that end within the block ---------------------------------------------------------------------------------------- */
 
 static const uint8_t rights[] = {
@@ -248,6 +273,7 @@ int main(void)
     for (unsigned k = 0; k < sizeof(events) / sizeof(events[0]); k++)
         expect("as interpreted", try_event(events[k]), true);
     try_gone();
+    try_flags();
     try_rights();
     return failures != 0;
 }

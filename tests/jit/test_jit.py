@@ -103,7 +103,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     grow: a block whose instructions went when the cache grew was empty, and what is behind it ran.
     refill: which pages the TLB gets back by itself; an NMI waited for a whole slice of misses.
     gone: memory that went without a word left a block at its start, with what it had done.
-    kept: no bug; an address that is kept while what it stands for is remapped, forbidden or gone.
+    kept: FLDCW lost flags where its operand needed no probe. What a kept address stands for goes.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
