@@ -223,11 +223,11 @@ static bool is_used(struct codepage *p)
 
 /* These lines have been written: is what was decoded what it was? Each such store takes the slow path. When the same is written once
  * more, code that runs in between stays; what does not is data by now. So is what many stores have gone beside. */
-static bool still_code(struct codepage *p, uint64_t lines)
+static bool still_code(const struct codecache *c, struct codepage *p, uint64_t lines)
 {
     if (!(p->lines & lines))
         return ++p->beside % BESIDE_MAX || is_used(p);
-    return codepage_unchanged(p, lines) && is_used(p);
+    return codepage_unchanged(c, p, lines) && is_used(p);
 }
 
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
@@ -244,7 +244,7 @@ void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size)
         next = p->next;
         if (p->gpa != page)
             continue;
-        if (still_code(p, lines))
+        if (still_code(c, p, lines))
             kept = true;
         else
             codepage_retire(v, p);
@@ -282,7 +282,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
         cpu_unbacked(v, w.gpa);
     watch(v, &ref);
     p = codepage_find(v->code, w.gpa, v->code_bits);
-    if (p && (p->host != ref.host || p->slot != ref.slot || !codepage_unchanged(p, ~0ull))) {
+    if (p && (p->host != ref.host || p->slot != ref.slot || !codepage_unchanged(v->code, p, ~0ull))) {
         codepage_retire(v, p);
         p = NULL;
     }
@@ -298,23 +298,38 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
 
 static insn_fn *const bad_insn[] = {[DECODE_MORE] = codecache_span, [DECODE_INVALID] = op_invalid, [DECODE_TOO_LONG] = op_too_long};
 
-/* Decodes at most so many instructions from `off` on; false: out of room (everything has been dropped). */
+/* Bytes that are others than what was decoded near them are another page's. */
+static bool take(struct vcpu *v, struct codepage *p, uint64_t lines, uint8_t *bytes)
+{
+    bool same = codepage_take(v->code, p, lines, bytes);
+
+    if (!same)
+        codepage_retire(v, p);
+    return same;
+}
+
+bool codecache_bytes_of(struct vcpu *v, struct codepage *p, uint8_t bytes[4096]) { return !p->stale && take(v, p, p->lines, bytes); }
+
+/* The lines that hold [off, off + len). */
+static uint64_t lines_of(unsigned off, unsigned len) { return (2ull << (off + len - 1) / LINE_BYTES) - (1ull << off / LINE_BYTES); }
+
+/* Decodes at most so many instructions from `off` on; false: the page, or everything, has been dropped. */
 static bool decode_stretch(struct vcpu *v, struct codepage *p, unsigned off, unsigned max)
 {
     struct codecache *c = v->code;
     struct insn row[BLOCK_INSNS + 1];
+    uint8_t bytes[4096];
+    uint64_t taken = 0;
     unsigned count = 0;
     bool ends = false;
 
     while (!ends && count < max && off < 4096 && !(count && codepage_at(c, p, off))) {
         unsigned have = 4096 - off < 15 ? 4096 - off : 15;
         struct insn *i = &row[count];
-        i->off = (uint16_t)off;
-        if (!codepage_note(c, p, off, have)) {
-            codecache_flush(v);
+        if (!take(v, p, lines_of(off, have) & ~taken, bytes))
             return false;
-        }
-        enum decode_result r = decode_insn(c->decoder, v, codecache_bytes_of(p, i), have, (uint16_t)off, i, &ends);
+        taken |= lines_of(off, have);
+        enum decode_result r = decode_insn(c->decoder, v, bytes + off, have, (uint16_t)off, i, &ends);
         if (r == DECODE_FULL) {
             handle_full(v);
             return false;
@@ -363,9 +378,7 @@ const struct insn *codecache_lookup(struct vcpu *v)
 
         if (likely(i != NULL))
             return i;
-        codepage_trim(v);
-        if (!p->stale)
-            decode_stretch(v, p, off, BLOCK_INSNS);
+        decode_stretch(v, p, off, BLOCK_INSNS);
     }
 }
 

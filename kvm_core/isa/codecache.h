@@ -12,6 +12,7 @@
 #define KVMISH_ISA_CODECACHE_H
 
 #include "cpu/vcpu.h"
+#include "isa/codesum.h"
 #include "isa/insn.h"
 
 struct codepage {
@@ -19,14 +20,13 @@ struct codepage {
     uint8_t *host;
     struct memslot *slot;
     uint64_t index;        /* page within the slot */
-    uint64_t lines;        /* 64-byte lines that hold decoded bytes */
-    uint8_t *bytes;        /* copies of these lines, one behind the other */
+    uint64_t lines;        /* bitmap: those that hold decoded bytes */
+    codesum sum[PAGE_SUMS]; /* of these */
     struct codepage *next; /* in its bucket, or in the free list */
     uint32_t blocks;       /* the translator's: first of its blocks in this page */
     uint32_t regions;      /* bitmap: where its rows are: codepage.h */
     uint32_t before;       /* number of the instruction before the first of them */
     uint16_t number;       /* among the vCPU's pages */
-    uint16_t room;         /* lines for which `bytes` has room */
     uint16_t beside;       /* stores to the page that its decoded bytes were not concerned by */
     uint8_t code_bits;
     bool stale;            /* dropped: unreachable, waits to be used anew */
@@ -61,15 +61,9 @@ void codecache_grow(struct vcpu *v);
 struct codepage *codecache_enter(struct vcpu *v);
 /* The decoded instruction at an offset, or NULL. */
 const struct insn *codecache_at(const struct vcpu *v, const struct codepage *p, unsigned off);
-/* The bytes that an instruction was decoded from. */
-static inline unsigned codepage_rank(const struct codepage *p, unsigned line)
-{
-    return (unsigned)__builtin_popcountll(p->lines & ((1ull << line) - 1));
-}
-static inline const uint8_t *codecache_bytes_of(const struct codepage *p, const struct insn *i)
-{
-    return p->bytes + 64 * codepage_rank(p, i->off / 64) + i->off % 64;
-}
+/* The bytes that the page's instructions were decoded from, each at its offset in the page. -> false: they are others by now, and
+ * the page is dropped. */
+bool codecache_bytes_of(struct vcpu *v, struct codepage *p, uint8_t bytes[4096]);
 /* A name for an instruction of a page, good for as long as the page is; the instruction, decoded again if need be. NULL:
  * everything has been dropped. While no row is executed. */
 static inline uint32_t codecache_ref(const struct codepage *p, const struct insn *i) { return (uint32_t)p->number << 12 | i->off; }

@@ -10,8 +10,6 @@
 #include "mmu/tlb.h"
 
 enum {
-    KEPT_BYTES_MAX = 8 << 20,
-    KEPT_BYTES = 16 << 20, /* with those that are free */
     ROWS_TRANSLATED = 1 << 17,  /* 4 MiB: mostly for what is not translated yet; at first REGIONS_TRANSLATED's share */
     ROWS_INTERPRETED = 3 << 18, /* 24 MiB */
     LINES_TRANSLATED = 12 << 10, /* 1.5 MiB */
@@ -37,16 +35,14 @@ int codestore_create(struct codecache *c)
     c->page = reserve(CODE_PAGES * sizeof(*c->page));
     c->row = reserve(ROWS_INTERPRETED * sizeof(*c->row));
     c->line = reserve((LINES_INTERPRETED + 1) * sizeof(*c->line));
-    c->kept = reserve(KEPT_BYTES);
-    if (!c->page || !c->row || !c->line || !c->kept)
+    if (!c->page || !c->row || !c->line)
         return -ENOMEM;
     codestore_size(c, false);
-    return 0;
+    return codekey_create(&c->key);
 }
 
 void codestore_destroy(struct codecache *c)
 {
-    release(c->kept, KEPT_BYTES);
     release(c->page, CODE_PAGES * sizeof(*c->page));
     release(c->row, ROWS_INTERPRETED * sizeof(*c->row));
     release(c->line, (LINES_INTERPRETED + 1) * sizeof(*c->line));
@@ -62,55 +58,6 @@ void codestore_size(struct codecache *c, bool translated)
     c->free_line = 0;
     c->region = 0;
     c->used = 1;
-}
-
-/* ---- room for bytes --------------------------------------------------------------------------- */
-
-static uint8_t *piece_at(const struct codecache *c, uint32_t n) { return c->kept + 64u * KEPT_PIECE * n; }
-
-/* So many pieces in a row; NULL: there is no room. */
-static uint8_t *kept_take(struct codecache *c, unsigned pieces)
-{
-    uint32_t n = c->kept_free[pieces];
-
-    if (n) {
-        memcpy(&c->kept_free[pieces], piece_at(c, n - 1), sizeof(n));
-        return piece_at(c, n - 1);
-    }
-    if (64u * KEPT_PIECE * (c->kept_pieces + pieces) > KEPT_BYTES)
-        return NULL;
-    c->kept_pieces += pieces;
-    return piece_at(c, c->kept_pieces - pieces);
-}
-
-static void kept_release(struct codecache *c, struct codepage *p)
-{
-    unsigned pieces = p->room / KEPT_PIECE;
-
-    if (!pieces)
-        return;
-    memcpy(p->bytes, &c->kept_free[pieces], sizeof(c->kept_free[pieces]));
-    c->kept_free[pieces] = (uint32_t)((p->bytes - c->kept) / (64 * KEPT_PIECE)) + 1;
-    c->kept_bytes -= 64u * p->room;
-    p->bytes = NULL;
-    p->room = 0;
-}
-
-/* For one line more than `count`. */
-static bool kept_grow(struct codecache *c, struct codepage *p, unsigned count)
-{
-    unsigned room = p->room + KEPT_PIECE;
-    uint8_t *bytes = kept_take(c, room / KEPT_PIECE);
-
-    if (!bytes)
-        return false;
-    if (count)
-        memcpy(bytes, p->bytes, 64 * count);
-    kept_release(c, p);
-    p->bytes = bytes;
-    p->room = (uint16_t)room;
-    c->kept_bytes += 64 * room;
-    return true;
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -173,13 +120,8 @@ void codepage_reuse(struct codecache *c)
     while (c->retired) {
         struct codepage *p = c->retired;
         c->retired = p->next;
-        kept_release(c, p);
         p->next = c->free_pages;
         c->free_pages = p;
-    }
-    if (!c->kept_bytes) { /* pieces of any size again */
-        c->kept_pieces = 0;
-        memset(c->kept_free, 0, sizeof(c->kept_free));
     }
 }
 
@@ -199,14 +141,6 @@ static void drop_one(struct vcpu *v)
         p->recent = false;
     }
     codepage_retire(v, p);
-}
-
-void codepage_trim(struct vcpu *v)
-{
-    while (v->code->kept_bytes > KEPT_BYTES_MAX) {
-        drop_one(v);
-        codepage_reuse(v->code);
-    }
 }
 
 struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_ref *ref)
@@ -231,34 +165,48 @@ struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_re
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
-bool codepage_unchanged(const struct codepage *p, uint64_t lines)
-{
-    const uint8_t *kept = p->bytes;
+static uint64_t lines_of_sum(unsigned n) { return ((1ull << SUM_LINES) - 1) << n * SUM_LINES; }
 
-    for (uint64_t left = p->lines; left; left &= left - 1, kept += 64) {
-        unsigned line = (unsigned)__builtin_ctzll(left);
-        if (lines >> line & 1 && memcmp(kept, p->host + 64 * line, 64))
+bool codepage_unchanged(const struct codecache *c, const struct codepage *p, uint64_t lines)
+{
+    for (unsigned n = 0; n < PAGE_SUMS; n++) {
+        codesum sum = 0;
+        if (!(p->lines & lines & lines_of_sum(n)))
+            continue;
+        for (uint64_t left = p->lines & lines_of_sum(n); left; left &= left - 1)
+            sum += codesum_line(&c->key, (unsigned)__builtin_ctzll(left), p->host);
+        if (sum != p->sum[n])
             return false;
     }
     return true;
 }
 
-static bool note_line(struct codecache *c, struct codepage *p, unsigned line)
+/* What lies in one sum. Guest memory may change meanwhile: what is summed up is the copy. */
+static bool take(const struct codecache *c, struct codepage *p, unsigned n, uint64_t lines, uint8_t *bytes)
 {
-    unsigned count = (unsigned)__builtin_popcountll(p->lines), before = codepage_rank(p, line);
+    codesum before = 0, new = 0;
 
-    if (count == p->room && !kept_grow(c, p, count))
+    for (uint64_t left = (p->lines | lines) & lines_of_sum(n); left; left &= left - 1) {
+        unsigned line = (unsigned)__builtin_ctzll(left);
+        memcpy(bytes + LINE_BYTES * line, p->host + LINE_BYTES * line, LINE_BYTES);
+        __asm__ volatile("" ::: "memory"); /* no second look */
+        codesum sum = codesum_line(&c->key, line, bytes);
+        if (p->lines >> line & 1)
+            before += sum;
+        else
+            new += sum;
+    }
+    if (before != p->sum[n])
         return false;
-    memmove(p->bytes + 64 * (before + 1), p->bytes + 64 * before, 64 * (count - before));
-    memcpy(p->bytes + 64 * before, p->host + 64 * line, 64);
-    p->lines |= 1ull << line;
+    p->sum[n] += new;
+    p->lines |= lines & lines_of_sum(n);
     return true;
 }
 
-bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsigned len)
+bool codepage_take(const struct codecache *c, struct codepage *p, uint64_t lines, uint8_t bytes[4096])
 {
-    for (unsigned line = off / 64; line <= (off + len - 1) / 64; line++)
-        if (!(p->lines >> line & 1) && !note_line(c, p, line))
+    for (unsigned n = 0; n < PAGE_SUMS; n++)
+        if (lines & lines_of_sum(n) && !take(c, p, n, lines, bytes))
             return false;
     return true;
 }

@@ -1,8 +1,7 @@
 /* Where decoded instructions live, and what goes when there is no more room: inside isa/codecache.c's cache.
  *
- * Three stores, each bounded. Pages: a header, and a copy of those 64-byte lines that were decoded; the page that was not
- * looked at for longest goes. Rows of instructions: a ring of regions, the oldest of which is filled anew; the pages that had
- * rows in it lose all their rows, but neither their bytes nor what was translated from them: who needs an instruction
+ * Three stores, each bounded. Pages: the one that was not looked at for longest goes. Rows of instructions: a ring of regions, the oldest of which is filled anew; the pages that had
+ * rows in it lose all their rows, but not what was translated from them: who needs an instruction
  * again decodes it again. Lines: for each offset in 64 bytes of a page its instruction, as a distance in the ring from the page's
  * first one: rows that lie farther apart are not kept together. They go with the rows.
  */
@@ -12,7 +11,7 @@
 #include "isa/codecache.h"
 #include "mmu/phys.h"
 
-enum { PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64, KEPT_PIECE = 2, KEPT_SIZES = 64 / KEPT_PIECE };
+enum { PAGE_BUCKETS = 4096, ROW_REGIONS = 32, CROSS_ENTRIES = 64 };
 
 struct codeline {
     uint16_t at[64]; /* number of the instruction in the ring, less its page's `before`; 0: not decoded */
@@ -30,10 +29,7 @@ struct codecache {
     struct codepage *page;    /* CODE_PAGES, reserved */
     unsigned page_count;      /* so many of them have been in use */
     unsigned hand;            /* of the clock that looks for a page to drop */
-    size_t kept_bytes;        /* copies of lines */
-    uint8_t *kept;            /* where they are: reserved, in pieces of KEPT_PIECE lines */
-    uint32_t kept_pieces;     /* so many have been in use */
-    uint32_t kept_free[KEPT_SIZES + 1]; /* by pieces in a row: first of a list linked by its first word, plus 1; 0: none */
+    struct codekey key;       /* of the pages' sums */
     struct codepage *bucket[PAGE_BUCKETS], *free_pages, *retired;
     struct insn *row;         /* the ring, reserved; [0] is none */
     uint32_t region_insns;    /* instructions of one of its regions */
@@ -58,14 +54,13 @@ struct codepage *codepage_find(const struct codecache *c, uint64_t gpa, unsigned
 struct codepage *codepage_new(struct vcpu *v, uint64_t gpa, const struct page_ref *ref);
 /* Makes a page unreachable. Its instructions, one of which may be running, become codecache_stale. */
 void codepage_retire(struct vcpu *v, struct codepage *p);
-/* Drops pages while they keep too many bytes. Between blocks. */
-void codepage_trim(struct vcpu *v);
 /* Between blocks: no instruction of a retired page can be on its way. */
 void codepage_reuse(struct codecache *c);
 /* The bytes of these lines (a bitmap), as far as they were decoded, are still what they were. */
-bool codepage_unchanged(const struct codepage *p, uint64_t lines);
-/* Keeps the lines that hold [off, off + len). -> false: no memory */
-bool codepage_note(struct codecache *c, struct codepage *p, unsigned off, unsigned len);
+bool codepage_unchanged(const struct codecache *c, const struct codepage *p, uint64_t lines);
+/* Copies these lines, each to its place in the page, and counts them among those that were decoded. -> false: of those that were
+ * before, some near them are not what they were. */
+bool codepage_take(const struct codecache *c, struct codepage *p, uint64_t lines, uint8_t bytes[4096]);
 /* Appends a row; its last instruction is the pseudo instruction that ends it. While no row is executed. */
 void codepage_add_row(struct codecache *c, struct codepage *p, const struct insn *row, unsigned count);
 

@@ -231,10 +231,9 @@ static unsigned collect(struct build *b, unsigned off, unsigned max, bool *linka
             *linkable = codecache_is_spanning(i);
             break;
         }
-        const struct lowering_row *row = lowering_of(i);
-        b->op[b->count++] = (struct op){.i = i, .row = row, .effect = effect_of(b, i, row)};
+        b->op[b->count] = (struct op){.i = i, .row = lowering_of(i)};
         off = i->off + i->len;
-        if (ends_block(row))
+        if (ends_block(b->op[b->count++].row))
             break;
         i++;
     }
@@ -293,6 +292,7 @@ static void find_live(struct build *b, unsigned behind)
         live = flags_needed_at(b, behind);
     for (unsigned n = b->count; n--;) {
         struct op *op = &b->op[n];
+        op->effect = effect_of(b, op->i, op->row);
         if (op->effect == FLAGS_WRITE)
             live = false;
         else if (op->effect != FLAGS_NONE)
@@ -401,7 +401,7 @@ struct block *jit_build(struct vcpu *v, struct codepage *p, unsigned off, unsign
     if (!first || (codecache_is_pseudo(first) && !spans))
         return NULL;
     begin(&b, v, p, kind, at, off, spans);
-    if (!decode_targets(&b, off))
+    if (!decode_targets(&b, off) || !codecache_bytes_of(v, p, b.bytes))
         return NULL; /* the page has been dropped, or this part of it */
     struct block *old = jit_block_find(j, p->number, off, kind);
     b.copies = old;
@@ -424,6 +424,8 @@ const uint8_t *jit_build_once(struct vcpu *v, struct codepage *p, unsigned off, 
     struct span span;
 
     begin(&b, v, p, kind, j->scratch, off, span_of(v, codecache_at(v, p, off), &span));
+    if (!codecache_bytes_of(v, p, b.bytes))
+        return NULL;
     b.copies = true;
     j->blocks[0].entry = b.entry;
     render(&b, off, 1);

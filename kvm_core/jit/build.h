@@ -104,6 +104,7 @@ struct build {
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
     uint8_t vectors;     /* VECTOR_* that are known to hold */
+    uint8_t bytes[4096]; /* the page's, where it is decoded */
     const struct span *span; /* the block is that alone; NULL: it lies in its page */
     bool sharing;        /* operands may share a probe */
     bool copies;         /* what shares one is there once more, each for itself */
@@ -135,7 +136,7 @@ struct build {
 static inline bool is_span(const struct build *b, const struct insn *i) { return b->span && i == &b->span->insn; }
 static inline const uint8_t *bytes_of(const struct build *b, const struct insn *i)
 {
-    return is_span(b, i) ? b->span->bytes : codecache_bytes_of(b->page, i);
+    return is_span(b, i) ? b->span->bytes : b->bytes + i->off;
 }
 static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return codecache_ref(b->page, i); }
 
