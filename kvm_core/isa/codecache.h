@@ -6,7 +6,7 @@
  * rows are used anew only when no instruction of them can be on its way (codecache_lookup()).
  *
  * Writes by vCPUs are noticed (page_flags take away direct write access). Writes by the client, by a device's DMA, are not:
- * a page's bytes are therefore compared each time the fetch look-aside is refilled.
+ * a page's bytes are therefore looked at each time the fetch look-aside is refilled, and when more of them are decoded (isa/codesum.h).
  */
 #ifndef KVMISH_ISA_CODECACHE_H
 #define KVMISH_ISA_CODECACHE_H
@@ -65,7 +65,7 @@ const struct insn *codecache_at(const struct vcpu *v, const struct codepage *p, 
  * the page is dropped. */
 bool codecache_bytes_of(struct vcpu *v, struct codepage *p, uint8_t bytes[4096]);
 /* A name for an instruction of a page, good for as long as the page is; the instruction, decoded again if need be. NULL:
- * everything has been dropped. While no row is executed. */
+ * the page, or everything, has been dropped. While no row is executed. */
 static inline uint32_t codecache_ref(const struct codepage *p, const struct insn *i) { return (uint32_t)p->number << 12 | i->off; }
 const struct insn *codecache_insn(struct vcpu *v, uint32_t ref);
 /* The page of an address of this code's, when the fetch look-aside has it, or NULL. */

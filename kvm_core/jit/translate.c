@@ -43,7 +43,7 @@ static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t e
     uint64_t drops = v->tlb_drops; /* remembered calls and host addresses that are kept hold as long as none goes */
     const struct insn *i = codecache_insn(v, ref), *next;
 
-    if (unlikely(!i)) { /* everything has been dropped */
+    if (unlikely(!i)) { /* the page has been dropped */
         v->rip = v->gpr[REG_PAGE] + (ref & 0xfff);
         v->run.left -= (int32_t)executed;
         return NULL;

@@ -82,6 +82,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "unseen",
         "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
         "rewritten", "gone", "renew", "grow", "kept", "refill",
     ],
@@ -91,6 +92,8 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     size. kick: a PAUSE loop ran on for a whole slice, and munmap on two vCPUs took 20 times
     as long. high: what lies above 2^46, as all position-independent programs do, was interpreted.
     span: an instruction across two pages has the second one changed under it.
+    unseen: code that a device had overwritten was decoded from what had been there, for as long
+    as its page was not looked up anew.
     cross: no bug; what becomes of a probe that is missed again and again.
     links: no bug; a page that is called from another is remapped, written, not executable any more.
     again: no bug; a loop that begins with what looks at the flags of its end.
