@@ -19,34 +19,41 @@ enum {
     GHOST_BITS = 1 << 18 /* by a hash: blocks that were dropped for lack of room */
 };
 
-/* ---- the index: open addressing, key << 32 | number of the block ----------------------------------------- */
+/* ---- the index: open addressing, the number of the block, which has its key ------------------------------- */
 
 static uint32_t key_of(unsigned page, unsigned off, unsigned kind) { return page << 16 | off << 4 | kind; }
+
+static uint32_t key_of_block(const struct jit *j, uint32_t n)
+{
+    const struct block *b = &j->blocks[n];
+
+    return key_of(b->page->number, b->off, b->kind);
+}
 
 static uint32_t home_of(const struct jit *j, uint32_t key) { return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32) & j->index_mask; }
 
 /* In the place of another one of the same key, if there is one. */
-static void index_put(struct jit *j, uint32_t key, uint32_t n)
+static void index_put(struct jit *j, uint32_t n)
 {
-    uint32_t at = home_of(j, key);
+    uint32_t key = key_of_block(j, n), at = home_of(j, key);
 
-    while (j->index[at] && j->index[at] >> 32 != key)
+    while (j->index[at] && key_of_block(j, j->index[at]) != key)
         at = (at + 1) & j->index_mask;
-    j->index[at] = (uint64_t)key << 32 | n;
+    j->index[at] = n;
 }
 
 /* If it is there. What stands behind it moves up, if its home is not behind the gap. */
-static void index_remove(struct jit *j, uint32_t key, uint32_t n)
+static void index_remove(struct jit *j, uint32_t n)
 {
-    uint32_t gap = home_of(j, key), at;
+    uint32_t gap = home_of(j, key_of_block(j, n)), at;
 
-    while (j->index[gap] != ((uint64_t)key << 32 | n)) {
+    while (j->index[gap] != n) {
         if (!j->index[gap])
             return;
         gap = (gap + 1) & j->index_mask;
     }
     for (at = (gap + 1) & j->index_mask; j->index[at]; at = (at + 1) & j->index_mask) {
-        uint32_t home = home_of(j, (uint32_t)(j->index[at] >> 32));
+        uint32_t home = home_of(j, key_of_block(j, j->index[at]));
         if (((at - home) & j->index_mask) >= ((at - gap) & j->index_mask)) {
             j->index[gap] = j->index[at];
             gap = at;
@@ -59,7 +66,7 @@ static void index_remove(struct jit *j, uint32_t key, uint32_t n)
 static bool index_resize(struct jit *j, unsigned regions)
 {
     uint32_t entries = j->index ? j->index_mask + 1 : 1, before = j->index ? entries : 0;
-    uint64_t *old = j->index, *grown;
+    uint32_t *old = j->index, *grown;
 
     while (entries / 8 * 7 < regions * REGION_BLOCKS)
         entries *= 2;
@@ -72,7 +79,7 @@ static bool index_resize(struct jit *j, unsigned regions)
     j->index_mask = entries - 1;
     for (uint32_t at = 0; at < before; at++)
         if (old[at])
-            index_put(j, (uint32_t)(old[at] >> 32), (uint32_t)old[at]);
+            index_put(j, old[at]);
     free(old);
     return true;
 }
@@ -82,8 +89,8 @@ struct block *jit_block_find(struct jit *j, unsigned page, unsigned off, unsigne
     uint32_t key = key_of(page, off, kind);
 
     for (uint32_t at = home_of(j, key); j->index[at]; at = (at + 1) & j->index_mask)
-        if (j->index[at] >> 32 == key)
-            return &j->blocks[(uint32_t)j->index[at]];
+        if (key_of_block(j, j->index[at]) == key)
+            return &j->blocks[j->index[at]];
     return NULL;
 }
 
@@ -105,12 +112,12 @@ static void lead(struct jit *j, uint32_t from, uint32_t to)
 }
 
 /* Who comes by the jump cache finds the way back to C in the first bytes; nobody else is left to come. */
-static void drop_block(struct jit *j, struct codepage *p, uint32_t n)
+static void drop_block(struct jit *j, uint32_t n)
 {
     struct block *b = &j->blocks[n];
 
     j->region[n / REGION_BLOCKS].live--;
-    index_remove(j, key_of(p->number, b->off, b->kind), n);
+    index_remove(j, n);
     jit_links_cut(j, b);
     jit_links_forget(j, b);
     b->page = NULL;
@@ -125,7 +132,7 @@ void jit_block_drop(struct jit *j, struct block *b)
     while (*listed != n)
         listed = &j->blocks[*listed].next_in_page;
     *listed = b->next_in_page;
-    drop_block(j, p, n);
+    drop_block(j, n);
 }
 
 void jit_page_retired(struct vcpu *v, struct codepage *p)
@@ -133,7 +140,7 @@ void jit_page_retired(struct vcpu *v, struct codepage *p)
     struct jit *j = jit_of(v);
 
     for (uint32_t n = p->blocks; n; n = j->blocks[n].next_in_page)
-        drop_block(j, p, n);
+        drop_block(j, n);
     p->blocks = 0;
 }
 
@@ -276,7 +283,7 @@ struct block *jit_block_add(struct jit *j, struct codepage *p, unsigned off, uns
     r->again += jit_was_dropped(j, p, off);
     j->blocks[n] = (struct block){.page = p, .entry = entry, .off = (uint16_t)off, .kind = (uint8_t)kind, .next_in_page = p->blocks};
     p->blocks = n;
-    index_put(j, key_of(p->number, off, kind), n);
+    index_put(j, n);
     r->live++;
     j->stat_blocks++;
     return &j->blocks[n];

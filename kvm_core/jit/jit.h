@@ -88,7 +88,8 @@ struct jit {
     struct region region[REGIONS_MAX];
     uint32_t *sites;        /* REGION_SITES of each region */
     unsigned regions, filling;
-    uint64_t *index, *ghosts; /* blocks.c */
+    uint32_t *index;        /* blocks.c */
+    uint64_t *ghosts;
     uint32_t index_mask;
     struct link *links;     /* links.c; [0] unused */
     uint32_t links_used, free_link;
