@@ -42,6 +42,7 @@ class Watch:
 
     def __init__(self, session: str) -> None:
         self.counts = session == "exits"
+        self.ram_mb = SESSIONS[session].memory_mb
         self.exits: float | None = None
         self.begin: tuple[float, float] | None = None
         self.idle_percent: float | None = None
@@ -52,7 +53,7 @@ class Watch:
         if self.counts and exits.MARK in line:
             self.exits = exits.read_and_quit()
         elif line.startswith("bench sleep begin"):
-            self.memory_mib = memory_beyond_guest(pid)
+            self.memory_mib = memory_beyond_guest(pid, self.ram_mb)
             self.begin = (time.monotonic(), processor_seconds(pid))
         elif line.startswith("bench sleep end") and self.begin:
             then, used = self.begin
@@ -66,16 +67,19 @@ def processor_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def memory_beyond_guest(pid: int) -> float:
+def memory_beyond_guest(pid: int, ram_mb: int) -> float:
     """Return the MiB that the process has besides the guest's RAM: its share of each mapping.
-    RAM is what QEMU's memory backend has in a file, and what huge pages are asked for.
+    RAM is what QEMU's memory backend has in a file, and what is as large and has huge pages.
     """
-    total, share, counted = 0, 0, True
+    total, size, share, counted = 0, 0, 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Size:"):
+            size = int(line.split()[1])
+        elif line.startswith("Pss:"):
             share = int(line.split()[1])
         elif line.startswith("VmFlags:"):  # the last line of a mapping
-            total += share if counted and "hg" not in line.split() else 0
+            ram = "hg" in line.split() and size >= ram_mb << 10
+            total += share if counted and not ram else 0
         elif not line.partition(" ")[0].endswith(":"):
             counted = "memory-backend" not in line
     return total / 1024
