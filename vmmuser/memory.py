@@ -1,4 +1,4 @@
-"""Guest memory: mapped once, in huge pages if the host has them, seen by guest-physical address."""
+"""Guest memory: one shared memfd, mapped once, seen by guest-physical address, bounds-checked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import NamedTuple
 from kvm_core.errors import BackendError, ConfigError, GuestError
 
 PAGE = 4096
-HUGE_PAGE = 2 << 20
-MAP_NORESERVE = 0x4000  # the mmap module of Python 3.11 has no name for it
 
 
 class BadAddressError(GuestError):
@@ -46,53 +44,45 @@ class GuestMemory:
             total += size
         self.size = total
         try:
-            self._map, at = self._anonymous() if path is None else self._shared(path)
+            self.fd = self._create(path)
+            os.ftruncate(self.fd, total)
+            self._map = mmap.mmap(self.fd, total)
         except (OSError, ValueError, OverflowError) as error:
             raise BackendError(
                 f"-m: the host cannot map {total >> 20} MiB of guest memory ({error}); ask for less"
             ) from None
-        self.buffer = memoryview(self._map)[at : at + total]
+        self.buffer = memoryview(self._map)
         # The object that keeps an export of the mapping alive also gives its address.
-        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map, at)
+        self._anchor = ctypes.c_char.from_buffer(self._map)
         self.host_address = ctypes.addressof(self._anchor)
 
-    def _anonymous(self) -> tuple[mmap.mmap, int]:
-        """Map memory. :return: the mapping, and where in it the first huge page begins."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        mapping = mmap.mmap(-1, self.size + HUGE_PAGE, flags=flags)
-        with contextlib.suppress(OSError):  # a host without huge pages
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-        mapping.madvise(mmap.MADV_DONTFORK)  # what is written while a child starts is not copied
-        return mapping, -ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % HUGE_PAGE
-
-    def _shared(self, path: str) -> tuple[mmap.mmap, int]:
-        """Map a new file. :return: the mapping, and 0."""
+    def _create(self, path: str | None) -> int:
+        if path is None:
+            return os.memfd_create("kvmish-ram", os.MFD_CLOEXEC)
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(f"--memory-file {path}: {error.strerror}; name another") from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(self._fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
             # One of another size is not what a machine like this one left when it was killed.
             if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, self.size):
                 raise ConfigError(f"--memory-file {path}: is something else; name another")
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, self.size)
-            mapping = mmap.mmap(self._fd, self.size)
+            os.ftruncate(fd, 0)
         except BlockingIOError:
-            os.close(self._fd)
+            os.close(fd)
             raise ConfigError(f"--memory-file {path}: another machine uses it") from None
         except BaseException:
-            os.close(self._fd)
+            os.close(fd)
             raise
         self._path = path
-        return mapping, 0
+        return fd
 
     def clear(self) -> None:
         """Make it all zero, as after power-on, and give the pages back to the host."""
         with contextlib.suppress(OSError):  # a file system that cannot; nor does a warm reset
-            self._map.madvise(mmap.MADV_REMOVE if self._path else mmap.MADV_DONTNEED)
+            self._map.madvise(mmap.MADV_REMOVE)
 
     def offset(self, gpa: int, size: int) -> int:
         """Where the range begins in `buffer`. :raise BadAddressError: if any of it is not RAM."""
@@ -117,13 +107,14 @@ class GuestMemory:
 
     def close(self) -> None:
         """Unmap, unless someone still looks at it."""
-        if self._anchor is None:
+        if self.fd < 0:
             return
-        self._anchor = None
+        os.close(self.fd)
+        self.fd = -1
         if self._path:
-            os.close(self._fd)
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
+        del self._anchor
         try:
             self.buffer.release()
             self._map.close()

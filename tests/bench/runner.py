@@ -42,7 +42,6 @@ class Watch:
 
     def __init__(self, session: str) -> None:
         self.counts = session == "exits"
-        self.ram_mb = SESSIONS[session].memory_mb
         self.exits: float | None = None
         self.begin: tuple[float, float] | None = None
         self.idle_percent: float | None = None
@@ -53,7 +52,7 @@ class Watch:
         if self.counts and exits.MARK in line:
             self.exits = exits.read_and_quit()
         elif line.startswith("bench sleep begin"):
-            self.memory_mib = memory_beyond_guest(pid, self.ram_mb)
+            self.memory_mib = memory_beyond_guest(pid)
             self.begin = (time.monotonic(), processor_seconds(pid))
         elif line.startswith("bench sleep end") and self.begin:
             then, used = self.begin
@@ -67,21 +66,14 @@ def processor_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def memory_beyond_guest(pid: int, ram_mb: int) -> float:
-    """Return the MiB that the process has besides the guest's RAM: its share of each mapping.
-    RAM is what QEMU's memory backend has in a file, and what is as large and has huge pages.
-    """
-    total, size, share, counted = 0, 0, 0, True
+def memory_beyond_guest(pid: int) -> float:
+    """Return the MiB that the process has besides the guest's RAM: its share of each mapping."""
+    total, counted = 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if line.startswith("Size:"):
-            size = int(line.split()[1])
-        elif line.startswith("Pss:"):
-            share = int(line.split()[1])
-        elif line.startswith("VmFlags:"):  # the last line of a mapping
-            ram = "hg" in line.split() and size >= ram_mb << 10
-            total += share if counted and not ram else 0
+        if line.startswith("Pss:"):
+            total += int(line.split()[1]) if counted else 0
         elif not line.partition(" ")[0].endswith(":"):
-            counted = "memory-backend" not in line
+            counted = "kvmish-ram" not in line and "memory-backend" not in line
     return total / 1024
 
 
