@@ -166,24 +166,13 @@ static void follow(struct hand *h, int cpu)
     h->cpu = cpu;
 }
 
-/* Its thread group. */
-static pid_t group_of(pid_t tid)
-{
-    char status[2048], *at;
-
-    if (proc_read(tid, "status", status, sizeof(status)) <= 0)
-        return 0;
-    at = strstr(status, "\nTgid:");
-    return at ? (pid_t)strtol(at + 6, NULL, 10) : 0;
-}
-
 static int identify(struct hand *h, pid_t tid)
 {
     pid_t tgid = tid;
     int pidfd = (int)syscall(SYS_pidfd_open, tgid, 0);
 
     if (pidfd < 0) { /* only a group's first thread can be opened */
-        tgid = group_of(tid);
+        tgid = proc_relative(tid, "Tgid");
         pidfd = tgid ? (int)syscall(SYS_pidfd_open, tgid, 0) : -1;
     }
     if (pidfd < 0)
@@ -196,7 +185,7 @@ static int identify(struct hand *h, pid_t tid)
 /* What the first client would be the first to touch is in memory then: a fork has left every page to be copied. */
 static void rehearse(struct hand *h)
 {
-    if (group_of(worker_pid) && !identify(h, worker_pid))
+    if (proc_relative(worker_pid, "Tgid") && !identify(h, worker_pid))
         close(h->pidfd);
     h->pidfd = -1;
     h->tgid = 0;

@@ -56,17 +56,6 @@ bool trace_is_ioctl(long number)
     return number == entries[WIDE].number[TRACE_IOCTL] || number == entries[NARROW].number[TRACE_IOCTL];
 }
 
-/* Who traces tid, 0: nobody. */
-static pid_t tracer_of(pid_t tid)
-{
-    char status[2048], *at;
-
-    if (proc_read(tid, "status", status, sizeof(status)) <= 0)
-        return 0;
-    at = strstr(status, "\nTracerPid:");
-    return at ? (pid_t)strtol(at + 11, NULL, 10) : 0;
-}
-
 /* The hand of another VM of this client; or a thread of ours that holds no longer (hold.c): it may have been joined, and yet have to come
  * to where the kernel detaches what it traced. */
 static bool lets_go_soon(pid_t tracer)
@@ -89,7 +78,7 @@ static int seize(pid_t tid)
             return 0;
         if (errno != EPERM || n == BUSY_TURNS)
             return -errno;
-        tracer = tracer_of(tid);
+        tracer = proc_relative(tid, "TracerPid");
         if (tracer ? !lets_go_soon(tracer) : alone) /* twice nobody: it is forbidden, and not that he has just let go */
             return -EPERM;
         alone = !tracer;

@@ -1,9 +1,9 @@
 /* Where decoded instructions live, and what goes when there is no more room: inside isa/codecache.c's cache.
  *
- * Three stores, each bounded. Pages: the one that was not looked at for longest goes. Rows of instructions: a ring of regions, the oldest of which is filled anew; the pages that had
- * rows in it lose all their rows, but not what was translated from them: who needs an instruction
- * again decodes it again. Lines: for each offset in 64 bytes of a page its instruction, as a distance in the ring from the page's
- * first one: rows that lie farther apart are not kept together. They go with the rows.
+ * Three stores, each bounded. Pages: the one that was not looked at for longest goes. Rows of instructions: a ring of regions, the
+ * oldest of which is filled anew; the pages that had rows in it lose all their rows, but not what was translated from them: who
+ * needs an instruction again decodes it again. Lines: for each offset in 64 bytes of a page its instruction, as a distance in the
+ * ring from the page's first one: rows that lie farther apart are not kept together. They go with the rows.
  */
 #ifndef KVMISH_ISA_CODEPAGE_H
 #define KVMISH_ISA_CODEPAGE_H

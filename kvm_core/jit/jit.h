@@ -96,7 +96,9 @@ struct jit {
     uint32_t patch;         /* of the last exit, for as long as nothing came in between: the jump that may be linked */
     uint8_t heat[HEAT_ENTRIES];
     void (*enter)(struct vcpu *v, const void *code);
-    uint32_t renew, exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group, refill[REFILL_KINDS][2]; /* thunks: offsets in the code cache */
+    /* thunks: offsets in the code cache */
+    uint32_t renew, exit_rip, exit_stale, exit_return, exit_page, exit_link, exit_edge, interpret, vectors, group;
+    uint32_t refill[REFILL_KINDS][2];
     struct profile *profile; /* NULL: nobody asked */
     FILE *perf_map;
     uint64_t stat_blocks, stat_reclaimed, stat_exits, stat_rows;

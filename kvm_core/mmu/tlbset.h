@@ -1,8 +1,9 @@
 /* The tables that generated code reads at a constant distance from the vCPU: TLB sets and jump caches.
  *
- * A TLB entry is two words of one line of the cache; generated code finds it by its offset in bytes. A tag is the linear address of the page, so that (linear ^ tag) is the
- * offset in it when it hits, and at least 4096 when it does not: one unsigned compare with 4096 - size answers for the
- * page, the rights and a crossing of the page's end. An absent entry's tag belongs to another index, whatever the address.
+ * A TLB entry is two words of one line of the cache; generated code finds it by its offset in bytes. A tag is the linear address
+ * of the page, so that (linear ^ tag) is the offset in it when it hits, and at least 4096 when it does not: one unsigned compare
+ * with 4096 - size answers for the page, the rights and a crossing of the page's end. An absent entry's tag belongs to another
+ * index, whatever the address.
  */
 #ifndef KVMISH_MMU_TLBSET_H
 #define KVMISH_MMU_TLBSET_H
