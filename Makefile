@@ -32,6 +32,8 @@ BROKER_OBJ := $(BROKER_SRC:%.c=$(BUILD)/obj/%.o)
 SHIM_OBJ  := $(SHIM_SRC:%.c=$(BUILD)/obj/%.o)
 ASAN_OBJ  := $(CORE_SRC:%.c=$(BUILD)/asan/obj/%.o)
 ASAN_SHIM := $(SHIM_SRC:%.c=$(BUILD)/asan/obj/%.o)
+# A thread that is cancelled there unwinds through it.
+$(SHIM_OBJ) $(ASAN_SHIM): CFLAGS += -fexceptions
 FUZZ_OBJ  := $(CORE_SRC:%.c=$(BUILD)/fuzz/obj/%.o)
 
 LIB     := $(BUILD)/libkvmcore.a

@@ -32,26 +32,38 @@ int object_ioctl(enum object_kind kind, void *object, const struct client *c, un
     }
 }
 
-static int dispatch(struct file *f, unsigned long req, uintptr_t arg)
+static int dispatch(const struct file *f, const struct client *c, unsigned long req, uintptr_t arg)
 {
     if (f->generation != atomic_load(&process_generation) && f->kind != OBJECT_SYSTEM)
         return -EIO; /* the memory of another process */
-    return object_ioctl(f->kind, f->object, &client_self, req, arg);
+    return object_ioctl(f->kind, f->object, c, req, arg);
 }
 
-int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg)
+static int call(int fd, const struct client *c, unsigned long req, uintptr_t arg)
 {
     struct file *f = file_get(fd);
     int ret;
 
     if (!f)
         return -EBADF;
-    ret = dispatch(f, (uint32_t)req, arg);
+    ret = dispatch(f, c, (uint32_t)req, arg);
     file_put(f);
     return ret;
 }
 
-int kvmish_kick(int fd)
+int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg)
+{
+    return call(fd, &client_self, req, arg);
+}
+
+int kvmish_run(int fd, uintptr_t arg, const atomic_bool *ends)
+{
+    const struct client c = {.ops = client_self.ops, .ends = ends};
+
+    return call(fd, &c, KVM_RUN, arg);
+}
+
+static int kick(int fd, void (*how)(struct kvm_vcpu *))
 {
     struct file *f = file_get(fd);
     int ret = -EBADF;
@@ -59,12 +71,15 @@ int kvmish_kick(int fd)
     if (!f)
         return ret;
     if (f->kind == OBJECT_VCPU && f->object) {
-        vcpu_interrupt(f->object);
+        how(f->object);
         ret = 0;
     }
     file_put(f);
     return ret;
 }
+
+int kvmish_kick(int fd) { return kick(fd, vcpu_interrupt); }
+int kvmish_run_ends(int fd) { return kick(fd, vcpu_kick); }
 
 /* ---- which vCPU runs on which thread: for signal handlers -------------------------------------------------------------- */
 
@@ -135,7 +150,7 @@ bool kvmish_signal_arrived(int sig)
 
 static bool must_end(struct kvm_vcpu *kv)
 {
-    return atomic_load(&kv->signalled) || atomic_load(&kv->handled);
+    return atomic_load(&kv->signalled) || atomic_load(&kv->handled) || (kv->ends && atomic_load(kv->ends));
 }
 
 static int interrupted(struct kvm_vcpu *kv)
@@ -316,11 +331,12 @@ static int run(struct kvm_vcpu *kv)
     return run_loop(kv);
 }
 
-int vcpu_run(struct kvm_vcpu *kv)
+int vcpu_run(struct kvm_vcpu *kv, const struct client *c)
 {
     int ret;
 
     running_is(kv, (unsigned long)pthread_self());
+    kv->ends = c->ends;
     kv->cpu.want_tpr_exit = !kv->has_lapic;
     if (kv->has_sigmask && !kv->vm->client.pid) { /* this thread is the client's own */
         pthread_sigmask(SIG_BLOCK, NULL, &kv->outer_mask);
@@ -334,6 +350,7 @@ int vcpu_run(struct kvm_vcpu *kv)
         pthread_sigmask(SIG_SETMASK, &kv->outer_mask, NULL);
         kv->masked = false;
     }
+    kv->ends = NULL;
     running_is(kv, 0);
     atomic_store(&kv->handled, 0);
     kv->stat.user_exits++;

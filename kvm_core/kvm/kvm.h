@@ -70,6 +70,7 @@ struct client {
     const struct client_ops *ops;
     struct payload *payload; /* NULL: none came */
     bool compat; /* a 32-bit caller: the upper halves of pointers in its structs are undefined */
+    const atomic_bool *ends; /* of the calling thread: true: KVM_RUN returns -EINTR; or NULL */
 };
 
 /* 0 or -EFAULT; -EPERM: the process may not be looked into. */
@@ -211,6 +212,7 @@ struct kvm_vcpu {
 
     _Atomic uint32_t signalled;   /* KVM_RUN must return -EINTR */
     _Atomic uint32_t handled;     /* the same, by a handler of the thread that runs it: never for the next KVM_RUN */
+    const atomic_bool *ends;      /* the same, of the call under way: struct client; or NULL */
     _Atomic uint32_t waiting;     /* in the futex of `kick` */
     _Atomic bool paused;          /* inside an instruction, waits for its turn to be alone, or is */
     _Atomic uint32_t events;      /* VCPU_* */
@@ -264,7 +266,7 @@ void running_remove(struct kvm_vcpu *kv); /* _accel.c: the vCPU goes away */
 struct kvm_vcpu *running_here(void);      /* _accel.c: what the calling thread runs, or NULL. Async-signal-safe */
 int object_ioctl(enum object_kind kind, void *object, const struct client *c, unsigned long req, uintptr_t arg);
 void object_put(enum object_kind kind, void *object); /* drops what install() took over */
-int vcpu_run(struct kvm_vcpu *kv); /* _accel.c: KVM_RUN, with kv->mutex held */
+int vcpu_run(struct kvm_vcpu *kv, const struct client *c); /* _accel.c: KVM_RUN, with kv->mutex held */
 
 /* ---- vm.c, vcpu.c ------------------------------------------------------------------------------------------- */
 

@@ -504,7 +504,7 @@ static int set_state(struct kvm_vcpu *kv, const struct client *c, unsigned long 
 static int vcpu_ioctl_locked(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg)
 {
     switch (req) {
-    case KVM_RUN: return arg ? -EINVAL : vcpu_run(kv);
+    case KVM_RUN: return arg ? -EINVAL : vcpu_run(kv, c);
     case KVM_SET_CPUID:
     case KVM_SET_CPUID2: return set_cpuid(kv, c, req, arg);
     case KVM_GET_CPUID2: return get_cpuid(kv, c, arg);

@@ -3,7 +3,6 @@
  * Only what names /dev/kvm or one of our descriptors is touched; everything else goes on to the C library. Signal handlers are
  * wrapped (signals.c), since KVM_RUN must come back when one runs.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -19,15 +18,6 @@
 
 #include "kvm/door.h"
 #include "shim/shim.h"
-
-/* The C library's function of this name. */
-#define NEXT(name)                                                                                      \
-    ({                                                                                                  \
-        static void *next;                                                                              \
-        if (!__atomic_load_n(&next, __ATOMIC_RELAXED))                                                  \
-            __atomic_store_n(&next, dlsym(RTLD_NEXT, #name), __ATOMIC_RELAXED);                         \
-        (__typeof__(&name))next;                                                                        \
-    })
 
 static int finish(int ret)
 {
@@ -137,7 +127,7 @@ EXPORT int ioctl(int fd, unsigned long req, ...)
     arg = va_arg(ap, uintptr_t);
     va_end(ap);
     if (kvmish_owns(fd) || (_IOC_TYPE(req) == KVMIO && kvmish_recognise(fd)))
-        return finish(kvmish_ioctl(fd, req, arg));
+        return finish(ioctl_before_cancel(fd, req, arg));
     return (int)syscall(SYS_ioctl, fd, req, arg);
 }
 

@@ -411,6 +411,42 @@ static void exclusive(void)
     finish(&m);
 }
 
+/* ---- cancelled in KVM_RUN --------------------------------------------------------------------------------------------------- */
+
+static atomic_bool cancellable;
+
+static void *run_cancellable(void *vcpu)
+{
+    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+    cancellable = true;
+    ioctl((int)(uintptr_t)vcpu, KVM_RUN, 0);
+    return NULL;
+}
+
+/* The call ends with its thread, wherever in it that is; the vCPU is free, and between two instructions. */
+static void cancelled(void)
+{
+    volatile uint8_t *memory = guest_memory(loops, sizeof(loops));
+    struct kvm_regs r;
+    struct machine m;
+
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, (void *)memory, 16 * PAGE));
+    set_registers(m.vcpu[0], CODE, 77);
+    for (unsigned n = 0; n < 200; n++) {
+        uint8_t before = memory[DATA];
+        pthread_t t;
+        void *answer;
+        cancellable = false;
+        CHECK(!pthread_create(&t, NULL, run_cancellable, (void *)(uintptr_t)m.vcpu[0]));
+        while (!cancellable || (n % 2 && memory[DATA] == before))
+            sched_yield();
+        CHECK(!pthread_cancel(t) && !pthread_join(t, &answer) && answer == PTHREAD_CANCELED);
+        CHECK(!ioctl(m.vcpu[0], KVM_GET_REGS, &r) && r.rbx == 77 && (r.rip == CODE || r.rip == CODE + 4));
+    }
+    finish(&m);
+}
+
 /* ---- nothing left --------------------------------------------------------------------------------------------------------- */
 
 static void full_table(void)
@@ -594,7 +630,7 @@ int main(int argc, char **argv)
     static const struct scenario scenario[] = {
         {"orders", orders}, {"children", children}, {"handed", handed}, {"kept", kept}, {"paths", paths},
         {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
-        {"clean", clean}, {NULL, NULL}
+        {"clean", clean}, {"cancelled", cancelled}, {NULL, NULL}
     };
 
     if (argc != 3 && argc != 6)
