@@ -120,11 +120,30 @@ static void put_forget_page(unsigned instance, unsigned page, uint64_t linear)
     }
 }
 
+/* Behind each write of an entry: stray code that finds an entry's address in RDX writes there and invalidates nothing. */
+static void put_forget_address(void) { PUT(0x31, 0xd2); } /* xor edx, edx */
+
 static void put_entry(uint64_t address, uint64_t value)
 {
     put_load(RDX, address);
     put_load(RAX, value);
     PUT(0x48, 0x89, 0x02);
+    put_forget_address();
+}
+
+static void put_exchange_entry(uint64_t address, uint64_t value) /* RAX: what it was */
+{
+    put_load(RDX, address);
+    put_load(RAX, value);
+    PUT(0x48, 0x87, 0x02);
+    put_forget_address();
+}
+
+static void put_clear_in_entry(uint64_t address, unsigned bits) /* below 128 */
+{
+    put_load(RDX, address);
+    PUT(0x48, 0x83, 0x22), put(0xff & ~bits);
+    put_forget_address();
 }
 
 static void put_change_leaf(void)
@@ -133,13 +152,11 @@ static void put_change_leaf(void)
     unsigned instance = p.shared ? SHARED : below(SPACES), page = p.page;
     uint64_t entry = entry_addr(instance, 1 + 2 * p.slot + chance(15), page), linear = place_addr(p);
 
-    if (chance(20)) { /* what was not present need not be forgotten: xchg rax, [rdx]; test al, 1; jnz over; ret */
-        put_load(RDX, entry);
-        put_load(RAX, any_leaf(instance, page));
-        PUT(0x48, 0x87, 0x02, 0xa8, 1, 0x75, 1, 0xc3);
-    } else if (chance(25)) { /* and [rdx], not accessed, not dirty */
-        put_load(RDX, entry);
-        PUT(0x48, 0x83, 0x22), put(chance(50) ? 0xff & ~(E_A | E_D) : 0xff & ~E_D);
+    if (chance(20)) { /* what was not present need not be forgotten: test al, 1; jnz over; ret */
+        put_exchange_entry(entry, any_leaf(instance, page));
+        PUT(0xa8, 1, 0x75, 1, 0xc3);
+    } else if (chance(25)) {
+        put_clear_in_entry(entry, chance(50) ? E_A | E_D : E_D);
     } else {
         put_entry(entry, any_leaf(instance, page));
     }
@@ -152,12 +169,10 @@ static void put_change_directory(void)
     uint64_t entry = entry_addr(instance, 0, slot + 1);
 
     if (chance(20)) {
-        put_load(RDX, entry);
-        PUT(0x48, 0x83, 0x22), put(0xff & ~(E_A | E_D));
-    } else if (instance != SHARED && !pcid && chance(70)) { /* of a large page any address will do: xchg; test PS; jz over */
-        put_load(RDX, entry);
-        put_load(RAX, any_directory_entry(instance, slot));
-        PUT(0x48, 0x87, 0x02, 0xa8, E_PS, 0x74, 14);
+        put_clear_in_entry(entry, E_A | E_D);
+    } else if (instance != SHARED && !pcid && chance(70)) { /* of a large page any address will do: test al, PS; jz over */
+        put_exchange_entry(entry, any_directory_entry(instance, slot));
+        PUT(0xa8, E_PS, 0x74, 14);
         put_invlpg(page_addr(false, slot, below(PAGES)));
         put(0xc3);
     } else {

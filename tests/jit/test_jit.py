@@ -52,6 +52,19 @@ def test_page_tables(c_program: Callable[..., Path], asan: bool, full: bool) -> 
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
+def test_page_tables_and_stray_code(c_program: Callable[..., Path]) -> None:
+    """A stack executed as code wrote through the entry's address that a routine had left in RDX."""
+    program = c_program("jit/pages.c")
+    result = subprocess.run(
+        [program, "1", "12356866401089418340"],
+        capture_output=True,
+        text=True,
+        timeout=QUICK_S,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
 @pytest.mark.timeout(FULL_S + 100)
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
