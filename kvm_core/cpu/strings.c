@@ -326,16 +326,20 @@ static void io_exit(struct vcpu *v, uint16_t port, unsigned size, bool write, ui
     cpu_leave(v, EXIT_PIO);
 }
 
-/* How many elements one exit may carry: to the end of the page, of the data page, of the count. One, unless memory is
- * plain: a device's accesses are logged one by one. */
-static uint64_t io_batch(struct vcpu *v, const struct insn *i, uint64_t linear, unsigned size, bool plain)
+/* How many elements one exit may carry: to the end of the page, of the segment, of the count, and whole ones in each. One, unless
+ * memory is plain: a device's accesses are logged one by one. `index` is the register that goes along. */
+static uint64_t io_batch(struct vcpu *v, const struct insn *i, enum segreg seg, unsigned index, uint64_t linear, unsigned size,
+                         bool plain)
 {
-    uint64_t n = repeated(i) ? count_of(v, i) : 1;
+    uint64_t mask = address_mask(i), n = repeated(i) ? count_of(v, i) : 1;
 
-    if (!plain || v->eflags & FL_DF || v->slow || (v->mode != MODE_LONG && !v->seg[i->seg].flat && n > 1))
+    if (!plain || v->eflags & FL_DF || v->slow)
         return 1;
-    n = least(n, (4096 - (linear & 0xfff)) / size);
-    n = least(n, PIO_DATA_BYTES / size);
+    n = least(n, reach(v, index, linear, mask, size));
+    if (v->mode != MODE_LONG) {
+        int64_t room = v->seg[seg].last + 1 - (int64_t)(v->gpr[index] & mask);
+        n = least(n, room < 0 ? 0 : (uint64_t)room / size);
+    }
     return n ? n : 1;
 }
 
@@ -347,6 +351,12 @@ static bool io_due(struct vcpu *v, const struct insn *i, uint16_t port, unsigned
     if (v->amd || due)
         io_check(v, port, size);
     return due;
+}
+
+/* How many elements the client has dealt with; it may have written RCX meanwhile. */
+static uint64_t io_answered(const struct vcpu *v, const struct insn *i)
+{
+    return repeated(i) ? least(v->pio_count, count_of(v, i)) : 1;
 }
 
 /* n elements have been moved; `index` is the register that goes along. */
@@ -372,13 +382,13 @@ static const struct insn *outs(struct vcpu *v, const struct insn *i, unsigned si
     if (!io_due(v, i, port, size))
         return insn_next(i);
     if (v->log.replay && v->pio_count) {
-        n = v->pio_count;
+        n = io_answered(v, i);
         v->pio_count = 0;
     } else {
         uint64_t from = source(v, i, size);
         uint32_t value = (uint32_t)mem_load(v, from, size);
         if (v->ops->pio_out(v, port, size, value)) {
-            n = io_batch(v, i, from, size, mem_probe_read(v, from, 1));
+            n = io_batch(v, i, i->seg, RSI, from, size, mem_probe_read(v, from, 1));
             memcpy(v->pio_data, &value, size);
             for (uint64_t k = 1; k < n; k++) {
                 value = (uint32_t)mem_load(v, from + k * size, size);
@@ -400,7 +410,7 @@ static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned siz
     uint64_t to = destination(v, i, size, true);
     mem_check_write(v, to, size);
     if (v->log.replay && v->pio_count) {
-        n = v->pio_count; /* kept until every store is done: one to a device exits, and comes back here */
+        n = io_answered(v, i); /* pio_count is kept until every store is done: one to a device exits, and comes back here */
         for (uint64_t k = 0; k < n; k++) {
             uint32_t value = 0;
             memcpy(&value, v->pio_data + k * size, size);
@@ -410,7 +420,7 @@ static const struct insn *ins(struct vcpu *v, const struct insn *i, unsigned siz
     } else {
         uint32_t value = 0;
         if (v->ops->pio_in(v, port, size, &value))
-            io_exit(v, port, size, false, (uint32_t)io_batch(v, i, to, size, mem_probe_write(v, to, 1)));
+            io_exit(v, port, size, false, (uint32_t)io_batch(v, i, ES, RDI, to, size, mem_probe_write(v, to, 1)));
         mem_store(v, to, size, value);
     }
     return io_done(v, i, RDI, port, size, n);

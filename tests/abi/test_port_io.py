@@ -27,11 +27,13 @@ from tests.abi.test_contract import (
 )
 
 __all__ = ["client"]  # a fixture
-CODE, STACK, HANDLERS, VECTORS = 0x1000, 0x8000, 0x2000, 256
+CODE, STACK, HANDLERS, DATA, VECTORS = 0x1000, 0x8000, 0x2000, 0x4000, 256
 EXIT_IO, EXIT_HLT = 2, 5
 PORT = 0x10
 OUT, IN8, IN16, IN32, HLT, NOP = b"\xee", b"\xec", b"\xed", b"\x66\xed", b"\xf4", b"\x90"
+REP_INSB = b"\xf3\x6c"
 ELSEWHERE = 0x40
+NUMBER = {"rax": 0, "rcx": 2, "rdx": 3, "rsp": 6, "rdi": 5, "rip": 16, "rflags": 17}  # kvm_regs
 
 
 class Real:
@@ -62,19 +64,27 @@ class Real:
         struct.pack_into("=H", sregs, 12, base >> 4)
         assert self.client.call(self.vcpu, SET_SREGS, bytes(sregs)) == 0
 
+    def limit_es(self, limit: int) -> None:
+        """KVM_SET_SREGS."""
+        sregs = bytearray(312)
+        assert self.client.call(self.vcpu, GET_SREGS, sregs) == 0
+        struct.pack_into("=I", sregs, 2 * 24 + 8, limit)
+        assert self.client.call(self.vcpu, SET_SREGS, bytes(sregs)) == 0
+
     def regs(self) -> SimpleNamespace:
         """KVM_GET_REGS."""
         raw = bytearray(144)
         assert self.client.call(self.vcpu, GET_REGS, raw) == 0
         at = struct.unpack("=18Q", raw)
-        return SimpleNamespace(rax=at[0], rdx=at[3], rsp=at[6], rip=at[16], rflags=at[17])
+        names = ("rax", "rcx", "rdx", "rsp", "rdi", "rip", "rflags")
+        return SimpleNamespace(**{name: at[NUMBER[name]] for name in names})
 
     def set(self, **changes: int) -> None:
         """KVM_GET_REGS, KVM_SET_REGS."""
         all_of = {**vars(self.regs()), **changes}
         words = [0] * 18
-        for number, name in ((0, "rax"), (3, "rdx"), (6, "rsp"), (16, "rip"), (17, "rflags")):
-            words[number] = all_of[name]
+        for name, value in all_of.items():
+            words[NUMBER[name]] = value
         assert self.client.call(self.vcpu, SET_REGS, struct.pack("=18Q", *words)) == 0
 
     def run(self) -> int:
@@ -143,6 +153,36 @@ def test_out_and_elsewhere(real: Callable[..., Real]) -> None:
     guest.set(rip=CODE + ELSEWHERE)
     assert guest.run() == EXIT_HLT
     assert guest.regs().rip == CODE + ELSEWHERE + 2
+
+
+def test_count_lowered_by_the_client(real: Callable[..., Real]) -> None:
+    """Between the exit of a REP INS and its end: no more elements than RCX then says."""
+    guest = real(REP_INSB + HLT)
+    guest.set(rcx=2, rdi=DATA)
+    assert guest.run() == EXIT_IO
+    assert struct.unpack_from("=BBHI", guest.shared, 32) == (0, 1, PORT, 2)
+    guest.set(rcx=1)
+    guest.answer(b"ab")
+    assert guest.run() == EXIT_HLT
+    assert (guest.regs().rcx, guest.regs().rdi) == (0, DATA + 1)
+    assert ctypes.string_at(guest.ram + DATA, 2) == b"a\0"
+
+
+def test_ins_goes_to_the_segments_end() -> None:
+    """Ours alone: KVM stores no element of the exit in which one is beyond it."""
+    own = Client(DirectDoor())
+    guest = Real(own, REP_INSB + HLT)
+    guest.limit_es(DATA + 3)
+    guest.set(rcx=6, rdi=DATA)
+    assert guest.run() == EXIT_IO
+    assert struct.unpack_from("=I", guest.shared, 36)[0] == 4
+    guest.answer(b"abcdef")
+    assert guest.run() == EXIT_HLT
+    assert (guest.regs().rcx, guest.regs().rdi) == (2, DATA + 4)
+    assert guest.regs().rip == HANDLERS + 13 + 1
+    assert ctypes.string_at(guest.ram + DATA, 6) == b"abcd\0\0"
+    guest.shared.close()
+    own.close()
 
 
 @pytest.mark.parametrize("how", ["rip", "cs"])
