@@ -159,16 +159,12 @@ BEHAVIOUR = (
         "microseconds.",
     ),
     (
-        "VMCALL and VMMCALL",
-        "both are hypercalls; neither is patched into the other, whatever "
-        "KVM_X86_QUIRK_FIX_HYPERCALL_INSN says.",
-    ),
-    (
         "AMD's HWCR and DE_CFG",
         "start with what Linux looks for: TscFreqSel is set, and LFENCE serializes.",
     ),
     (
         "REP INS and REP OUTS",
-        "exit once for each element; a client that changes RCX in between changes how many follow.",
+        "exit once for as many elements as lie in a page; in Linux, REP INS once for each 1 KiB, "
+        "REP OUTS once for each element.",
     ),
 )

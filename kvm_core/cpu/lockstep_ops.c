@@ -187,6 +187,12 @@ static bool hypercall(struct vcpu *v)
     return done;
 }
 
+/* As long as it is switched only between runs, nothing to record. */
+static bool replaces_hypercall(struct vcpu *v)
+{
+    return v->lockstep->ops->replaces_hypercall && v->lockstep->ops->replaces_hypercall(v);
+}
+
 static int real_apic(struct vcpu *v, uint64_t addr, unsigned size, uint64_t *data)
 {
     (void)addr, (void)size;
@@ -213,4 +219,5 @@ const struct machine_ops lockstep_ops = {.mmio_read = mmio_read,
                                          .cr8_read = cr8_read,
                                          .cr8_write = cr8_write,
                                          .hypercall = hypercall,
+                                         .replaces_hypercall = replaces_hypercall,
                                          .apic_enabled = apic_enabled};

@@ -497,8 +497,7 @@ OP(mwait)
 /* ---- hypervisor --------------------------------------------------------------------------------
  */
 
-/* VMCALL and VMMCALL alike, whatever the vendor: KVM too makes the wrong one work. */
-OP(vmcall)
+static const struct insn *hypercall(struct vcpu *v, const struct insn *i)
 {
     uint64_t next = cpu_next_rip(v, i);
 
@@ -507,6 +506,20 @@ OP(vmcall)
         cpu_ud(v);
     return end_block(v, next);
 }
+
+/* The other vendor's instruction becomes this processor's (its last byte is another) and is executed again, or is none. */
+static const struct insn *foreign_hypercall(struct vcpu *v, const struct insn *i, uint8_t last)
+{
+    uint64_t at = cpu_next_rip(v, i) - 1;
+
+    if (!v->ops->replaces_hypercall || !v->ops->replaces_hypercall(v))
+        cpu_ud(v);
+    mem_store(v, cpu_is_long(v) ? at : (uint32_t)(v->seg[CS].base + at), 1, last);
+    return end_block(v, cpu_this_rip(v, i));
+}
+
+OP(vmcall) { return v->amd ? foreign_hypercall(v, i, 0xd9) : hypercall(v, i); }
+OP(vmmcall) { return v->amd ? hypercall(v, i) : foreign_hypercall(v, i, 0xc1); }
 
 /* UD0, UD1, UD2; RSM outside of system-management mode */
 OP(ud) { cpu_ud(v); }

@@ -183,6 +183,7 @@ struct machine_ops {
     uint8_t (*cr8_read)(struct vcpu *v);
     void (*cr8_write)(struct vcpu *v, uint8_t tpr);
     bool (*hypercall)(struct vcpu *v); /* VMCALL/VMMCALL, rip behind it; false: #UD; may leave with EXIT_HYPERCALL */
+    bool (*replaces_hypercall)(struct vcpu *v); /* of the other vendor's by this one's; false: #UD */
     /* The guest has moved its TSC (IA32_TSC, IA32_TSC_ADJUST): timers and clocks that count by it follow. May be NULL. */
     void (*tsc_moved)(struct vcpu *v);
     /* MSR_IA32_APICBASE bit 11, for CPUID leaf 1 */

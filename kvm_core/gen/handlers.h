@@ -917,6 +917,7 @@ insn_fn op_verr;
 insn_fn op_verw;
 insn_fn op_vldmxcsr;
 insn_fn op_vmcall;
+insn_fn op_vmmcall;
 insn_fn op_vstmxcsr;
 insn_fn op_vzeroall;
 insn_fn op_vzeroupper;

@@ -75,6 +75,11 @@ static bool op_apic_enabled(struct vcpu *v)
     return !kv->has_lapic || (lapic_base_get(&kv->lapic) & APIC_BASE_ENABLE);
 }
 
+static bool op_replaces_hypercall(struct vcpu *v)
+{
+    return !(kvm_of(v)->vm->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN);
+}
+
 const struct machine_ops vm_machine_ops = {
     .mmio_read = op_mmio_read,
     .mmio_write = op_mmio_write,
@@ -86,6 +91,7 @@ const struct machine_ops vm_machine_ops = {
     .cr8_read = op_cr8_read,
     .cr8_write = op_cr8_write,
     .hypercall = ops_hypercall,
+    .replaces_hypercall = op_replaces_hypercall,
     .tsc_moved = ops_tsc_moved,
     .apic_enabled = op_apic_enabled,
     .code_page = ops_code_page,

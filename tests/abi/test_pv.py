@@ -168,12 +168,44 @@ def test_pv_ipi() -> None:
     assert heard(source, irqchip=True) == [1, 0, 0x70]
 
 
-def test_unknown_hypercall() -> None:
-    """-KVM_ENOSYS; VMMCALL does as VMCALL."""
-    assert heard("mov eax, 999\n vmcall\n say eax\n mov eax, 999\n vmmcall\n say eax\n done") == [
-        0xFFFFFC18,
-        0xFFFFFC18,
-    ]
+BOTH_HYPERCALLS = """
+    handle 6, on_ud
+    mov eax, 999
+first: vmcall
+    say eax
+    mov eax, 999
+second: vmmcall
+    say eax
+    mov eax, [rip + first]
+    and eax, 0xffffff
+    say eax
+    mov eax, [rip + second]
+    and eax, 0xffffff
+    say eax
+    done
+on_ud:
+    add qword ptr [rsi + 16], 3
+    ret
+"""
+UNKNOWN, VMCALL, VMMCALL = 0xFFFFFC18, 0xC1010F, 0xD9010F
+
+
+def test_the_other_vendors_hypercall() -> None:
+    """It becomes this processor's, and is executed: -KVM_ENOSYS."""
+    *answers, first, second = heard(BOTH_HYPERCALLS)
+    assert answers == [UNKNOWN, UNKNOWN]
+    assert first == second
+    assert first in (VMCALL, VMMCALL)
+
+
+def test_the_other_vendors_hypercall_is_none() -> None:
+    """KVM_X86_QUIRK_FIX_HYPERCALL_INSN off: #UD, and nothing is written."""
+    with Guest(BOTH_HYPERCALLS) as guest:
+        guest.vm.enable_cap(213, 1 << 5)
+        assert isinstance(guest.run(), exits.Hlt)
+    *answers, first, second = guest.said
+    assert sorted(answers) == [999, UNKNOWN]
+    assert (first, second) == (VMCALL, VMMCALL)
 
 
 def test_async_page_faults_are_absent() -> None:
