@@ -159,10 +159,6 @@ BEHAVIOUR = (
         "microseconds.",
     ),
     (
-        "AMD's HWCR and DE_CFG",
-        "start with what Linux looks for: TscFreqSel is set, and LFENCE serializes.",
-    ),
-    (
         "REP INS and REP OUTS",
         "exit once for as many elements as lie in a page; in Linux, REP INS once for each 1 KiB, "
         "REP OUTS once for each element.",

@@ -88,9 +88,8 @@ static int write_plain(struct vcpu *v, const struct plain *p, uint64_t value, bo
 {
     if (p->check == READ_ONLY && !host)
         return REFUSED;
-    if (p->check == CANONICAL_INTEL && v->amd &&
-        !msr_canonical(v, value)) /* AMD drops the upper bits */
-        value = (uint64_t)((int64_t)(value << 16) >> 16);
+    if (p->check == CANONICAL_INTEL && v->amd)
+        value = (uint32_t)value; /* SYSENTER is for 32-bit code only: APM vol. 2, 6.1.2 */
     else if (p->check != ANY && p->check != READ_ONLY && !msr_canonical(v, value))
         return REFUSED;
     memcpy((uint8_t *)v + p->offset, &value, sizeof(value));
@@ -366,6 +365,20 @@ static int write_feature_control(struct vcpu *v, uint64_t value, bool host)
     return DONE;
 }
 
+/* What says that there is no PMU is read-only; so is bit 7, without a fault. SDM vol. 4, table 2-2 */
+static int write_misc_enable(struct vcpu *v, uint64_t value, bool host)
+{
+    enum { PERFMON = 1 << 7 };
+
+    if (!host) {
+        if ((value ^ v->misc_enable) & (MISC_NO_BTS | MISC_NO_PEBS))
+            return REFUSED;
+        value = (value & ~(uint64_t)PERFMON) | (v->misc_enable & PERFMON);
+    }
+    v->misc_enable = value;
+    return DONE;
+}
+
 static int write_amd(struct vcpu *v, uint32_t index, uint64_t value, bool host)
 {
     switch (index) {
@@ -415,7 +428,7 @@ static int write_special(struct vcpu *v, uint32_t index, uint64_t value, bool ho
             return REFUSED;
         v->pat = value;
         return DONE;
-    case MSR_IA32_MISC_ENABLE: v->misc_enable = value; return DONE;
+    case MSR_IA32_MISC_ENABLE: return write_misc_enable(v, value, host);
     case MSR_IA32_FEATURE_CONTROL: return write_feature_control(v, value, host);
     case MSR_IA32_SPEC_CTRL: /* IBRS, STIBP, SSBD, PSFD */
         if ((!host && !has_spec_ctrl(v)) || (value & ~0x87ull))

@@ -51,4 +51,6 @@ enum {
 #define MSR_AMD_LS_CFG 0xc0011020u
 #define MSR_AMD_DE_CFG 0xc0011029u
 
+enum { MISC_NO_BTS = 1 << 11, MISC_NO_PEBS = 1 << 12 }; /* in IA32_MISC_ENABLE */
+
 #endif

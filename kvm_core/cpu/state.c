@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cpu/cpuid.h"
+#include "cpu/msr_index.h"
 #include "cpu/tsc.h"
 
 enum { /* the bits that EFLAGS has; all others read as 0, bit 1 as 1 */
@@ -150,16 +151,14 @@ static void reset_cold(struct vcpu *v)
     v->star = v->lstar = v->cstar = v->sfmask = v->kernel_gs_base = v->tsc_aux = 0;
     v->sysenter_cs = v->sysenter_esp = v->sysenter_eip = 0;
     v->pat = 0x0007040600070406;
-    v->misc_enable = 1; /* fast strings */
+    v->misc_enable = MISC_NO_BTS | MISC_NO_PEBS;
     v->spec_ctrl = v->debugctl = 0;
     v->mtrr_def_type = 0;
     memset(v->mtrr_fixed, 0, sizeof(v->mtrr_fixed));
     memset(v->mtrr_var, 0, sizeof(v->mtrr_var));
     v->mcg_status = 0;
     v->smi_count = v->feature_control = v->tsc_adjust = v->pkrs = v->u_cet = v->s_cet = 0;
-    v->amd_syscfg = v->amd_ls_cfg = v->virt_ssbd = 0;
-    v->amd_hwcr = 1 << 24;  /* TscFreqSel: the TSC counts at the P0 frequency, which Linux checks */
-    v->amd_de_cfg = 1 << 1; /* LFENCE serializes */
+    v->amd_syscfg = v->amd_hwcr = v->amd_de_cfg = v->amd_ls_cfg = v->virt_ssbd = 0;
     v->misc_features = v->power_ctl = v->osvw_length = v->osvw_status = 0;
     v->pkru = 0;
     v->tsc_khz = host_tsc_khz();

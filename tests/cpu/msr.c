@@ -120,7 +120,10 @@ static void test_guest_writes(void)
         {MSR_IA32_DEBUGCTL, 2, 0},
         {MSR_IA32_MISC_FEATURES, 1, 0},
         {MSR_IA32_MISC_FEATURES, 2, -1},
+        {MSR_AMD_HWCR, 1 << 18, 0},
         {MSR_IA32_MISC_ENABLE, 0x1801, 0},
+        {MSR_IA32_MISC_ENABLE, 0x801, -1},
+        {MSR_IA32_MISC_ENABLE, 1, -1},
         {0x186, 0x4300c0, 0},
         {0x199, 0, -1},
         {0x1b, 0, 1},
@@ -142,6 +145,36 @@ static void test_guest_writes(void)
     CHECK(msr_read(v, MSR_IA32_PRED_CMD, &value, false) == 1, "write-only");
     CHECK(msr_read(v, MSR_IA32_ARCH_CAPABILITIES, &value, false) == 0 && (value & 0x123) == 0x123,
           "%" PRIx64, value);
+    free_vcpu(v);
+}
+
+/* A new processor's are 0 but for what says that there is no PMU; firmware sets the rest. */
+static void test_reset(void)
+{
+    struct vcpu *v = new_vcpu();
+    uint64_t value;
+
+    set_supported_cpuid(v);
+    CHECK(msr_read(v, MSR_IA32_MISC_ENABLE, &value, false) == 0 && value == 0x1800, "%" PRIx64, value);
+    CHECK(msr_read(v, MSR_AMD_HWCR, &value, true) == 0 && value == 0, "%" PRIx64, value);
+    CHECK(msr_read(v, MSR_AMD_DE_CFG, &value, true) == 0 && value == 0, "%" PRIx64, value);
+    free_vcpu(v);
+}
+
+/* AMD's have 32 bits, Intel's an address. */
+static void test_sysenter(void)
+{
+    struct vcpu *v = new_vcpu();
+    uint64_t value;
+
+    set_supported_cpuid(v);
+    v->amd = true;
+    CHECK(msr_write(v, MSR_IA32_SYSENTER_ESP, 0x123456789abcdef0, false) == 0);
+    CHECK(msr_read(v, MSR_IA32_SYSENTER_ESP, &value, false) == 0 && value == 0x9abcdef0, "%" PRIx64, value);
+    v->amd = false;
+    CHECK(msr_write(v, MSR_IA32_SYSENTER_ESP, 0x123456789abcdef0, false) == -1);
+    CHECK(msr_write(v, MSR_IA32_SYSENTER_ESP, 0x123456789abc, false) == 0);
+    CHECK(msr_read(v, MSR_IA32_SYSENTER_ESP, &value, false) == 0 && value == 0x123456789abc, "%" PRIx64, value);
     free_vcpu(v);
 }
 
@@ -244,6 +277,8 @@ int main(void)
     test_lists_agree();
     test_what_qemu_writes();
     test_guest_writes();
+    test_reset();
+    test_sysenter();
     test_registers_by_cpuid();
     test_efer();
     test_tsc();

@@ -14,7 +14,7 @@ CR0_PE, CR0_ET, CR0_PG = 1 << 0, 1 << 4, 1 << 31
 CR4_PAE = 1 << 5
 EFER_LME, EFER_LMA = 1 << 8, 1 << 10
 
-MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING = 0x1A0, 1
+MSR_MISC_ENABLE, MISC_FAST_STRING, MISC_NO_BTS, MISC_NO_PEBS = 0x1A0, 1, 1 << 11, 1 << 12
 MSR_MTRR_DEF_TYPE = 0x2FF
 _FIXED_MTRRS = {0x250: 6, 0x258: 6, 0x259: 0} | dict.fromkeys(range(0x268, 0x270), 5)
 
@@ -63,7 +63,7 @@ def firmware_msrs(mmio_hole: tuple[int, int], address_bits: int) -> dict[int, in
     """
     base, size = mmio_hole
     mask = (1 << address_bits) - size | 1 << 11
-    msrs = {MSR_MISC_ENABLE: MISC_ENABLE_FAST_STRING}
+    msrs = {MSR_MISC_ENABLE: MISC_FAST_STRING | MISC_NO_BTS | MISC_NO_PEBS}
     msrs |= {index: kind * 0x0101010101010101 for index, kind in _FIXED_MTRRS.items()}
     msrs |= {0x200: base, 0x201: mask, MSR_MTRR_DEF_TYPE: 0xC06}
     return msrs
