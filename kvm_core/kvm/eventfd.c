@@ -1,5 +1,6 @@
 /* ioeventfd: guest writes that only ring an eventfd; irqfd: eventfds that raise interrupts (KVM API 4.59, 4.75). */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -252,8 +253,34 @@ static int irqfds_start(struct kvm_vm *vm)
     return err;
 }
 
+/* An eventfd is an irqfd of one machine, as in Linux since 6.17. The mark is in the file, which all descriptors of it share: the
+ * signal of I/O that never comes (fcntl(2), F_SETSIG), for this process; nobody's when that has ended. */
+enum { CLAIMED = 59 };
+
+static bool claim(int fd)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    bool unclaimed;
+
+    pthread_mutex_lock(&lock);
+    unclaimed = fcntl(fd, F_GETSIG) != CLAIMED || !fcntl(fd, F_GETOWN);
+    if (unclaimed) {
+        fcntl(fd, F_SETOWN, getpid());
+        fcntl(fd, F_SETSIG, CLAIMED);
+    }
+    pthread_mutex_unlock(&lock);
+    return unclaimed;
+}
+
+static void give_up(int fd)
+{
+    fcntl(fd, F_SETSIG, 0);
+    fcntl(fd, F_SETOWN, 0);
+}
+
 static void irqfd_free(struct irqfds *set, struct irqfd *i)
 {
+    give_up(i->fd);
     watch(set, i->fd, EPOLL_CTL_DEL);
     close(i->fd);
     if (i->resample_fd >= 0)
@@ -264,23 +291,21 @@ static void irqfd_free(struct irqfds *set, struct irqfd *i)
 static int irqfd_add(struct kvm_vm *vm, struct irqfd *new)
 {
     struct irqfds *set = vm->irqfds;
-    int err = 0;
+    int err;
 
+    if (!claim(new->fd))
+        return -EBUSY;
     pthread_mutex_lock(&set->lock);
-    for (struct irqfd *i = set->list; i; i = i->next)
-        if (i->id == new->id)
-            err = -EBUSY;
-    if (!err) {
+    pthread_mutex_lock(&vm->ack_lock);
+    new->next = set->list;
+    set->list = new;
+    pthread_mutex_unlock(&vm->ack_lock);
+    err = watch(set, new->fd, EPOLL_CTL_ADD); /* reports at once what is pending already */
+    if (err) {
         pthread_mutex_lock(&vm->ack_lock);
-        new->next = set->list;
-        set->list = new;
+        set->list = new->next;
         pthread_mutex_unlock(&vm->ack_lock);
-        err = watch(set, new->fd, EPOLL_CTL_ADD); /* reports at once what is pending already */
-        if (err) {
-            pthread_mutex_lock(&vm->ack_lock);
-            set->list = new->next;
-            pthread_mutex_unlock(&vm->ack_lock);
-        }
+        give_up(new->fd);
     }
     pthread_mutex_unlock(&set->lock);
     return err;

@@ -233,6 +233,7 @@ struct kvm_vcpu {
     sigset_t sigmask, outer_mask;
 
     bool enforce_pv;
+    uint32_t pv_features; /* that CPUID names */
     bool ran; /* the guest has been entered: CPUID is fixed */
 
     /* PV and other MSRs of this layer: clock.c, msrs.c */

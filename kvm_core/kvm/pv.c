@@ -72,15 +72,27 @@ int vapic_set(struct kvm_vcpu *kv, uint64_t gpa)
     return 0;
 }
 
+/* The leaf of KVM's features comes after that of its signature, which is further up where Hyper-V's leaves are the first. */
+struct kvm_cpuid_entry2 *pv_leaf(struct kvm_cpuid_entry2 *entries, unsigned n)
+{
+    enum { FIRST = 0x40000000, END = 0x40010000, APART = 0x100 };
+    uint32_t base = END;
+
+    for (struct kvm_cpuid_entry2 *e = entries; e < entries + n; e++) {
+        const uint32_t name[3] = {e->ebx, e->ecx, e->edx};
+        if (e->function >= FIRST && e->function < base && e->function % APART == 0 && !memcmp(name, "KVMKVMKVM\0\0", sizeof(name)))
+            base = e->function;
+    }
+    for (struct kvm_cpuid_entry2 *e = entries; e < entries + n; e++)
+        if (base < END && e->function == base + 1)
+            return e;
+    return NULL;
+}
+
 /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID: a service whose bit is clear does not exist. */
 bool pv_has(const struct kvm_vcpu *kv, enum pv_feature feature)
 {
-    uint32_t out[4];
-
-    if (!kv->enforce_pv)
-        return true;
-    cpuid_query(&kv->cpu, 0x40000001, 0, out);
-    return out[0] >> feature & 1;
+    return !kv->enforce_pv || kv->pv_features >> feature & 1;
 }
 
 /* ---- hypercalls ---------------------------------------------------------------------------------------------------- */

@@ -60,6 +60,9 @@ enum pv_feature { /* bits of CPUID 0x40000001 EAX */
     PV_SCHED_YIELD = 13
 };
 struct kvm_vcpu;
+struct kvm_cpuid_entry2;
+/* Of the features in these leaves; NULL: there is none. */
+struct kvm_cpuid_entry2 *pv_leaf(struct kvm_cpuid_entry2 *entries, unsigned n);
 bool pv_has(const struct kvm_vcpu *kv, enum pv_feature feature);
 
 enum { PV_EPERM = 1, PV_EINVAL = 22, PV_ENOSYS = 1000 };

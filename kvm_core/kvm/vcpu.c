@@ -214,14 +214,14 @@ int vcpu_create(struct kvm_vm *vm, const struct client *c, uint64_t id)
 /* KVM API 4.20. -EINVAL: not what it was, after KVM_RUN */
 static int take_cpuid(struct kvm_vcpu *kv, struct kvm_cpuid_entry2 *entries, unsigned n)
 {
+    struct kvm_cpuid_entry2 *pv = pv_leaf(entries, n);
     int err;
 
-    if (kv->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT) /* who is never scheduled out needs no kick */
-        for (unsigned i = 0; i < n; i++)
-            if (entries[i].function == 0x40000001)
-                entries[i].eax &= ~(1u << PV_UNHALT);
+    if (pv && kv->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT) /* who is never scheduled out needs no kick */
+        pv->eax &= ~(1u << PV_UNHALT);
     if (kv->ran)
         return cpuid_equal(&kv->cpu, entries, n) ? 0 : -EINVAL;
+    kv->pv_features = pv ? pv->eax : 0;
     err = cpuid_set(&kv->cpu, entries, n);
     if (!err && kv->has_lapic)
         lapic_set_cpuid(&kv->lapic, cpu_has(&kv->cpu, FEAT_X2APIC), cpu_has(&kv->cpu, FEAT_TSC_DEADLINE),

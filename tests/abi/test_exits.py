@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kvm_core import abi, exits
+from kvm_core.api import Kvm
+from kvm_core.door import DirectDoor
 from tests.abi.guest import RAM_BYTES, Guest
 
 ON_MSR_EXITS, CAP_USER_MSR = 7, 188  # INVAL | UNKNOWN | FILTER
@@ -288,6 +290,24 @@ IOAPIC_LEVEL = f"""
     handle 0x50, on_irq
     sti
 """
+
+
+def test_irqfd_of_one_machine() -> None:
+    """An eventfd that another machine has is busy until that gives it up, or is gone."""
+    event = os.eventfd(0, os.EFD_CLOEXEC)
+    with Kvm(DirectDoor()) as kvm, kvm.create_vm() as one:
+        one.create_irqchip()
+        with kvm.create_vm() as other:
+            other.create_irqchip()
+            other.irqfd(event, 5)
+            with pytest.raises(OSError, match="busy"):
+                one.irqfd(event, 5)
+            other.irqfd(event, 5, abi.IRQFD_FLAG_DEASSIGN)
+            one.irqfd(event, 5)
+            one.irqfd(event, 5, abi.IRQFD_FLAG_DEASSIGN)
+            other.irqfd(event, 5)
+        one.irqfd(event, 5)
+    os.close(event)
 
 
 def test_irqfd_with_resample() -> None:

@@ -241,6 +241,24 @@ def test_kicks_of_who_is_never_scheduled_out() -> None:
         assert not {e.function: e for e in guest.vcpu.get_cpuid2()}[0x40000001].eax >> 7 & 1
 
 
+@pytest.mark.parametrize(
+    ("base", "name", "there"), [(0x40000100, 0x4B4D564B, False), (0x40000000, 0x4B4D5658, True)]
+)
+def test_kvms_leaves_have_its_name(base: int, name: int, there: bool) -> None:
+    """Behind Hyper-V's, features are KVM's too; without KVM's signature they are not."""
+    with Guest("done") as guest:
+        guest.vm.enable_cap(143, 2)
+        leaves = guest.kvm.get_supported_cpuid()
+        for e in leaves:
+            if e.function in (0x40000000, 0x40000001):
+                e.function += base - 0x40000000
+            if e.function == base:
+                e.ebx = name
+        guest.vcpu.set_cpuid2(leaves)
+        set_ones = {e.function: e for e in guest.vcpu.get_cpuid2()}
+        assert bool(set_ones[base + 1].eax >> 7 & 1) == there
+
+
 def test_hypercall_exit() -> None:
     """KVM_CAP_EXIT_HYPERCALL: MAP_GPA_RANGE is the client's; its answer is RAX."""
     source = "mov eax, 12; mov ebx, 0x4000; mov ecx, 2; mov edx, 0x10; vmcall\n say eax\n done"
