@@ -65,16 +65,11 @@ static bool overlap(const struct iovec *place, uintptr_t from, uintptr_t to)
 /* Has it guest memory there? If so its slots are no longer taken for writable throughout. */
 static bool touches(struct kvm_vm *vm, const struct iovec *place)
 {
-    bool found = false;
+    uintptr_t from = (uintptr_t)place->iov_base;
+    bool found;
 
     pthread_mutex_lock(&vm->slots_lock);
-    for (unsigned i = 0; i < vm->slots_size; i++) {
-        struct kvm_slot *k = vm->slot[i];
-        if (!k || !overlap(place, k->s.userspace_addr, k->s.userspace_addr + k->s.size_bytes))
-            continue;
-        atomic_store(&k->s.partial, true);
-        found = true;
-    }
+    found = slot_order_set_partial(&vm->order, from, from + place->iov_len);
     pthread_mutex_unlock(&vm->slots_lock);
     return found;
 }

@@ -111,6 +111,12 @@ struct kvm_slot { /* a memory slot; replaced, never changed, once it is in a map
     uint32_t flags; /* KVM_MEM_* */
 };
 
+struct slot_order { /* by the client's addresses: slotorder.c */
+    struct memslot **slot;
+    unsigned count, room;
+    unsigned sharing; /* neighbours that share memory */
+};
+
 struct zone { /* coalesced MMIO or PIO */
     uint64_t addr;
     uint32_t size_bytes;
@@ -152,6 +158,7 @@ struct kvm_vm {
     pthread_mutex_t slots_lock;
     struct kvm_slot **slot; /* by id; slots_size of them */
     unsigned slots_size;
+    struct slot_order order;
     _Atomic(struct phys_map *) map;
     bool aliases; /* some host page is in two slots */
     _Atomic(struct kvm_vcpu *) exclusive; /* executes alone at the moment */
@@ -291,6 +298,15 @@ int memslot_set(struct kvm_vm *vm, const struct client *c, const struct kvm_user
 int memslot_get_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_dirty_log *log);
 int memslot_clear_dirty(struct kvm_vm *vm, const struct client *c, const struct kvm_clear_dirty_log *log);
 void memslot_destroy_all(struct kvm_vm *vm);
+
+/* ---- slotorder.c ---------------------------------------------------------------------------------------------- */
+
+int slot_order_reserve(struct slot_order *o); /* for one more: -ENOMEM */
+void slot_order_add(struct slot_order *o, struct memslot *s);
+void slot_order_remove(struct slot_order *o, const struct memslot *s);
+/* Has a slot memory in [from, to)? It is no longer taken for writable throughout. */
+bool slot_order_set_partial(struct slot_order *o, uint64_t from, uint64_t to);
+
 /* Guest memory for the PV structures, from a vCPU inside the engine or from an ioctl: -EFAULT. */
 int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
 int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);

@@ -98,64 +98,41 @@ static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct client *c,
     return k;
 }
 
-static int by_host(const void *a, const void *b)
+/* How many slots begin below gpa. */
+static unsigned map_place(const struct phys_map *map, uint64_t gpa)
 {
-    uint64_t x = (*(struct memslot *const *)a)->userspace_addr, y = (*(struct memslot *const *)b)->userspace_addr;
+    unsigned low = 0, high = map->count;
 
-    return x < y ? -1 : x > y;
-}
-
-static bool share_memory(const struct memslot *a, const struct memslot *b)
-{
-    return a->userspace_addr - b->userspace_addr < b->size_bytes || b->userspace_addr - a->userspace_addr < a->size_bytes;
-}
-
-/* Of all slots; where memory is short it is said that there are some. */
-static bool any_share_memory(const struct phys_map *map)
-{
-    struct memslot **slot = malloc((map->count + 1) * sizeof(*slot));
-    bool found = !slot;
-
-    if (slot) {
-        memcpy(slot, map->slot, map->count * sizeof(*slot));
-        qsort(slot, map->count, sizeof(*slot), by_host);
-        for (unsigned i = 1; i < map->count && !found; i++)
-            found = share_memory(slot[i], slot[i - 1]);
-        free(slot);
+    while (low < high) {
+        unsigned mid = (low + high) / 2;
+        if (map->slot[mid]->gpa < gpa)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    return found;
-}
-
-/* Whether slots share memory now. A client may add tens of thousands of slots: they are sorted only when it has such. */
-static bool aliases_now(const struct kvm_vm *vm, const struct phys_map *map, const struct memslot *come)
-{
-    for (unsigned i = 0; come && i < map->count; i++)
-        if (map->slot[i] != come && share_memory(map->slot[i], come))
-            return true;
-    return vm->aliases && any_share_memory(map);
+    return low;
 }
 
 /* The map in force without `gone`, with `come`; either may be NULL. */
 static struct phys_map *map_build(const struct phys_map *old, const struct memslot *gone, struct memslot *come)
 {
-    struct phys_map *map = malloc(sizeof(*map) + (old->count + 1) * sizeof(map->slot[0]));
-    unsigned n = 0;
+    /* of few sizes: the allocator has fresh pages from the kernel for each that it does not know */
+    struct phys_map *map = malloc(sizeof(*map) + (old->count / 512 + 1) * 512 * sizeof(map->slot[0]));
+    unsigned n = gone ? map_place(old, gone->gpa) : old->count;
 
     if (!map)
         return NULL;
-    for (unsigned i = 0; i < old->count; i++) {
-        if (old->slot[i] == gone)
-            continue;
-        if (come && come->gpa < old->slot[i]->gpa) {
-            map->slot[n++] = come;
-            come = NULL;
-        }
-        map->slot[n++] = old->slot[i];
-    }
-    if (come)
-        map->slot[n++] = come;
-    map->count = n;
     map->generation = old->generation + 1;
+    map->count = old->count - (gone != NULL);
+    memcpy(map->slot, old->slot, n * sizeof(map->slot[0]));
+    if (gone)
+        memcpy(map->slot + n, old->slot + n + 1, (map->count - n) * sizeof(map->slot[0]));
+    if (come) {
+        n = map_place(map, come->gpa);
+        memmove(map->slot + n + 1, map->slot + n, (map->count - n) * sizeof(map->slot[0]));
+        map->slot[n] = come;
+        map->count++;
+    }
     return map;
 }
 
@@ -163,14 +140,20 @@ static struct phys_map *map_build(const struct phys_map *old, const struct memsl
 static int slot_replace(struct kvm_vm *vm, uint32_t id, struct kvm_slot *k)
 {
     struct kvm_slot *old = vm->slot[id];
-    struct phys_map *old_map = vm->map, *map = map_build(old_map, old ? &old->s : NULL, k ? &k->s : NULL);
+    struct phys_map *old_map = vm->map, *map = NULL;
 
+    if (!slot_order_reserve(&vm->order))
+        map = map_build(old_map, old ? &old->s : NULL, k ? &k->s : NULL);
     if (!map) {
         slot_free(vm, k, old);
         return -ENOMEM;
     }
     vm->slot[id] = k;
-    vm->aliases = aliases_now(vm, map, k ? &k->s : NULL);
+    if (old)
+        slot_order_remove(&vm->order, &old->s);
+    if (k)
+        slot_order_add(&vm->order, &k->s);
+    vm->aliases = vm->order.sharing;
     atomic_store(&vm->map, map);
     vm_quiesce(vm, REQ_PHYS_CHANGED, NULL);
     free(old_map);
@@ -196,12 +179,17 @@ static int region_check(const struct kvm_userspace_memory_region *r)
     return 0;
 }
 
+/* The slots of a map do not overlap, so that but one of them reaches beyond the next one's begin; the slot's own does not count. */
 static bool region_overlaps(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
 {
-    for (unsigned i = 0; i < vm->slots_size; i++) {
-        const struct kvm_slot *k = vm->slot[i];
-        if (k && i != r->slot && r->guest_phys_addr < k->s.gpa + k->s.size_bytes &&
-            k->s.gpa < r->guest_phys_addr + r->memory_size)
+    const struct phys_map *map = vm->map;
+    unsigned n = map_place(map, r->guest_phys_addr);
+
+    for (n = n > 2 ? n - 2 : 0; n < map->count; n++) {
+        const struct memslot *s = map->slot[n];
+        if (s->gpa >= r->guest_phys_addr + r->memory_size)
+            return false;
+        if (s->id != r->slot && r->guest_phys_addr < s->gpa + s->size_bytes)
             return true;
     }
     return false;
@@ -247,6 +235,7 @@ void memslot_destroy_all(struct kvm_vm *vm)
     for (unsigned i = 0; i < vm->slots_size; i++)
         slot_free(vm, vm->slot[i], NULL);
     free(vm->slot);
+    free(vm->order.slot);
     free(vm->map);
 }
 
