@@ -20,7 +20,7 @@ CORE_SRC  := $(sort $(shell find $(wildcard $(CORE_DIRS:%=kvm_core/%)) -name '*.
 SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
 CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 # The device file: the process of one VM, and what the broker's FUSE mount calls.
-WORKER_SRC := $(addprefix devfs/,worker.c session.c readers.c objects.c opener.c call.c memory.c mapping.c link.c packet.c \
+WORKER_SRC := $(addprefix devfs/,worker.c quick.c session.c readers.c objects.c opener.c call.c memory.c mapping.c link.c packet.c \
               ahead.c processor.c confine.c watch.c signals.c hand.c give.c message.c hold.c adopt.c mapped.c trace.c proc.c space.c)
 # The launcher: its own files, and what it shares with the worker.
 LAUNCH_SRC := $(sort $(wildcard devfs/launch/*.c)) \
@@ -194,6 +194,11 @@ $(BUILD)/fuzz/ioctls: tests/fuzz/ioctls.c $(FUZZ_OBJ)
 $(BUILD)/tests/%: tests/%.c $(LIB) Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(LIB) $(LDLIBS)
+
+QUICK := tests/devfs/quick.c $(patsubst %,$(BUILD)/obj/devfs/%.o,quick readers confine processor)
+$(BUILD)/tests/devfs/quick: $(QUICK) $(LIB) Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(QUICK) $(LIB) $(LDLIBS)
 
 # The same comparison with the host, of the arithmetic in C that other hosts would use.
 PORTABLE := tests/isa/harness.c $(addprefix kvm_core/,gen/handlers_int.c cpu/strings.c cpu/intmisc.c)

@@ -27,6 +27,7 @@ void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
     if (c->next)
         c->next->link = &c->next;
     w->calls = c;
+    quick_begin(c);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -47,6 +48,8 @@ static void unlist(struct call *c)
         c->next->link = c->link;
     if (c->running && !is_run(c->w, c->running))
         atomic_store(&c->running->signalled, 0);
+    if (quick_end(c))
+        watch_more(c->w);
     pthread_mutex_unlock(&c->w->lock);
 }
 

@@ -48,6 +48,25 @@ static int keep_only(uint64_t caps)
     return syscall(SYS_capset, &head, data) ? -errno : 0;
 }
 
+bool confine_may(unsigned capability)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+
+    return !syscall(SYS_capget, &head, data) && data[capability / 32].effective >> capability % 32 & 1;
+}
+
+void confine_aside(unsigned capability, bool aside)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2], *d = &data[capability / 32];
+
+    if (syscall(SYS_capget, &head, data))
+        return;
+    d->effective = aside ? d->effective & ~(1u << capability % 32) : d->permitted & (d->effective | 1u << capability % 32);
+    syscall(SYS_capset, &head, data);
+}
+
 static int no_core_no_setuid(void)
 {
     const struct rlimit none = {0, 0};
@@ -58,10 +77,12 @@ static int no_core_no_setuid(void)
 int confine_hand(void)
 {
     /* ptrace and /proc of any client; map_files; files of others that a client has mapped; FUSE passthrough */
-    const uint64_t caps = 1ull << CAP_SYS_PTRACE | 1ull << CAP_CHECKPOINT_RESTORE | 1ull << CAP_DAC_OVERRIDE |
+    uint64_t caps = 1ull << CAP_SYS_PTRACE | 1ull << CAP_CHECKPOINT_RESTORE | 1ull << CAP_DAC_OVERRIDE |
                           1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_SYS_ADMIN;
     int err = no_core_no_setuid();
 
+    if (confine_may(CAP_SYS_NICE))
+        caps |= 1ull << CAP_SYS_NICE; /* quick.c: can do without */
     return err ? err : keep_only(caps);
 }
 
@@ -158,10 +179,12 @@ static int filter_calls(int mount)
     const int client_memory[] = {SYS_process_vm_readv, SYS_process_vm_writev};
     const struct only only[] = {
         {SYS_tgkill, 2, 0}, /* signal 0: is it a thread of ...? */
+        {SYS_tgkill, 0, getpid()}, /* readers.c */
         {SYS_unshare, 0, CLONE_FILES}, /* opener.c */
         {SYS_openat, 0, mount}, /* an absolute path finds an empty root */
         {SYS_clone, 0, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
                            CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID},
+        {SYS_sched_setscheduler, 1, SCHED_IDLE}, /* quick.c */
         {SYS_prctl, 0, PR_SET_NAME}, {SYS_prctl, 0, PR_SET_TIMERSLACK},
     };
     static struct program p;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 #include "devfs/give.h"
 #include "devfs/proc.h"
 #include "devfs/processor.h"
+#include "devfs/quick.h"
 #include "devfs/session.h"
 #include "devfs/space.h"
 #include "devfs/trace.h"
@@ -30,7 +32,7 @@
 enum { MOURN_MAX = 64, MOURN_MS = 20, QUIET_MS = 50 };
 
 struct hand {
-    int socket, cpu;
+    int socket, line, cpu;
     int broker, vm_file; /* while there is no client */
     struct session session; /* the worker's, for answers */
     pid_t tgid;
@@ -294,8 +296,11 @@ static void close_one(int *fd)
 static int introduce(struct hand *h, const struct create_vm *q)
 {
     const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
-    int space = space_open(h->tgid), err;
+    int space, err;
 
+    confine_aside(CAP_SYS_ADMIN, true); /* who opens pagemap with it sees physical addresses, and so would the worker */
+    space = space_open(h->tgid);
+    confine_aside(CAP_SYS_ADMIN, false);
     if (space < 0)
         return space;
     err = packet_send(h->socket, &r, sizeof(r), space);
@@ -418,24 +423,25 @@ static void bury(struct hand *h)
 }
 
 /* Until there is something to do. The broker starts another worker when it is rid of us: not while the machine is being set up. */
-static void wait_request(struct hand *h, struct pollfd p[2])
+static void wait_request(struct hand *h, struct pollfd p[3])
 {
     bool quiet;
 
     p[0] = (struct pollfd){h->socket, POLLIN, 0};
     p[1] = (struct pollfd){h->tgid ? -1 : h->broker, POLLIN, 0};
+    p[2] = (struct pollfd){h->line, POLLIN, 0};
     do {
         bury(h);
-        quiet = !poll(p, 2, h->mourned ? MOURN_MS : h->tgid && h->broker >= 0 ? QUIET_MS : -1);
+        quiet = !poll(p, 3, h->mourned ? MOURN_MS : h->tgid && h->broker >= 0 ? QUIET_MS : -1);
         if (quiet)
             close_one(&h->broker);
     } while (quiet);
 }
 
-void hand_main(int socket, int broker, int dev, pid_t worker)
+void hand_main(int socket, int line, int broker, int dev, pid_t worker)
 {
-    struct hand h = {.socket = socket, .cpu = -1, .broker = broker, .vm_file = -1, .session = {.dev = dev}, .pidfd = -1};
-    struct pollfd p[2];
+    struct hand h = {.socket = socket, .line = line, .cpu = -1, .broker = broker, .vm_file = -1, .session = {.dev = dev}, .pidfd = -1};
+    struct pollfd p[3];
     int status = 0, err = 0;
     sigset_t all;
 
@@ -447,6 +453,8 @@ void hand_main(int socket, int broker, int dev, pid_t worker)
     rehearse(&h);
     while (h.q && !err) {
         wait_request(&h, p);
+        if (p[2].revents & POLLIN)
+            quick_restore(line, worker);
         err = p[0].revents ? serve_worker(&h) : p[1].revents ? birth(&h) : 0;
     }
     resume(&h, -EIO); /* the worker died between stop and resume */

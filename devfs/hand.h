@@ -64,8 +64,8 @@ struct create_vm {
 /* ---- in the hand ------------------------------------------------------------------------------------------------- */
 
 struct hand;
-/* Serves the worker, its child, until that is gone; or the broker, while there is no client. */
-void hand_main(int socket, int broker, int dev, pid_t worker) __attribute__((noreturn));
+/* line: quick.h. Serves the worker, its child, until that is gone; or the broker, while there is no client. */
+void hand_main(int socket, int line, int broker, int dev, pid_t worker) __attribute__((noreturn));
 
 /* ---- in the worker ------------------------------------------------------------------------------------------------ */
 

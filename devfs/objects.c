@@ -149,18 +149,18 @@ static void *take(struct worker *w, const struct node *n)
     return object;
 }
 
-static bool is_client(struct worker *w, uint32_t tid)
+static bool is_client(struct worker *w, pid_t tid)
 {
     if (!space_lives(w->space))
         return false;
-    return !syscall(SYS_tgkill, w->client, (pid_t)tid, 0) || errno == EPERM;
+    return quick_again(w, tid) || !syscall(SYS_tgkill, w->client, tid, 0) || errno == EPERM;
 }
 
 static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_header *h, struct fuse_ioctl_in *in)
 {
     struct node *n = node_of(w, h->nodeid);
     struct call c = {.node = n, .reader = r};
-    void *object = n && is_client(w, h->pid) ? take(w, n) : NULL;
+    void *object = n && is_client(w, (pid_t)h->pid) ? take(w, n) : NULL;
     int ret;
 
     if (!object) {

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -23,12 +24,108 @@ static bool dismissed(struct readers *s)
     return false;
 }
 
+/* ---- one alone ---------------------------------------------------------------------------------------------------------- */
+
+static void called(int sig)
+{
+    (void)sig;
+}
+
+int readers_signal(void)
+{
+    const struct sigaction a = {.sa_handler = called, .sa_flags = SA_ONSTACK}; /* it must not restart the read */
+
+    return sigaction(READER_SIGNAL, &a, NULL) ? -errno : 0;
+}
+
+void readers_wait_begin(struct reader *r)
+{
+    atomic_store(&r->wait, READER_WAITS);
+}
+
+/* A signal that comes too late must not come into what follows. */
+void readers_wait_end(struct reader *r)
+{
+    if (atomic_exchange(&r->wait, READER_WORKS) != READER_CALLED)
+        return;
+    pthread_mutex_lock(&r->all->lock); /* it has been sent then */
+    pthread_mutex_unlock(&r->all->lock);
+    sched_yield(); /* and comes on the way out of the kernel */
+}
+
+static bool is_aside(const struct reader *r)
+{
+    const struct reader *only = atomic_load(&r->all->only);
+
+    return only && only != r;
+}
+
+static void wait_aside(struct reader *r)
+{
+    struct readers *s = r->all;
+
+    pthread_mutex_lock(&s->lock);
+    while (is_aside(r))
+        pthread_cond_wait(&s->all, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void readers_only(struct reader *r)
+{
+    struct readers *s = r->all;
+    int waits;
+
+    pthread_mutex_lock(&s->lock);
+    atomic_store(&s->only, r);
+    for (struct reader *o = s->first; o; o = o->next) {
+        waits = READER_WAITS;
+        if (o != r && atomic_compare_exchange_strong(&o->wait, &waits, READER_CALLED))
+            tgkill(getpid(), o->tid, READER_SIGNAL);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void readers_all(struct readers *s)
+{
+    pthread_mutex_lock(&s->lock);
+    atomic_store(&s->only, NULL);
+    pthread_cond_broadcast(&s->all);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- threads --------------------------------------------------------------------------------------------------------------- */
+
+static void enlist(struct reader *r)
+{
+    pthread_mutex_lock(&r->all->lock);
+    r->next = r->all->first;
+    r->all->first = r;
+    pthread_mutex_unlock(&r->all->lock);
+}
+
+static void unlist(struct reader *r)
+{
+    struct reader **link = &r->all->first;
+
+    pthread_mutex_lock(&r->all->lock);
+    while (*link != r)
+        link = &(*link)->next;
+    *link = r->next;
+    pthread_mutex_unlock(&r->all->lock);
+}
+
 void readers_join(struct readers *s)
 {
     struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = processor_only()};
 
-    while (r.buffer && !dismissed(s) && s->read(s->owner, &r))
-        ;
+    enlist(&r);
+    while (r.buffer && (atomic_load(&s->only) == &r || !dismissed(s))) {
+        if (is_aside(&r))
+            wait_aside(&r);
+        else if (!s->read(s->owner, &r))
+            break;
+    }
+    unlist(&r);
     free(r.buffer);
     atomic_fetch_sub(&s->count, 1);
 }

@@ -16,7 +16,7 @@
 
 #include "devfs/fuse_abi.h"
 
-enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096 };
+enum { MAX_WRITE = 16384, BUFFER = MAX_WRITE + 4096, SMALL = 64 /* bytes that are sooner copied than taken hold of */ };
 
 int session_mount(struct session *s)
 {
@@ -40,32 +40,37 @@ int session_mount(struct session *s)
     return err;
 }
 
-/* part[0] is the header's. */
-static void reply(const struct session *s, uint64_t unique, int err, struct iovec *part, int parts)
+/* The kernel takes hold of the pages of each part by itself: what begins an answer is one part. */
+static void reply(const struct session *s, void *head, size_t bytes, const void *data, size_t more)
 {
-    struct fuse_out_header h = {.error = err, .unique = unique};
+    struct iovec part[] = {{head, bytes}, {(void *)data, more}};
+    struct fuse_out_header *h = head;
     ssize_t put;
 
-    part[0] = (struct iovec){&h, sizeof(h)};
-    for (int i = 0; i < parts; i++)
-        h.len += (uint32_t)part[i].iov_len;
-    put = writev(s->dev, part, parts);
+    h->len = (uint32_t)(bytes + more);
+    put = more ? writev(s->dev, part, 2) : write(s->dev, head, bytes);
     (void)put; /* ENOENT: the request was aborted meanwhile */
 }
 
 void session_reply(const struct session *s, uint64_t unique, int err, const void *data, size_t bytes)
 {
-    struct iovec part[] = {{0}, {(void *)data, bytes}};
+    struct fuse_out_header h = {.error = err, .unique = unique};
 
-    reply(s, unique, err, part, err || !bytes ? 1 : 2);
+    reply(s, &h, sizeof(h), data, err ? 0 : bytes);
 }
 
 void session_result(const struct session *s, uint64_t unique, int result, const void *data, size_t bytes)
 {
-    struct fuse_ioctl_out out = {.result = result};
-    struct iovec part[] = {{0}, {&out, sizeof(out)}, {(void *)data, bytes}};
+    struct {
+        struct fuse_out_header h;
+        struct fuse_ioctl_out out;
+        uint8_t data[SMALL];
+    } all = {.h.unique = unique, .out.result = result};
+    bool small = bytes <= SMALL;
 
-    reply(s, unique, 0, part, bytes ? 3 : 2);
+    if (small && bytes)
+        memcpy(all.data, data, bytes);
+    reply(s, &all, offsetof(typeof(all), data) + (small ? bytes : 0), data, small ? 0 : bytes);
 }
 
 /* One request: its size, 0 to try again, -errno when the session has ended. */
@@ -109,8 +114,11 @@ static bool read_one(void *owner, struct reader *r)
 {
     struct session *s = owner;
     char *buffer = r->buffer;
-    ssize_t n = receive(s, buffer);
+    ssize_t n;
 
+    readers_wait_begin(r);
+    n = receive(s, buffer);
+    readers_wait_end(r);
     if (n > 0)
         s->serve(s, r, (const void *)buffer, buffer + sizeof(struct fuse_in_header));
     return n >= 0; /* or the session has ended */

@@ -1,4 +1,8 @@
-/* An address space, by /proc/PID/mem: the file is that of the space which the process had when it was opened. proc(5) */
+/* An address space, by /proc/PID/pagemap: the file is that of the space which the process had when it was opened. proc(5)
+ *
+ * /proc/PID/mem would do as well, and does where a kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR), but takes a page and the lock of the
+ * address space for each look, of which there is one in every ioctl.
+ */
 #include "devfs/space.h"
 
 #include <errno.h>
@@ -8,15 +12,19 @@
 
 int space_open(pid_t tgid)
 {
+    static const char *const names[] = {"pagemap", "mem"};
     char path[32];
-    int fd;
+    int fd = -1;
 
-    snprintf(path, sizeof(path), "/proc/%d/mem", tgid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    for (unsigned i = 0; i < sizeof(names) / sizeof(*names) && fd < 0; i++) {
+        snprintf(path, sizeof(path), "/proc/%d/%s", tgid, names[i]);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
     return fd < 0 ? -errno : fd;
 }
 
-/* Of one that has ended nothing is read; where nothing is mapped in one that lives it is an error. */
+/* Of one that has ended nothing is read. Of one that lives it is an error: of pagemap to read less than an entry, of mem to read where
+ * nothing is mapped. */
 bool space_lives(int fd)
 {
     char byte;

@@ -31,12 +31,25 @@ static bool signal_waits(const struct call *c, bool *traced)
 
 /* ---- the watching thread --------------------------------------------------------------------------------------------------- */
 
+/* The processor of a reader that works alone is not ours: whoever runs there sends the client's thread to another one. */
+static void step_aside(const struct reader *alone)
+{
+    cpu_set_t set;
+
+    if (!alone || alone->cpu < 0 || alone->cpu != sched_getcpu())
+        return;
+    memset(&set, 0xff, sizeof(set));
+    CPU_CLR(alone->cpu, &set);
+    sched_setaffinity(0, sizeof(set), &set); /* EINVAL: there is no other */
+}
+
 /* With w->lock: -> is there still something to watch? */
 static bool look(struct worker *w)
 {
-    bool any = false, traced;
+    bool any = quick_look(w), traced;
     cpu_set_t all;
 
+    step_aside(w->quick.reader);
     for (struct call *c = w->calls; c; c = c->next) {
         if (!c->running)
             continue;
@@ -64,21 +77,21 @@ static void *watch_thread(void *arg)
     for (;;) {
         pthread_mutex_lock(&w->lock);
         idle = look(w) ? 0 : idle + 1;
-        while (idle > LINGER_TICKS && !w->watch_more) {
+        while (idle > LINGER_TICKS && !w->watch_again) {
             atomic_store(&w->watching, false);
             pthread_cond_wait(&w->watch_wake, &w->lock);
         }
-        if (w->watch_more)
+        if (w->watch_again)
             idle = 0;
-        w->watch_more = false;
+        w->watch_again = false;
         pthread_mutex_unlock(&w->lock);
         nanosleep(&tick, NULL);
     }
     return NULL;
 }
 
-/* With w->lock. The thread is started by the first call that needs it. */
-static void wake_watch(struct worker *w)
+/* The thread is started by the first call that needs it. */
+void watch_more(struct worker *w)
 {
     pthread_t thread;
 
@@ -88,7 +101,7 @@ static void wake_watch(struct worker *w)
         return;
     w->watch_started = true;
     atomic_store(&w->watching, true);
-    w->watch_more = true;
+    w->watch_again = true;
     pthread_cond_signal(&w->watch_wake);
 }
 
@@ -154,7 +167,7 @@ void watch_call(struct call *c)
         n->uses = 0;
         know(c);
     }
-    if (n->known == c->tid && (c->reader->calls++ % FOLLOW_EVERY == 0 || c->reader->cpu < 0))
+    if (n->known == c->tid && (c->reader->calls++ % FOLLOW_EVERY == 0 || c->reader->cpu < 0 || quick_apart(c)))
         follow(c);
     if (!c->running)
         return;
@@ -165,7 +178,7 @@ void watch_call(struct call *c)
         return;
     pthread_mutex_lock(&c->w->lock);
     c->watched = masked;
-    wake_watch(c->w);
+    watch_more(c->w);
     pthread_mutex_unlock(&c->w->lock);
 }
 
@@ -179,5 +192,5 @@ void watch_interrupted(struct call *c)
         return;
     }
     c->watched = true;
-    wake_watch(c->w);
+    watch_more(c->w);
 }

@@ -62,7 +62,7 @@ static int serve(struct worker *w)
         pause();
 }
 
-static int worker_main(struct session session, int hand, int broker)
+static int worker_main(struct session session, int hand, int line, int broker)
 {
     static struct worker w;
     pthread_rwlockattr_t attr;
@@ -78,6 +78,7 @@ static int worker_main(struct session session, int hand, int broker)
     pthread_mutex_init(&w.hand.lock, NULL);
     pthread_mutex_init(&w.lock, NULL);
     watch_init(&w);
+    quick_init(&w.quick, line);
     pthread_rwlockattr_init(&attr);
     pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     pthread_rwlock_init(&w.answers, &attr);
@@ -85,10 +86,13 @@ static int worker_main(struct session session, int hand, int broker)
     sigdelset(&all, SIGSEGV);
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGTERM);
+    sigdelset(&all, READER_SIGNAL);
     sigprocmask(SIG_SETMASK, &all, NULL);
     mallopt(M_ARENA_MAX, 1); /* threads come and go */
     host_tsc_khz();          /* measures it, once */
     err = mapping_guard();
+    if (!err)
+        err = readers_signal();
     if (!err)
         err = opener_init(&w);
     if (!err)
@@ -110,22 +114,27 @@ static int worker_main(struct session session, int hand, int broker)
 int main(void)
 {
     struct session session = {.dev = -1, .mount = -1};
-    int pair[2], err = session_mount(&session);
+    int pair[2], line[2], err = session_mount(&session);
     pid_t pid;
 
     if (err)
         return fail(BROKER, err, session.dev < 0 ? "/dev/fuse" : "mounting a FUSE session");
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return fail(BROKER, -errno, "socketpair");
+    err = quick_line(line);
+    if (err)
+        return fail(BROKER, err, "pipe");
     setsid();
     pid = fork();
     if (pid < 0)
         return fail(BROKER, -errno, "fork");
     if (!pid) {
         close(pair[0]);
-        return worker_main(session, pair[1], BROKER);
+        close(line[0]);
+        return worker_main(session, pair[1], line[1], BROKER);
     }
     close(pair[1]);
+    close(line[1]);
     close(session.mount);
-    hand_main(pair[0], BROKER, session.dev, pid);
+    hand_main(pair[0], line[0], BROKER, session.dev, pid);
 }

