@@ -179,13 +179,13 @@ static int region_check(const struct kvm_userspace_memory_region *r)
     return 0;
 }
 
-/* The slots of a map do not overlap, so that but one of them reaches beyond the next one's begin; the slot's own does not count. */
+/* Of the slots that begin below it only the last can reach into it: they do not overlap. */
 static bool region_overlaps(struct kvm_vm *vm, const struct kvm_userspace_memory_region *r)
 {
     const struct phys_map *map = vm->map;
     unsigned n = map_place(map, r->guest_phys_addr);
 
-    for (n = n > 2 ? n - 2 : 0; n < map->count; n++) {
+    for (n = n ? n - 1 : 0; n < map->count; n++) {
         const struct memslot *s = map->slot[n];
         if (s->gpa >= r->guest_phys_addr + r->memory_size)
             return false;
