@@ -247,7 +247,7 @@ struct kvm_vcpu {
     uint64_t msr_system_time, msr_steal, msr_pv_eoi, msr_poll_control, msr_apf_en, msr_apf_int;
     bool clock_boot_msr; /* MSR 0x12 rather than 0x4b564d01 */
     bool pv_eoi_set; /* the guest may end the vector in service without an exit */
-    uint64_t steal_last_ns, steal_ns;
+    uint64_t steal_tsc, steal_thread, steal_switches, steal_ns; /* when, and what of which thread, was last looked at */
     uint32_t guest_debug_control;
     uint64_t vapic_addr;
 

@@ -5,8 +5,12 @@ Layouts and numbers: Linux's Documentation/virt/kvm/x86/{msr,cpuid,hypercalls}.r
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +78,31 @@ def test_steal_time() -> None:
     assert len(said) == 2
     assert said[0] % 2 == 0
     assert said[1] == 13
+
+
+def _waited_ns() -> int:
+    """How long this thread was runnable and did not run."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+
+
+def test_stolen_time_is_there_at_the_next_entry() -> None:
+    """Another program on the only processor takes time between two calls of KVM_RUN."""
+    source = WRMSR.format(0x4B564D03, PAGE | 1) + f"out 0x99, al\n say [{PAGE}]\n done"
+    processors = os.sched_getaffinity(0)
+    with Guest(source) as guest:
+        os.sched_setaffinity(0, {min(processors)})
+        thief = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            assert isinstance(guest.run(), exits.IoExit)
+            before = _waited_ns()
+            while (stolen := _waited_ns() - before) < 1_000_000:
+                os.sched_yield()
+            assert isinstance(guest.run(), exits.Hlt)
+        finally:
+            thief.kill()
+            thief.wait()
+            os.sched_setaffinity(0, processors)
+        assert guest.said[0] >= stolen
 
 
 def test_pv_eoi() -> None:
