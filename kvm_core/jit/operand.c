@@ -22,6 +22,19 @@ enum { SPAN_MAX = 128 /* bytes */, KEPT_FOR = 2 /* operands: for fewer a probe i
 enum { ALL_REGS = 0xffff };
 #define REG_BIT(n) (1u << (n))
 
+static unsigned written_without_modrm(const struct encoding *x)
+{
+    unsigned named = REG_BIT((x->opcode & 7) | (x->rex & 1) << 3);
+
+    if (x->map == 1 || (x->opcode >= 0xb0 && x->opcode <= 0xbf)) /* BSWAP, MOV */
+        return named;
+    if ((x->opcode & 0xf8) == 0x90) /* XCHG */
+        return REG_BIT(RAX) | named;
+    if (x->opcode >> 1 == 0x3c >> 1 || x->opcode >> 1 == 0xa8 >> 1) /* CMP, TEST */
+        return 0;
+    return x->opcode < 0x40 ? REG_BIT(RAX) : REG_BIT(RAX) | REG_BIT(RDX); /* CBW, CWD, LAHF ... */
+}
+
 static unsigned written_by_encoding(const struct build *b, const struct op *op)
 {
     struct encoding x;
@@ -30,24 +43,16 @@ static unsigned written_by_encoding(const struct build *b, const struct op *op)
 
     parse_encoding(b, op->i, &x);
     if (!x.has_modrm)
-        return x.map == 0 && x.opcode >= 0xb0 && x.opcode <= 0xbf ? REG_BIT((x.opcode & 7) | (x.rex & 1) << 3)
-               : x.map == 1                                      ? REG_BIT((x.opcode & 7) | (x.rex & 1) << 3) /* BSWAP */
-               : (x.opcode & 0xf8) == 0x90 ? REG_BIT(RAX) | REG_BIT((x.opcode & 7) | (x.rex & 1) << 3)
-                                           : REG_BIT(RAX) | REG_BIT(RDX); /* AL, imm; CBW, CWD, LAHF ... */
+        return written_without_modrm(&x);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     rm = (x.modrm & 7) | (x.rex & 1) << 3;
     find_roles(&x, &r);
-    if (!r.reg_is_digit)
+    if (!r.reg_is_digit && r.reg_write)
         mask |= REG_BIT(reg) | (r.reg8 ? REG_BIT(reg & 3) : 0); /* AH is RAX */
-    if (x.modrm >= 0xc0)
+    if (x.modrm >= 0xc0 && r.rm_write)
         mask |= REG_BIT(rm) | (r.rm8 ? REG_BIT(rm & 3) : 0);
-    if ((x.map == 0 && (x.opcode & ~1u) == 0xf6) || (x.map == 1 && ((x.opcode & ~1u) == 0xb0 || x.opcode == 0xc7)))
+    if ((x.map == 0 && (x.opcode & ~1u) == 0xf6 && x.modrm >> 3 & 4) || (x.map == 1 && ((x.opcode & ~1u) == 0xb0 || x.opcode == 0xc7)))
         mask |= REG_BIT(RAX) | REG_BIT(RDX); /* MUL, CMPXCHG, CMPXCHG16B */
-    if (x.map == 0 && (x.opcode == 0x88 || x.opcode == 0x89 || (x.opcode < 0x40 && !(x.opcode & 2)) || x.opcode >> 1 == 0x42) &&
-        x.modrm < 0xc0)
-        mask = 0; /* the register is only stored */
-    else if (x.map == 0 && ((x.opcode >= 0x38 && x.opcode < 0x3c) || x.opcode >> 1 == 0x42))
-        mask = 0; /* CMP, TEST */
     return mask;
 }
 
