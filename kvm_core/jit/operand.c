@@ -152,7 +152,8 @@ static unsigned written(const struct build *b, const struct op *op)
     }
     switch (op->row->how) {
     case LOWER_NOP:
-    case LOWER_JCC: return 0;
+    case LOWER_JCC:
+    case LOWER_JMP: return 0;
     case LOWER_PUSH:
     case LOWER_CALL:
     case LOWER_RET: return REG_BIT(RSP);
