@@ -121,7 +121,7 @@ static bool lower_memory(struct build *b, unsigned n)
     if (is_bit_string(&x))
         return lower_bit_string(b, n, &x);
     struct operand a = {.at = *i, .write = operand_is_written(op, &x), .size = operand_size(&x, i)};
-    a.only_loaded = op->row->how == LOWER_LOAD && !high && (r.reg_is_digit || host_of(b, reg) >= 0) && !wants_flags(op);
+    a.only_loaded = !a.write && !high && (r.reg_is_digit || host_of(b, reg) >= 0) && !wants_flags(op);
     struct cold *c = put_place(b, n, &a, &at);
     if (a.size == 16)
         put_aligned(b, n, at.disp, 15);
