@@ -283,13 +283,21 @@ static bool may_leave(const struct op *op)
     return !op->row || op->i->am != AM_NONE || op->row->how >= LOWER_CALL;
 }
 
-static void find_live(struct build *b, unsigned behind)
+/* Whether somebody looks at the flags that the block leaves. */
+static bool live_at_end(const struct build *b, unsigned behind)
 {
     const struct op *last = &b->op[b->count - 1];
-    bool live = true;
 
     if (!ends_block(last->row))
-        live = flags_needed_at(b, behind);
+        return flags_needed_at(b, behind);
+    return last->row->form != FORM_I || (last->row->how != LOWER_JMP && last->row->how != LOWER_CALL) ||
+           flags_needed_at(b, target_of(last->i));
+}
+
+static void find_live(struct build *b, unsigned behind)
+{
+    bool live = live_at_end(b, behind);
+
     for (unsigned n = b->count; n--;) {
         struct op *op = &b->op[n];
         op->effect = effect_of(b, op->i, op->row);

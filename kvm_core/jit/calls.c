@@ -144,7 +144,8 @@ bool lower_call(struct build *b, unsigned n)
 
     if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)))
         return false;
-    flags_leave(b);
+    if (op->live)
+        flags_leave(b);
     if (indirect) {
         put_target(b, n);
         cold_add(b, COLD_INTERPRET, put_jump_lookup(b), n);
