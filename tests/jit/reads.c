@@ -1,5 +1,6 @@
-/* What an instruction only reads does not change: an operand behind it shares the probe of one before it, and a loop that adds
- * such a register to an address is a strip. */
+/* Code that need not be there. What an instruction only reads does not change: an operand behind it shares the probe of one before it,
+ * and a loop that adds such a register to an address is a strip. Flags are not saved before a jump or call to who overwrites them, and
+ * the address of what is only loaded is not summed up. */
 #include "inside.h"
 
 enum { NEVER = 1 /* times: what no gate writes that then stays long */ };
@@ -58,6 +59,24 @@ static bool has_strip(const uint8_t *code, unsigned bytes)
     return memchr(emu->short_strips, 0, sizeof(emu->short_strips));
 }
 
+/* How often what the code becomes has these bytes in it. */
+static unsigned times(const uint8_t *code, unsigned bytes, const uint8_t *what, unsigned count)
+{
+    const struct jit *j = jit_of(emu);
+    const uint8_t *at = j->rw + CODE_HEAD + j->filling * REGION_BYTES, *end;
+    unsigned found = 0;
+
+    codecache_flush(emu);
+    at += code_bytes();
+    run(code, bytes);
+    end = j->rw + CODE_HEAD + j->filling * REGION_BYTES + code_bytes();
+    while ((at = memmem(at, (size_t)(end - at), what, count))) {
+        at += count;
+        found++;
+    }
+    return found;
+}
+
 int main(void)
 {
     static const uint8_t strided[] = {
@@ -75,6 +94,27 @@ int main(void)
         0xeb, 0xf2,                   /* jmp 1b */
         0xcc                          /* 2: int3 */
     };
+    static const uint8_t jump[] = {
+        0x48, 0x01, 0xfe,             /* add rsi, rdi */
+        0x48, 0x8b, 0x3b,             /* mov rdi, [rbx] */
+        0xeb, 0x00,                   /* jmp 1f */
+        0x85, 0xc0, 0xcc              /* 1: test eax, eax; int3 */
+    };
+    static const uint8_t call[] = {
+        0x48, 0x01, 0xfe,             /* add rsi, rdi */
+        0xe8, 0x01, 0x00, 0x00, 0x00, /* call 1f */
+        0xcc,                         /* int3 */
+        0x85, 0xc0, 0xcc              /* 1: test eax, eax; int3 */
+    };
+    static const uint8_t looks[] = {
+        0x48, 0x01, 0xfe,             /* add rsi, rdi */
+        0x48, 0x8b, 0x3b,             /* mov rdi, [rbx] */
+        0xeb, 0x00,                   /* jmp 1f */
+        0x0f, 0x92, 0xc0, 0xcc        /* 1: setb al; int3 */
+    };
+    static const uint8_t load[] = {0x48, 0x8b, 0x3b, 0xcc}; /* mov rdi, [rbx]; int3 */
+    static const uint8_t save[] = {0x9f, 0x0f, 0x90, 0xc0}; /* lahf; seto al */
+    static const uint8_t sum[] = {0x4f, 0x03, 0x94, 0x19};  /* add r10, [r9 + r11 + disp32] */
 
     emu_create();
     if (!emu->translator && translate_create(emu))
@@ -88,5 +128,10 @@ int main(void)
         }
     expect("a loop that adds a register has a strip", has_strip(strided, sizeof(strided)), true);
     expect("a loop that ends with JMP has a strip", has_strip(by_jump, sizeof(by_jump)), true);
+    /* once, for INT3, which pushes them */
+    expect("flags before a jump to who overwrites them", times(jump, sizeof(jump), save, sizeof(save)), 1);
+    expect("flags before a call of who overwrites them", times(call, sizeof(call), save, sizeof(save)), 1);
+    expect("flags before a jump to who looks at them", times(looks, sizeof(looks), save, sizeof(save)), 1); /* before the jump */
+    expect("the address of a load, summed up", times(load, sizeof(load), sum, sizeof(sum)), 0);
     return failures != 0;
 }

@@ -120,7 +120,8 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     refill: which pages the TLB gets back by itself; an NMI waited for a whole slice of misses.
     gone: memory that went without a word left a block at its start, with what it had done.
     kept: FLDCW lost flags where its operand needed no probe. What a kept address stands for goes.
-    reads: CMP EAX, imm, MOV and ADD from a register counted as writes of what they read.
+    reads: CMP EAX, imm, MOV and ADD from a register counted as writes of what they read;
+    flags were saved before a jump to who overwrites them.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
