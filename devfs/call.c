@@ -48,8 +48,8 @@ static void unlist(struct call *c)
         c->next->link = c->link;
     if (c->running && !is_run(c->w, c->running))
         atomic_store(&c->running->signalled, 0);
-    if (quick_end(c))
-        watch_more(c->w);
+    if (quick_end(c) && !watch_more(c->w))
+        quick_over(c->w);
     pthread_mutex_unlock(&c->w->lock);
 }
 

@@ -97,8 +97,9 @@ static void start(struct quick *q, struct reader *r)
     readers_only(r);
 }
 
-static void over(struct quick *q)
+void quick_over(struct worker *w)
 {
+    struct quick *q = &w->quick;
     struct reader *r = q->reader;
 
     q->streak = 0;
@@ -118,7 +119,7 @@ void quick_begin(struct call *c)
     c->waited = c->began - q->ended;
     if (c->waited < SOON_NS && (c->tid == q->tid || !c->running)) /* another thread's may come in between */
         return;
-    over(q);
+    quick_over(c->w);
     q->tid = c->tid;
 }
 
@@ -131,7 +132,7 @@ bool quick_end(struct call *c)
         return q->reader;
     q->ended = now_ns();
     if (c->stopped || q->ended - c->began >= QUICK_NS)
-        over(q);
+        quick_over(c->w);
     else if (++q->streak >= STREAK && !q->reader && q->line >= 0)
         start(q, c->reader);
     return q->reader;
@@ -156,7 +157,7 @@ bool quick_look(struct worker *w)
         return false;
     q->busy = is_busy(q, TICK_RUNS) ? q->busy + 1 : 0;
     if (q->busy >= BUSY_TICKS || q->calls == q->seen)
-        over(q);
+        quick_over(w);
     q->seen = q->calls;
     return q->reader;
 }

@@ -33,6 +33,7 @@ bool quick_again(struct worker *w, pid_t tid);
 /* All of these with w->lock. end: before the answer; true: somebody must look every tick. */
 void quick_begin(struct call *c);
 bool quick_end(struct call *c);
+void quick_over(struct worker *w);
 /* May the client be on another processor than the reader that it has for itself? */
 bool quick_apart(struct call *c);
 /* True: there is still something to look at. */

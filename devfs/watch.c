@@ -91,18 +91,19 @@ static void *watch_thread(void *arg)
 }
 
 /* The thread is started by the first call that needs it. */
-void watch_more(struct worker *w)
+bool watch_more(struct worker *w)
 {
     pthread_t thread;
 
     if (atomic_load(&w->watching))
-        return;
+        return true;
     if (!w->watch_started && pthread_create(&thread, NULL, watch_thread, w))
-        return;
+        return false;
     w->watch_started = true;
     atomic_store(&w->watching, true);
     w->watch_again = true;
     pthread_cond_signal(&w->watch_wake);
+    return true;
 }
 
 void watch_init(struct worker *w)

@@ -105,7 +105,7 @@ bool call_interrupt(struct worker *w, uint64_t unique);
 /* watch.c */
 void watch_init(struct worker *w);
 void watch_call(struct call *c);        /* at its start */
-void watch_more(struct worker *w);      /* with w->lock: look every tick, whatever is watched */
+bool watch_more(struct worker *w);      /* with w->lock: look every tick; false: there is no thread to do it */
 void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->lock */
 
 /* memory.c: guest memory of the client, mapped here */
