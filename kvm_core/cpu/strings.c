@@ -8,6 +8,7 @@
 #include "cpu/debug.h"
 #include "cpu/sem/common.h"
 #include "gen/handlers.h"
+#include "isa/codecache.h"
 
 static uint64_t address_mask(const struct insn *i)
 {
@@ -66,13 +67,18 @@ static uint64_t reach(const struct vcpu *v, unsigned reg, uint64_t linear, uint6
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* After a stretch of a repeated instruction: done, or go on here after a look at the outside. */
+enum { OVERDRAWN = -(1 << 30) };
+
+/* After a stretch of a repeated instruction: done, or go on here after a look at the outside. One that has written over itself
+ * is not what it was after that: a budget's end, which the guest should not notice, is put off. */
 static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t done, bool more)
 {
+    int32_t end = unlikely(codecache_is_stale(i)) ? OVERDRAWN : 0;
+
     if (!more)
         return insn_next(i);
     v->budget -= done > 64 ? (int32_t)(done >> 3) : 8;
-    if (v->budget > 0 && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !v->slow)
+    if (v->budget > end && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !v->slow)
         return i;
     v->eflags |= FL_RF; /* as an interrupt between iterations saves it: SDM vol. 3, 18.3.1.1 */
     v->rip = cpu_this_rip(v, i);
@@ -302,11 +308,18 @@ static const struct insn *scas(struct vcpu *v, const struct insn *i, unsigned si
     return compared(v, i, v->gpr[RAX], b, size, n);
 }
 
+/* Where it writes over itself, which drops its page, it goes on: the processor reads it anew only behind an interrupt. */
+#define STRING_OP(op, name, size)                                                                   \
+    const struct insn *op(struct vcpu *v, const struct insn *i)                                     \
+    {                                                                                               \
+        const struct insn *next;                                                                    \
+        do                                                                                          \
+            next = name(v, i, size);                                                                \
+        while (next == i && unlikely(codecache_is_stale(i)));                                       \
+        return next;                                                                                \
+    }
 #define STRING_OPS(name, b, w, d, q)                                                                \
-    const struct insn *op_##b(struct vcpu *v, const struct insn *i) { return name(v, i, 1); }       \
-    const struct insn *op_##w(struct vcpu *v, const struct insn *i) { return name(v, i, 2); }       \
-    const struct insn *op_##d(struct vcpu *v, const struct insn *i) { return name(v, i, 4); }       \
-    const struct insn *op_##q(struct vcpu *v, const struct insn *i) { return name(v, i, 8); }
+    STRING_OP(op_##b, name, 1) STRING_OP(op_##w, name, 2) STRING_OP(op_##d, name, 4) STRING_OP(op_##q, name, 8)
 STRING_OPS(movs, movsb, movsw, movsd, movsq)
 STRING_OPS(stos, stosb, stosw, stosd, stosq)
 STRING_OPS(lods, lodsb, lodsw, lodsd, lodsq)

@@ -16,6 +16,7 @@
 #include <sys/ucontext.h>
 #include <unistd.h>
 
+#include "reasons.h"
 #include "state.h"
 
 extern uint64_t host_gpr[16], host_flags, host_target, host_stack;

@@ -82,6 +82,21 @@ def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) ->
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
+def test_overlapping_strings(c_program: Callable[..., Path], full: bool) -> None:
+    """One that wrote over itself was read anew at once; the processor goes on with what it has."""
+    if platform.machine() != "x86_64":
+        pytest.skip("translates for an x86-64 host")
+    program = c_program("jit/overlap.c")
+    result = subprocess.run(
+        [program, "100000" if full else "3000", str(time.time_ns())],
+        capture_output=True,
+        text=True,
+        timeout=QUICK_S,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
 @pytest.mark.parametrize("name", ["boundary", "host"])
 def test_traps(c_program: Callable[..., Path], name: str) -> None:
     """boundary: each access at each distance from a page's end. host: AC, DF, MXCSR, x87 in C."""
