@@ -3,11 +3,6 @@
 
 #include "cpu/sem/common.h"
 
-static bool ends_block(const struct lowering_row *row)
-{
-    return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
-}
-
 /* ---- the parts that all renderers use ---------------------------------------------------------------- */
 
 struct cold *cold_add(struct build *b, enum cold_kind kind, uint8_t *from, unsigned n)
@@ -79,6 +74,8 @@ static bool put_op(struct build *b, unsigned n)
 
     if (!done)
         put_interpreted(b, n);
+    if (n && holds_interrupts(b, n - 1))
+        put_shadow_end(b);
     if (b->barriers >> n & 1) /* a copy of string instructions might have no room */
         operands_forget(b);
     return done && ends_block(b->op[n].row);
@@ -332,7 +329,8 @@ static void render(struct build *b, unsigned off, unsigned max)
         again_poll(b, n);
         done = put_op(b, n);
         operands_extend(b, n);
-        if (here(&b->e) - start > HOT_BYTES_MAX && n + 1 < b->count) { /* so that what comes behind has room too */
+        bool full = here(&b->e) - start > HOT_BYTES_MAX; /* what comes behind needs room too */
+        if (full && n + 1 < b->count && !holds_interrupts(b, n)) {
             b->count = n + 1;
             behind = op_end(&b->op[n]);
             linkable = true;

@@ -140,6 +140,11 @@ static inline const uint8_t *bytes_of(const struct build *b, const struct insn *
 }
 static inline uint32_t ref_of(const struct build *b, const struct insn *i) { return codecache_ref(b->page, i); }
 
+static inline bool ends_block(const struct lowering_row *row)
+{
+    return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
+}
+
 /* encoding.c */
 struct encoding { /* of an instruction without VEX, as 64-bit code has it */
     uint8_t rex, map, opcode, modrm, imm_off, imm_bytes;
@@ -208,6 +213,8 @@ unsigned registers_implied(const struct build *b, const struct op *op); /* all t
 /* system.c */
 bool lower_system(struct build *b, unsigned n);
 bool lower_divide(struct build *b, unsigned n);
+bool holds_interrupts(const struct build *b, unsigned n); /* STI, with the instruction behind it rendered in this block too ... */
+void put_shadow_end(struct build *b);                     /* ... which is over now; flags are kept */
 
 /* string.c */
 bool lower_string(struct build *b, unsigned n);

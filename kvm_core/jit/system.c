@@ -30,16 +30,42 @@ static void clobber_flags(struct build *b, unsigned n)
     b->flags &= (uint8_t)~FLAGS_IN_HOST;
 }
 
-/* Interrupts are taken between blocks only, so that the shadow of STI is kept by going on; unless one waits already. */
+bool holds_interrupts(const struct build *b, unsigned n)
+{
+    const struct lowering_row *next;
+
+    if (b->op[n].i->fn != op_sti || b->kind == TLB_USER || n + 1 >= b->count)
+        return false;
+    next = b->op[n + 1].row;
+    return !ends_block(next) && (!next || next->how != LOWER_JCC);
+}
+
+/* Interrupts are taken between blocks only. The shadow is for who leaves in the middle of the next instruction: for a device, or
+ * because its memory is gone. */
 static bool lower_sti(struct build *b, unsigned n)
 {
-    if (n + 1 == b->count)
+    struct emit *e = &b->e;
+
+    if (!holds_interrupts(b, n))
         return false;
     clobber_flags(b, n);
-    put_field_is_zero(&b->e, FIELD(want_window));
-    cold_add(b, COLD_INTERPRET, put_jump(&b->e, CC_JNE), n);
-    put_field_imm(&b->e, 1, FIELD(eflags), FL_IF);
+    put_field_is_zero(e, FIELD(want_window));
+    cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
+    test_field(e, FIELD(eflags) + 1, FL_IF >> 8);
+    _Static_assert((int)SHADOW_STI == 1, "what SETE stores");
+    put_rex(e, false, 0, 0, H_BASE, false);
+    put8(e, 0x0f), put8(e, 0x94); /* sete */
+    put_mem(e, 0, H_BASE, NO_INDEX, 0, FIELD(shadow));
+    put_field_imm(e, 1, FIELD(eflags), FL_IF);
     return true;
+}
+
+void put_shadow_end(struct build *b)
+{
+    put_rex(&b->e, false, 0, 0, H_BASE, false);
+    put8(&b->e, 0xc6); /* mov byte */
+    put_mem(&b->e, 0, H_BASE, NO_INDEX, 0, FIELD(shadow));
+    put8(&b->e, SHADOW_NONE);
 }
 
 static void put_kind(struct build *b, enum tlb_set_kind kind)

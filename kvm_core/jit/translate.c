@@ -40,6 +40,7 @@ static int go_on(struct vcpu *v)
 /* -> the instruction, when the block goes on behind it; NULL: it is left, v->rip is set. */
 static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t executed)
 {
+    uint8_t shadow = v->shadow; /* STI's, if that is the instruction before */
     uint64_t drops = v->tlb_drops; /* remembered calls and host addresses that are kept hold as long as none goes */
     const struct insn *i = codecache_insn(v, ref), *next;
 
@@ -60,6 +61,8 @@ static const struct insn *interpret_one(struct vcpu *v, uint32_t ref, uint32_t e
             next = i->fn(v, i);
         while (next == i); /* a string instruction goes on */
     }
+    if (unlikely(shadow) && v->shadow == shadow)
+        v->shadow = SHADOW_NONE;
     /* a PAUSE loop would else run on for a whole slice, giving its time away at each look at the other vCPUs */
     bool kicked = __atomic_load_n(&v->kick, __ATOMIC_RELAXED);
     bool as_made = !codecache_is_stale(i) && v->code_model != CODE_SEGMENTED; /* a segment register may have been loaded */

@@ -112,7 +112,7 @@ def test_traps(c_program: Callable[..., Path], name: str) -> None:
     [
         "unseen",
         "tlb", "kick", "high", "span", "cross", "links", "again", "privilege", "nest", "copies",
-        "rewritten", "gone", "renew", "grow", "kept", "refill", "reads",
+        "rewritten", "gone", "renew", "grow", "kept", "refill", "reads", "shadow",
     ],
 )  # fmt: skip
 def test_parts(c_program: Callable[..., Path], name: str) -> None:
@@ -134,6 +134,7 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     grow: a block whose instructions went when the cache grew was empty, and what is behind it ran.
     refill: which pages the TLB gets back by itself; an NMI waited for a whole slice of misses.
     gone: memory that went without a word left a block at its start, with what it had done.
+    shadow: who left translated code right behind an STI found no shadow of it.
     kept: FLDCW lost flags where its operand needed no probe. What a kept address stands for goes.
     reads: CMP EAX, imm, MOV and ADD from a register counted as writes of what they read;
     flags were saved before a jump to who overwrites them.
