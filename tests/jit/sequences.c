@@ -30,7 +30,10 @@ static bool chance(unsigned percent) { return below(100) < percent; }
 /* ---- code ------------------------------------------------------------------------------------------------- */
 
 static uint8_t code[CODE_BYTES], *out;
-static bool strings; /* their repetitions are counted in pieces, which are not the same */
+static bool strings, changed; /* there are string instructions; the code is not what it was at the start */
+
+/* Repetitions are counted in pieces, which are not the same; and changed code may have some. */
+static bool is_counted(void) { return !strings && !changed; }
 static const uint8_t scratch64[] = {RAX, RCX, RDX, RDI, R8, R10, R11, R15}, pointers64[] = {RBX, RSI, R9, R12, RBP, RSP};
 static const uint8_t scratch32[] = {RAX, RCX, RDX}, pointers32[] = {RBX, RSI, RBP, RSP};
 enum { INDEX64 = R14, INDEX32 = RDI };
@@ -589,7 +592,7 @@ static const char *compare(void)
     }
     if (memcmp(&want, &got, sizeof(want)))
         return "state";
-    if (want_count != got_count && !strings)
+    if (want_count != got_count && is_counted())
         return "number of instructions";
     return memcmp(after + GPA_DATA, emu_ram + GPA_DATA, RAM_BYTES - GPA_DATA) ? "memory" : NULL;
 }
@@ -627,7 +630,7 @@ static const char *try_without(uint8_t *page)
         got.rflags = want.rflags;
     if (stops && (memcmp(&want, &got, sizeof(want)) || memcmp(here, emu_data, sizeof(here))))
         differs = "state without a page";
-    else if (stops && got_count != count && !strings)
+    else if (stops && got_count != count && is_counted())
         differs = "number of instructions without a page";
     if (differs || !stops)
         return differs;
@@ -661,7 +664,7 @@ static unsigned one(unsigned number)
         memcpy(after, emu_ram, RAM_BYTES);
         /* a code page is dropped by memory_put(): once more without, so that what was linked is met again */
         bool ended = run(&engine_translate, 6, &got, &got_count); /* its slices are not as long: a repeated instruction costs by page */
-        bool changed = memcmp(after + GPA_CODE, code, sizeof(code));
+        changed = memcmp(after + GPA_CODE, code, sizeof(code));
         if (!exact && changed)
             continue; /* the new instructions may look at flags that the old ones did not: decision 012 */
         if (ends)
