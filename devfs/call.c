@@ -48,8 +48,7 @@ static void unlist(struct call *c)
         c->next->link = c->link;
     if (c->running && !is_run(c->w, c->running))
         atomic_store(&c->running->signalled, 0);
-    if (quick_end(c) && !watch_more(c->w))
-        quick_over(c->w);
+    quick_end(c);
     pthread_mutex_unlock(&c->w->lock);
 }
 
@@ -95,6 +94,15 @@ unsigned call_list(void *worker, int32_t *tids, unsigned room)
     return n;
 }
 
+/* Nobody gives way meanwhile: threads of the client's may stand still, and the hand has no ear for another wish. */
+void call_ask(struct call *c)
+{
+    pthread_mutex_lock(&c->w->lock);
+    quick_over(c->w);
+    pthread_mutex_unlock(&c->w->lock);
+    hand_lock(&c->w->hand);
+}
+
 /* With the hand's lock, which is ours until call_end() when the client's thread has been answered. */
 static void note_answer(struct call *c, bool answered)
 {
@@ -112,7 +120,7 @@ int call_stop(struct call *c)
 
     if (c->stopped)
         return 0;
-    hand_lock(&c->w->hand);
+    call_ask(c);
     err = hand_stop(&c->w->hand, c->tid, c->unique, &answered);
     note_answer(c, answered);
     return err;
@@ -128,7 +136,7 @@ static int give_stopping(struct call *c, int fd, bool read_only)
 
     if (c->stopped)
         return -EBUSY; /* one for each call */
-    hand_lock(&c->w->hand);
+    call_ask(c);
     theirs = hand_give(&c->w->hand, c->tid, c->unique, fd, read_only, &answered);
     note_answer(c, answered);
     return theirs;
@@ -188,7 +196,7 @@ static int take_eventfd(const struct client *client, int fd, uint64_t *id)
     int got;
 
     if (!c->stopped)
-        hand_lock(&c->w->hand);
+        call_ask(c);
     got = hand_eventfd(&c->w->hand, fd, id);
     if (!c->stopped)
         hand_unlock(&c->w->hand);

@@ -33,7 +33,7 @@ static int adopt_into(struct adoption *a, struct call *c, uintptr_t addr, size_t
     int err;
 
     if (!c->stopped) {
-        hand_lock(&c->w->hand);
+        call_ask(c);
         err = hand_adopt(&c->w->hand, addr, bytes, false, list, map_area, a);
         hand_unlock(&c->w->hand);
         if (err != -EAGAIN)

@@ -6,17 +6,18 @@
  * it waits for its next call the reader goes on, without having slept. Other readers would be woken for nothing meanwhile: they wait
  * aside.
  *
- * With SCHED_IDLE it would wait for whatever else runs there. So this ends as soon as a call takes long, another processor of the guest is
- * entered, or the watching thread finds that there was no call for a tick.
+ * With SCHED_IDLE it would wait for whatever else runs there. So this ends as soon as a call takes long, needs the hand, another processor
+ * of the guest is entered, or the watching thread finds that there was no call for a tick.
  */
 #include "devfs/quick.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <stdio.h>
-#include <sys/syscall.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,18 +43,40 @@ static int64_t now_ns(void)
 int quick_line(int line[2])
 {
     line[0] = line[1] = -1;
-    if (!confine_may(CAP_SYS_NICE))
+    if (!confine_may(CAP_SYS_NICE) || sched_getscheduler(0) != SCHED_OTHER) /* another policy is the administrator's */
         return 0;
     return pipe2(line, O_CLOEXEC | O_NONBLOCK) ? -errno : 0;
 }
 
+/* -> was there one? */
+static bool restore_threads(pid_t process)
+{
+    char path[32];
+    struct dirent *e;
+    bool any = false;
+    DIR *d;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", process);
+    d = opendir(path);
+    while (d && (e = readdir(d))) {
+        pid_t tid = atoi(e->d_name);
+        if (tid > 0 && sched_getscheduler(tid) == SCHED_IDLE)
+            any |= !sched_setscheduler(tid, SCHED_OTHER, &none);
+    }
+    if (d)
+        closedir(d);
+    return any;
+}
+
+/* All threads, for those that the reader has started meanwhile have its policy: more readers, and the core's for timers and eventfds. */
 void quick_restore(int line, pid_t worker)
 {
-    pid_t tid;
+    char asked[64];
 
-    while (read(line, &tid, sizeof(tid)) == sizeof(tid))
-        if (!syscall(SYS_tgkill, worker, tid, 0))
-            sched_setscheduler(tid, SCHED_OTHER, &none);
+    while (read(line, asked, sizeof(asked)) > 0)
+        ;
+    while (restore_threads(worker)) /* who was started by one of them before its turn came? */
+        ;
 }
 
 /* ---- the worker's ------------------------------------------------------------------------------------------------------------ */
@@ -86,10 +109,13 @@ static bool is_busy(const struct quick *q, int own)
     return sscanf(text, "%*s %*s %*s %d/", &running) != 1 || running - own >= q->processors;
 }
 
-static void start(struct quick *q, struct reader *r)
+/* The watching thread is there before: started afterwards it would give way, too. */
+static void start(struct worker *w, struct reader *r)
 {
+    struct quick *q = &w->quick;
+
     q->streak = 0;
-    if (is_busy(q, CALL_RUNS) || sched_setscheduler(0, SCHED_IDLE, &none))
+    if (is_busy(q, CALL_RUNS) || !watch_more(w) || sched_setscheduler(0, SCHED_IDLE, &none))
         return;
     q->reader = r;
     q->seen = q->calls;
@@ -100,15 +126,19 @@ static void start(struct quick *q, struct reader *r)
 void quick_over(struct worker *w)
 {
     struct quick *q = &w->quick;
-    struct reader *r = q->reader;
 
     q->streak = 0;
-    q->reader = NULL;
-    if (!r)
+    if (!q->reader)
         return;
-    if (write(q->line, &r->tid, sizeof(r->tid)) != sizeof(r->tid))
+    q->reader = NULL;
+    if (!quick_lift(q))
         q->line = -1; /* nobody would do it the next time either */
-    readers_all(r->all);
+    readers_all(&w->session.readers);
+}
+
+bool quick_lift(const struct quick *q)
+{
+    return write(q->line, "", 1) == 1;
 }
 
 void quick_begin(struct call *c)
@@ -123,19 +153,18 @@ void quick_begin(struct call *c)
     q->tid = c->tid;
 }
 
-bool quick_end(struct call *c)
+void quick_end(struct call *c)
 {
     struct quick *q = &c->w->quick;
 
     q->calls++;
     if (c->tid != q->tid)
-        return q->reader;
+        return;
     q->ended = now_ns();
-    if (c->stopped || q->ended - c->began >= QUICK_NS)
+    if (q->ended - c->began >= QUICK_NS)
         quick_over(c->w);
     else if (++q->streak >= STREAK && !q->reader && q->line >= 0)
-        start(q, c->reader);
-    return q->reader;
+        start(c->w, c->reader);
 }
 
 /* It has been waited for longer than a client takes that has not been woken on another processor. */

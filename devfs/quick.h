@@ -30,9 +30,11 @@ void quick_init(struct quick *q, int line);
 void quick_restore(int line, pid_t worker);
 /* Is this the thread that has just called? Too short a time for its number to be another one's. */
 bool quick_again(struct worker *w, pid_t tid);
-/* All of these with w->lock. end: before the answer; true: somebody must look every tick. */
+/* The hand shall give back what threads here have given up. False: there is none. */
+bool quick_lift(const struct quick *q);
+/* All of these with w->lock. end: before the answer. over: all readers read again. */
 void quick_begin(struct call *c);
-bool quick_end(struct call *c);
+void quick_end(struct call *c);
 void quick_over(struct worker *w);
 /* May the client be on another processor than the reader that it has for itself? */
 bool quick_apart(struct call *c);

@@ -68,6 +68,22 @@ static bool look(struct worker *w)
     return any;
 }
 
+/* Who has the lock may be a reader that gives way, to others that compute: he would have us all wait. */
+static void lock_calls(struct worker *w)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += TICK_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    if (!pthread_mutex_clocklock(&w->lock, CLOCK_MONOTONIC, &until))
+        return;
+    quick_lift(&w->quick);
+    pthread_mutex_lock(&w->lock);
+    quick_over(w);
+}
+
 static void *watch_thread(void *arg)
 {
     const struct timespec tick = {0, TICK_NS};
@@ -75,7 +91,7 @@ static void *watch_thread(void *arg)
     unsigned idle = 0;
 
     for (;;) {
-        pthread_mutex_lock(&w->lock);
+        lock_calls(w);
         idle = look(w) ? 0 : idle + 1;
         while (idle > LINGER_TICKS && !w->watch_again) {
             atomic_store(&w->watching, false);

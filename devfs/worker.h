@@ -99,6 +99,8 @@ int ahead_take(struct worker *w, int map_fd, unsigned *number);
 extern const struct client_ops foreign_ops;
 void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid);
 void call_end(struct call *c, int ret);
+/* The hand's lock, for what takes the hand long. */
+void call_ask(struct call *c);
 /* A signal for the client's thread: ends KVM_RUN. False: no such call. */
 bool call_interrupt(struct worker *w, uint64_t unique);
 

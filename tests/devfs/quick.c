@@ -19,6 +19,14 @@ enum { ENOUGH = 100, THREAD = 7, OTHER = 8 };
 
 static struct worker w;
 
+static bool watchable = true;
+
+bool watch_more(struct worker *of)
+{
+    assert(of == &w && sched_getscheduler(0) == SCHED_OTHER); /* a thread that it starts inherits the policy */
+    return watchable;
+}
+
 static void loads(const char *running)
 {
     char line[64];
@@ -97,6 +105,38 @@ static void test_load(struct reader *r, int line)
     assert(!w.quick.reader);
     quick_restore(line, getpid());
     assert(!gives_way());
+}
+
+static void *until_released(void *release)
+{
+    while (!atomic_load((atomic_bool *)release))
+        sched_yield();
+    return (void *)(intptr_t)sched_getscheduler(0);
+}
+
+/* Whoever has been started by the reader meanwhile, by the core, too, gets back what it never had. */
+static void test_inherited(struct reader *r, int line)
+{
+    atomic_bool release = false;
+    pthread_t thread;
+    void *policy;
+
+    loads("1");
+    calls(r, ENOUGH);
+    assert(gives_way() && !pthread_create(&thread, NULL, until_released, &release));
+    quick_over(&w);
+    quick_restore(line, getpid());
+    atomic_store(&release, true);
+    assert(!pthread_join(thread, &policy) && (intptr_t)policy == SCHED_OTHER && !gives_way());
+}
+
+/* Nobody could end it. */
+static void test_no_watch(struct reader *r)
+{
+    watchable = false;
+    calls(r, ENOUGH);
+    assert(!w.quick.reader && !gives_way());
+    watchable = true;
 }
 
 /* Nobody could give it back: it is not given up. */
@@ -198,6 +238,8 @@ int main(void)
     unlink(name);
     test_policy(&r, line[0]);
     test_load(&r, line[0]);
+    test_inherited(&r, line[0]);
+    test_no_watch(&r);
     test_no_right(&r);
     puts("ok");
     return 0;
