@@ -127,7 +127,7 @@ EXPORT int ioctl(int fd, unsigned long req, ...)
     arg = va_arg(ap, uintptr_t);
     va_end(ap);
     if (kvmish_owns(fd) || (_IOC_TYPE(req) == KVMIO && kvmish_recognise(fd)))
-        return finish(ioctl_before_cancel(fd, req, arg));
+        return finish(ioctl_of_client(fd, req, arg));
     return (int)syscall(SYS_ioctl, fd, req, arg);
 }
 

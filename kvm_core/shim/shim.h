@@ -3,8 +3,11 @@
 #define KVMISH_SHIM_SHIM_H
 
 #include <dlfcn.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <ucontext.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -21,8 +24,18 @@ enum { FD_LIMIT = 65536 }; /* descriptors above it are never ours */
 
 /* From now on signals that come of faults are looked at before the program has them. */
 void take_faults(void);
-/* kvmish_ioctl(), after which the thread is cancelled if it is to be. */
-int ioctl_before_cancel(int fd, unsigned long req, uintptr_t arg);
+/* kvmish_ioctl(), behind which the handlers of signals run that have come meanwhile, and the thread is cancelled if it is to be. */
+int ioctl_of_client(int fd, unsigned long req, uintptr_t arg);
+
+struct call {
+    atomic_bool own, *ends; /* KVM_RUN is to end: the call's own, or another that is known to who cancels the thread */
+    bool is_late;
+    sigset_t late; /* signals that came meanwhile, if is_late */
+};
+int call_make(struct call *c, int fd, unsigned long req, uintptr_t arg);
+void call_end(struct call *c);
+/* In a handler: is the thread in a call, so that the signal waits for its end? */
+bool call_postpones(int sig, siginfo_t *info, ucontext_t *uc);
 /* SIGILL: was it a CPUID of the program's? Then it is answered in this context (ucontext_t). Async-signal-safe. */
 bool cpuid_answer(void *context);
 

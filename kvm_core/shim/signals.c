@@ -1,7 +1,6 @@
-/* Signal handlers of the client, wrapped: KVM_RUN must return EINTR after each of them, and the kernel does not know of it.
+/* Signal handlers of the client, wrapped: KVM_RUN must return EINTR before each of them, and the kernel does not know of it.
  *
- * What the client asked for is kept and reported back as if there were no wrapper. No thread-local storage: the vCPU that
- * runs on this thread is found in a table (kvmish_signal_arrived).
+ * What the client asked for is kept and reported back as if there were no wrapper.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -33,18 +32,6 @@ static sigaction_fn *real_sigaction(void)
     if (!atomic_load(&fn))
         atomic_store(&fn, (sigaction_fn *)dlsym(RTLD_NEXT, "sigaction"));
     return atomic_load(&fn);
-}
-
-/* The signal is to stay pending, as after a KVM_RUN of the kernel: queued again, blocked on return. */
-static void postpone(int sig, siginfo_t *info, ucontext_t *uc)
-{
-    sigset_t one;
-
-    sigemptyset(&one);
-    sigaddset(&one, sig);
-    sigprocmask(SIG_BLOCK, &one, NULL);
-    sigaddset(&uc->uc_sigmask, sig);
-    syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), sig, info);
 }
 
 static bool is_handler(const struct sigaction *a)
@@ -80,10 +67,9 @@ static void wrapper(int sig, siginfo_t *info, void *context)
         as_without(sig, a, info);
         return;
     }
-    bool keep = kvmish_signal_arrived(sig);
-
-    if (keep && !(a->sa_flags & SA_RESETHAND)) {
-        postpone(sig, info, context);
+    if (a->sa_flags & SA_RESETHAND) { /* of which the kernel knows no more */
+        kvmish_signal_arrived(sig);
+    } else if (call_postpones(sig, info, context)) {
         errno = saved;
         return;
     }

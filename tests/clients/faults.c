@@ -5,6 +5,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -322,6 +323,7 @@ static void paths(void)
 
 static struct caller {
     int vcpu;
+    pthread_t thread;
     _Atomic pid_t tid;
     atomic_bool done;
     struct kvm_regs regs;
@@ -443,6 +445,53 @@ static void cancelled(void)
             sched_yield();
         CHECK(!pthread_cancel(t) && !pthread_join(t, &answer) && answer == PTHREAD_CANCELED);
         CHECK(!ioctl(m.vcpu[0], KVM_GET_REGS, &r) && r.rbx == 77 && (r.rip == CODE || r.rip == CODE + 4));
+    }
+    finish(&m);
+}
+
+/* ---- handlers that do not come back ------------------------------------------------------------------------------------------ */
+
+static sigjmp_buf away;
+static struct kvm_regs in_handler;
+
+static void on_leave(int sig)
+{
+    CHECK(!ioctl(in_run.vcpu, KVM_GET_REGS, &in_handler)); /* it is nobody's */
+    siglongjmp(away, sig);
+}
+
+static void *interrupt_it(void *memory)
+{
+    uint8_t before = *(volatile uint8_t *)memory;
+
+    while (*(volatile uint8_t *)memory == before)
+        sched_yield();
+    pthread_kill(in_run.thread, SIGUSR2);
+    return NULL;
+}
+
+/* A handler runs behind KVM_RUN, may call the vCPU, and leave for good. */
+static void handlers(void)
+{
+    struct sigaction sa = {.sa_handler = on_leave};
+    volatile uint8_t *memory = guest_memory(loops, sizeof(loops));
+    struct machine m;
+    pthread_t t;
+
+    sigaction(SIGUSR2, &sa, NULL);
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, (void *)memory, 16 * PAGE));
+    set_registers(m.vcpu[0], CODE, 77);
+    in_run.vcpu = m.vcpu[0];
+    in_run.thread = pthread_self();
+    for (volatile unsigned n = 0; n < 50; n++) {
+        CHECK(!pthread_create(&t, NULL, interrupt_it, (void *)(memory + DATA)));
+        if (!sigsetjmp(away, 1)) {
+            ioctl(m.vcpu[0], KVM_RUN, 0);
+            errx(1, "the handler has come back");
+        }
+        pthread_join(t, NULL);
+        CHECK(in_handler.rbx == 77 && (in_handler.rip == CODE || in_handler.rip == CODE + 4));
     }
     finish(&m);
 }
@@ -630,7 +679,7 @@ int main(int argc, char **argv)
     static const struct scenario scenario[] = {
         {"orders", orders}, {"children", children}, {"handed", handed}, {"kept", kept}, {"paths", paths},
         {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
-        {"clean", clean}, {"cancelled", cancelled}, {NULL, NULL}
+        {"clean", clean}, {"cancelled", cancelled}, {"handlers", handlers}, {NULL, NULL}
     };
 
     if (argc != 3 && argc != 6)
