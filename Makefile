@@ -196,9 +196,12 @@ $(BUILD)/tests/%: tests/%.c $(LIB) Makefile
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(LIB) $(LDLIBS)
 
 QUICK := tests/devfs/quick.c $(patsubst %,$(BUILD)/obj/devfs/%.o,quick readers confine processor)
-$(BUILD)/tests/devfs/quick: $(QUICK) $(LIB) Makefile
+WATCH := tests/devfs/watch.c $(patsubst %,$(BUILD)/obj/devfs/%.o,watch signals link packet quick readers confine processor)
+$(BUILD)/tests/devfs/quick: $(QUICK)
+$(BUILD)/tests/devfs/watch: $(WATCH)
+$(BUILD)/tests/devfs/quick $(BUILD)/tests/devfs/watch: $(LIB) Makefile
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(QUICK) $(LIB) $(LDLIBS)
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $(filter-out $(LIB) Makefile %.h,$^) $(LIB) $(LDLIBS)
 
 # The same comparison with the host, of the arithmetic in C that other hosts would use.
 PORTABLE := tests/isa/harness.c $(addprefix kvm_core/,gen/handlers_int.c cpu/strings.c cpu/intmisc.c)

@@ -67,11 +67,12 @@ void confine_aside(unsigned capability, bool aside)
     syscall(SYS_capset, &head, data);
 }
 
-static int no_core_no_setuid(void)
+/* No core dumps, no real-time policy, nothing by set-user-ID programs. */
+static int no_more_rights(void)
 {
     const struct rlimit none = {0, 0};
 
-    return setrlimit(RLIMIT_CORE, &none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
+    return setrlimit(RLIMIT_CORE, &none) || setrlimit(RLIMIT_RTPRIO, &none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
 }
 
 int confine_hand(void)
@@ -79,7 +80,7 @@ int confine_hand(void)
     /* ptrace and /proc of any client; map_files; files of others that a client has mapped; FUSE passthrough */
     uint64_t caps = 1ull << CAP_SYS_PTRACE | 1ull << CAP_CHECKPOINT_RESTORE | 1ull << CAP_DAC_OVERRIDE |
                           1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_SYS_ADMIN;
-    int err = no_core_no_setuid();
+    int err = no_more_rights();
 
     if (confine_may(CAP_SYS_NICE))
         caps |= 1ull << CAP_SYS_NICE; /* quick.c: can do without */
@@ -184,7 +185,7 @@ static int filter_calls(int mount)
         {SYS_openat, 0, mount}, /* an absolute path finds an empty root */
         {SYS_clone, 0, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
                            CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID},
-        {SYS_sched_setscheduler, 1, SCHED_IDLE}, /* quick.c */
+        {SYS_sched_setscheduler, 0, 0}, /* quick.c: of the thread itself; what it may become is the kernel's to say */
         {SYS_prctl, 0, PR_SET_NAME}, {SYS_prctl, 0, PR_SET_TIMERSLACK},
     };
     static struct program p;
@@ -223,7 +224,7 @@ static int filter_for(pid_t client)
 
 int confine_ahead(int mount)
 {
-    int err = no_core_no_setuid();
+    int err = no_more_rights();
 
     if (!err && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
         err = -errno;

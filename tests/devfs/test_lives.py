@@ -82,6 +82,7 @@ def test_what_a_worker_keeps(device: Broker, client: Path) -> None:
         assert sorted(os.readlink(fd)[:8] for fd in (opener / "fd").iterdir()) == ["/", "socket:["]
         limits = Path(f"/proc/{machine}/limits").read_text()
         assert re.search(r"Max core file size +0 +0", limits)
+        assert re.search(r"Max realtime priority +0 +0", limits)
         environment = Path(f"/proc/{machine}/environ").read_bytes().split(b"\0")
         assert all(entry.startswith(b"KVMISH_") for entry in environment if entry)
 
