@@ -142,6 +142,15 @@ def _check_cpuid(program: str, choice: Choice) -> None:
         raise ConfigError(f"--cpuid is for --door preload; this is {choice.door}: {choice.why}")
 
 
+def _as_told(door: str, program: str) -> Choice:
+    """Return the door that the user names, with what they may not expect of it."""
+    its = choose(program)
+    if door != "preload" or its.door == "preload":
+        return Choice(door, "as you say")
+    beyond = "what this program itself opens is the host's /dev/kvm; what it starts gets the door"
+    return Choice(door, f"as you say, but {its.why}: {beyond}")
+
+
 def run(
     command: tuple[str, ...],
     door: str | None = None,
@@ -152,7 +161,7 @@ def run(
     """Run a command behind a door; returns 2, having said why, only if that cannot be."""
     try:
         program = find(command[0])
-        choice = Choice(door, "as you say") if door else choose(program)
+        choice = _as_told(door, program) if door else choose(program)
         if cpuid:
             _check_cpuid(program, choice)
         if not quiet:

@@ -39,3 +39,14 @@ def test_it_is_for_one_door() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--cpuid is for --door preload" in done.stderr
+
+
+def test_a_door_that_does_not_reach_the_program(tmp_path: Path) -> None:
+    """It ran with the host's /dev/kvm, and the line said no more than "as you say"."""
+    program = tmp_path / "static"
+    command = ["gcc", "-static", "-x", "c", "-o", str(program), "-"]
+    subprocess.run(command, input="int main(void) { return 3; }", text=True, check=True)
+    command = [str(KVMISH), "exec", "--door", "preload", "--", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert "door preload: as you say, but a static program" in done.stderr
