@@ -267,17 +267,35 @@ static void make_case_over_itself(void)
     s->gpr[RSI] = (below(2) ? s->gpr[RDI] + below(100) - 50 : AREA_ADDR + 4096 + below(4096));
 }
 
-/* A tick of the host's ends it early, and what is there is executed; so there are several trials. host_run() leaves INT3 behind. */
-static bool host_agrees(uint64_t first)
+/* host_run() leaves INT3 behind where the instruction stood. */
+static bool same_data(const struct outcome *expected)
 {
     unsigned at = 4096 * frame_of[CHANGING] + (kase.before.rip & 0xfff);
 
-    for (unsigned n = 0; n < 5; n++) {
-        run_host(&got);
-        memcpy(got.data + at, want.data + at, kase.len);
-        if (!memcmp(got.data, want.data, sizeof(content)))
-            break;
-    }
+    memcpy(got.data + at, expected->data + at, kase.len);
+    return !memcmp(got.data, expected->data, sizeof(content));
+}
+
+/* A tick of the host's ends it after any element, and what is there by then is executed: it has done as many as RCX says. */
+static bool ended_early(void)
+{
+    uint64_t all = kase.before.gpr[RCX], done = all - got.s.gpr[RCX];
+    static struct outcome part;
+
+    if (!done || done >= all)
+        return false;
+    kase.before.gpr[RCX] = done;
+    run(&engine_emulate, &part);
+    kase.before.gpr[RCX] = all;
+    return same_data(&part);
+}
+
+static bool host_agrees(uint64_t first)
+{
+    run_host(&got);
+    if (ended_early())
+        return true;
+    same_data(&want);
     return same("host", first);
 }
 
