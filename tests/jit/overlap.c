@@ -74,6 +74,7 @@ static struct icase kase = {.mode = 64, .cs = 0x33, .ss = 0x2b, .ds = 0x2b, .es 
 static unsigned change, first_change, size;
 static bool over_itself;
 static bool comparing, storing;
+static unsigned to_judge, judged; /* by the host, of those that write over themselves */
 
 static void make_code(void)
 {
@@ -267,43 +268,26 @@ static void make_case_over_itself(void)
     s->gpr[RSI] = (below(2) ? s->gpr[RDI] + below(100) - 50 : AREA_ADDR + 4096 + below(4096));
 }
 
-/* host_run() leaves INT3 behind where the instruction stood. */
-static bool same_data(const struct outcome *expected)
-{
-    unsigned at = 4096 * frame_of[CHANGING] + (kase.before.rip & 0xfff);
-
-    memcpy(got.data + at, expected->data + at, kase.len);
-    return !memcmp(got.data, expected->data, sizeof(content));
-}
-
-/* A tick of the host's ends it after any element, and what is there by then is executed: it has done as many as RCX says. */
-static bool ended_early(void)
-{
-    uint64_t all = kase.before.gpr[RCX], done = all - got.s.gpr[RCX];
-    static struct outcome part;
-
-    if (!done || done >= all)
-        return false;
-    kase.before.gpr[RCX] = done;
-    run(&engine_emulate, &part);
-    kase.before.gpr[RCX] = all;
-    return same_data(&part);
-}
-
 /* A MOVS whose source is around it: where it ends early there may be copies of it to be executed, and not only NOP and INT3. */
 static bool copies_itself(void)
 {
     return (kase.bytes[kase.len - 1] | 1) == 0xa5 && kase.before.gpr[RSI] - kase.before.rip + 1024 < 2048;
 }
 
+/* A tick of the host's ends it after any element, as it may any, and what is there by then is executed: RCX tells. host_run() leaves
+ * INT3 behind where the instruction stood. */
 static bool host_agrees(uint64_t first)
 {
+    unsigned at = 4096 * frame_of[CHANGING] + (kase.before.rip & 0xfff);
+
     if (copies_itself())
         return true;
+    to_judge++;
     run_host(&got);
-    if (ended_early())
+    if (got.s.gpr[RCX] != want.s.gpr[RCX])
         return true;
-    same_data(&want);
+    judged++;
+    memcpy(got.data + at, want.data + at, kase.len);
     return same("host", first);
 }
 
@@ -373,5 +357,5 @@ int main(int argc, char **argv)
     mprotect((void *)AREA_ADDR, PAGES * 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
     for (unsigned n = 0; n < cases && failures < 5; n++)
         failures += !holds_over_itself();
-    return failures != 0;
+    return failures || judged < to_judge / 2;
 }
