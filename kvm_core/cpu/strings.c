@@ -67,10 +67,10 @@ static uint64_t reach(const struct vcpu *v, unsigned reg, uint64_t linear, uint6
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-enum { OVERDRAWN = -(1 << 30) };
+enum { OVERDRAWN = -(1 << 16) };
 
 /* After a stretch of a repeated instruction: done, or go on here after a look at the outside. One that has written over itself
- * is not what it was after that: a budget's end, which the guest should not notice, is put off. */
+ * is not what it was after that: a budget's end, which the guest should not notice, is put off, by 8,192 elements at most. */
 static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t done, bool more)
 {
     int32_t end = unlikely(codecache_is_stale(i)) ? OVERDRAWN : 0;

@@ -166,8 +166,8 @@ static void processor_start(const struct attack *a)
     cpu_update_mode(emu);
 }
 
-/* A repeated store that has written over itself goes on to its end, eight for an element (cpu/strings.c); the field has no more. */
-enum { OVERDRAWN = 8 * 4096 * FIELD_PAGES };
+/* A repeated store that has written over itself goes on for so long: cpu/strings.c. */
+enum { OVERDRAWN = 1 << 16 };
 
 /* Some thousand instructions; true: it came back each time when it had to. */
 static bool attack(const struct attack *a)
