@@ -6,6 +6,7 @@
 
 #include "../isa/emu.h"
 #include "../isa/host.h"
+#include "device.h"
 
 enum { FRAMES = 4, GPA_AREA = 0x90000, GPA_DEVICE = 0x10000000, AREA_ADDR = 0x30000000, PAGES = 7, CHANGING = 2,
        TABLE = 64, BEHIND_TABLE /* pages of the area: its page table, and what that maps behind itself */ };
@@ -28,26 +29,13 @@ static uint32_t below(uint32_t n)
 }
 
 static uint8_t content[FRAMES * 4096], *host_area;
-static uint64_t device, area_table, *leaf;
+static uint64_t area_table, *leaf;
 
 static struct outcome {
     struct state s;
     uint64_t device;
     uint8_t data[FRAMES * 4096];
 } want, got;
-
-static int device_read(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t *data)
-{
-    (void)v;
-    *data = (gpa ^ device) & (size == 8 ? ~0ull : (1ull << 8 * size) - 1);
-    return 0;
-}
-static int device_write(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t data)
-{
-    (void)v;
-    device = device * 31 + gpa * size + data;
-    return 0;
-}
 
 static void make_area(void)
 {

@@ -8,6 +8,7 @@
  * all memory, thus the page tables with their accessed and dirty bits, every fault's address and error code, registers.
  * Arguments: cases, seed.
  */
+#include "device.h"
 #include "pages_change.h"
 
 #include <inttypes.h>
@@ -17,7 +18,6 @@
 enum { STEPS = 40, INSTRUCTIONS_MAX = 60000 };
 
 static uint8_t before[RAM_BYTES], wanted[RAM_BYTES]; /* all of it: stray code reads and writes anywhere */
-static uint64_t device; /* what was written to it */
 
 static struct outcome {
     enum cpu_exit_reason why;
@@ -31,19 +31,6 @@ static void memory_restore(void)
             memcpy(emu_ram + gpa, before + gpa, 4096);
             codecache_written(emu, gpa, 4096);
         }
-}
-
-static int device_read(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t *data)
-{
-    (void)v;
-    *data = (gpa ^ device) & (size == 8 ? ~0ull : (1ull << 8 * size) - 1);
-    return 0;
-}
-static int device_write(struct vcpu *v, uint64_t gpa, unsigned size, uint64_t data)
-{
-    (void)v;
-    device = device * 31 + gpa * size + data;
-    return 0;
 }
 
 static int port_in(struct vcpu *v, uint16_t port, unsigned size, uint32_t *data)
