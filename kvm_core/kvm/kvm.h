@@ -301,6 +301,8 @@ void memslot_destroy_all(struct kvm_vm *vm);
 
 /* ---- slotorder.c ---------------------------------------------------------------------------------------------- */
 
+/* How many of these have a lower address in `field`, gpa or userspace_addr, by which they are in order. */
+unsigned slots_below(struct memslot *const *slot, unsigned count, size_t field, uint64_t address);
 int slot_order_reserve(struct slot_order *o); /* for one more: -ENOMEM */
 void slot_order_add(struct slot_order *o, struct memslot *s);
 void slot_order_remove(struct slot_order *o, const struct memslot *s);

@@ -101,16 +101,7 @@ static struct kvm_slot *slot_new(struct kvm_vm *vm, const struct client *c,
 /* How many slots begin below gpa. */
 static unsigned map_place(const struct phys_map *map, uint64_t gpa)
 {
-    unsigned low = 0, high = map->count;
-
-    while (low < high) {
-        unsigned mid = (low + high) / 2;
-        if (map->slot[mid]->gpa < gpa)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
+    return slots_below(map->slot, map->count, offsetof(struct memslot, gpa), gpa);
 }
 
 /* The map in force without `gone`, with `come`; either may be NULL. */

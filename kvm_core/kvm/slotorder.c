@@ -3,23 +3,29 @@
  * Two slots of all share memory if and only if two neighbours in this order do.
  */
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kvm/kvm.h"
 
-static unsigned first_from(const struct slot_order *o, uint64_t addr)
+unsigned slots_below(struct memslot *const *slot, unsigned count, size_t field, uint64_t address)
 {
-    unsigned low = 0, high = o->count;
+    unsigned low = 0, high = count;
 
     while (low < high) {
         unsigned mid = (low + high) / 2;
-        if (o->slot[mid]->userspace_addr < addr)
+        if (*(const uint64_t *)((const char *)slot[mid] + field) < address)
             low = mid + 1;
         else
             high = mid;
     }
     return low;
+}
+
+static unsigned first_from(const struct slot_order *o, uint64_t addr)
+{
+    return slots_below(o->slot, o->count, offsetof(struct memslot, userspace_addr), addr);
 }
 
 static uint64_t end_of(const struct memslot *s) { return s->userspace_addr + s->size_bytes; }
