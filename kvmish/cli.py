@@ -17,15 +17,13 @@ from kvmish import doctor as doctor_report
 from kvmish import doors
 from vmmuser import __version__
 from vmmuser.assets import FLAVOURS, ROOT
-
-# Exit statuses: 0 done, 1 the work failed, 2 what was asked for cannot be.
-CANNOT = 2
+from vmmuser.status import CANNOT, say
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
 def _refuse(message: str) -> int:
-    click.echo(f"kvmish: {message}", err=True)
+    say(message)
     return CANNOT
 
 
@@ -99,7 +97,7 @@ def _mode(context: click.Context, parameter: click.Parameter, value: str) -> int
     except ValueError:
         mode = -1
     if mode & ~0o666:
-        raise click.BadParameter(f"--mode {value}: give octal permissions, such as 0660")
+        raise click.BadParameter(f"{value}: give octal permissions, such as 0660.")
     return mode
 
 
@@ -198,12 +196,14 @@ def bench(runs: int, rows: str, engines: tuple[str, ...], mitigations: str, expr
 def main() -> int:
     """Run the command line; click's usage errors exit with 2 by themselves."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="kvmish", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return CANNOT
     except click.ClickException as error:
-        return _refuse(f"{error.format_message()} Try kvmish --help.")
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context else "kvmish"
+        return _refuse(f"{error.format_message()} Try {command} --help.")
     except click.exceptions.Abort:
         return 130
     return status if isinstance(status, int) else 0

@@ -139,7 +139,7 @@ def _kvm(path: str | None) -> Finding:
         return Finding("/dev/kvm", "note", "not examined")
     if not os.path.exists(path):
         return Finding(path, "note", "absent", "kvmish does not need it")
-    command = [sys.executable, "-m", "kvmish.kvm_probe", path]
+    command = [sys.executable, "-m", "kvmish.kvm_probe", os.path.abspath(path)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=PROBE_SECONDS, cwd=ROOT
@@ -157,7 +157,9 @@ def _kvm(path: str | None) -> Finding:
         stage = f"after {last['stage']}" if hung else f"in stage {last['stage']}"
         advice = "a stock kernel cannot use it in practice; kvmish does not need it"
         if last["stage"] == "open" and not hung:
-            advice = "kvmish does not need it; to allow it: join the device's group"
+            advice = "kvmish does not need it"
+            if not os.access(path, os.R_OK | os.W_OK):
+                advice += "; to allow it: join the device's group"
         return Finding(path, "note", f"{stage}: {detail}", advice)
     return Finding(path, "ok", f"works for a stock kernel: {last['detail']}")
 

@@ -5,6 +5,7 @@ What a program is (static, 32-bit, Go, ...) is read from its file; a script is i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -122,9 +123,13 @@ def enter(
 def find(name: str) -> str:
     """Return the path of a program. :raise ConfigError: if there is none."""
     program = shutil.which(name)
-    if program is None:
-        raise ConfigError(f"{name}: no such program on PATH")
-    return program
+    if program is not None:
+        return program
+    if os.path.isdir(name):
+        raise ConfigError(f"{name}: is a directory; name a program")
+    if "/" in name and os.path.exists(name):
+        raise ConfigError(f"{name}: is not executable; chmod +x makes it so")
+    raise ConfigError(f"{name}: no such program{'' if '/' in name else ' on PATH'}")
 
 
 def _check_cpuid(program: str, choice: Choice) -> None:
@@ -166,9 +171,14 @@ def run(
             _check_cpuid(program, choice)
         if not quiet:
             answered = "; its CPUID is answered, with SVM or VMX" if cpuid else ""
-            sys.stderr.write(f"kvmish: door {choice.door}: {choice.why}{answered}\n")
-            sys.stderr.flush()
+            _say(f"door {choice.door}: {choice.why}{answered}")
         enter(choice.door, program, command, mounted, cpuid)
     except (BackendError, ConfigError) as error:
-        sys.stderr.write(f"kvmish: {error}\n")
+        _say(str(error))
     return 2
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"kvmish: {text}\n")
+        sys.stderr.flush()

@@ -25,6 +25,7 @@ from vmmuser.status import say
 
 CONSOLE_CMDLINE = "console=ttyS0"
 SELFCHECK_CMDLINE = "kvmish.selfcheck"
+PANIC_CMDLINE = "panic=-1"  # resets at once: nobody is there to read the screen
 
 MARKS = {
     "userland": assets.USERLAND_MARK.encode(),
@@ -251,9 +252,12 @@ def _config(options: Namespace, interactive: bool) -> MachineConfig:
     if options.cpu not in (known := cpu_model_names()):
         raise ConfigError(f"--cpu {options.cpu}: no such model; choose one of {', '.join(known)}")
     kernel, initrd = _default_files(options.kernel, options.initrd)
-    words = [CONSOLE_CMDLINE, options.append, "nokaslr" if options.profile else ""]
-    if not interactive and not _says_what_to_run(options.append):
-        words.insert(1, SELFCHECK_CMDLINE)
+    words = [CONSOLE_CMDLINE]
+    if not interactive:
+        words.append(PANIC_CMDLINE)
+        if not _says_what_to_run(options.append):
+            words.append(SELFCHECK_CMDLINE)
+    words += [options.append, "nokaslr" if options.profile else ""]
     config = MachineConfig(
         kernel=kernel,
         initrd=initrd,
@@ -272,6 +276,9 @@ def _config(options: Namespace, interactive: bool) -> MachineConfig:
 def boot(arguments: list[str]) -> int:
     """Do what the arguments say; the exit status. :raise VmError: if it cannot be."""
     options = _parser().parse_args(arguments)
+    if options.cpu == "list":
+        sys.stdout.write("".join(f"{name}\n" for name in cpu_model_names()))
+        return 0
     if options.engine is not None:
         engines.choose(options.engine)
     interactive = sys.stdin.isatty()
@@ -285,9 +292,8 @@ def boot(arguments: list[str]) -> int:
     with _profiled(options.profile, options.symbols, door):
         ended = session.run()
         say(session.report.text())
-    if options.report:
-        with open(options.report, "w", encoding="utf-8") as report:
-            report.write(session.report.json())
+    if options.report and not _write_report(options.report, session.report.json()):
+        return status.FAILED
     return ended
 
 
@@ -328,6 +334,16 @@ def _check_report(path: str) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"--report {path}: {error.strerror}; name a file to write") from None
+
+
+def _write_report(path: str, text: str) -> bool:
+    try:
+        with open(path, "w", encoding="utf-8") as report:
+            report.write(text)
+    except OSError as error:
+        say(f"--report {path}: {error.strerror}; it is not complete")
+        return False
+    return True
 
 
 def main(arguments: list[str]) -> int:

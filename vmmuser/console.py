@@ -5,6 +5,7 @@ terminal.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
+
+from vmmuser.status import say
 
 ESCAPE = 0x01  # Ctrl-A
 HELP = (
@@ -100,8 +103,10 @@ class Output:
                     data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
                 elif self.closing:
                     return
-        except OSError:  # the reader went away; the guest goes on
+        except OSError as error:  # the guest goes on
             self.lost = True
+            if error.errno not in (errno.EPIPE, errno.EIO):  # the reader, the terminal went away
+                say(f"standard output: {error.strerror}; the guest's words are lost from here on")
 
 
 class Keys:

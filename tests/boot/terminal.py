@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
 LIMIT_S = 30
-RUN = "import sys; from kvmish.cli import main; sys.exit(main())"
+RUN = "import sys; from kvmish.start import main; sys.exit(main())"
 BOOT = (sys.executable, "-c", RUN, "boot", "--kvm", DOOR)
 
 

@@ -16,7 +16,7 @@ from tests.boot.bzimage import bzimage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
-RUN = "import sys; from kvmish.cli import main; sys.exit(main())"
+RUN = "import sys; from kvmish.start import main; sys.exit(main())"
 
 
 def kvmish(*options: str | Path) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ class Boot:
     def command(self, body: str, *options: str) -> list[str]:
         image = self.directory / "kernel"
         image.write_bytes(kernel(body))
-        run = "import sys; from kvmish.cli import main; sys.exit(main())"
+        run = "import sys; from kvmish.start import main; sys.exit(main())"
         base = [sys.executable, "-c", run, "boot", "--kvm", DOOR, "--kernel", str(image)]
         return [*base, "--report", str(self.report_file), *options]
 
@@ -212,6 +212,67 @@ def test_reader_that_goes_away(boot: Boot) -> None:
         assert process.stdout is not None
         process.stdout.close()
         assert process.wait(LIMIT_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("closed", "shown"),
+    [("<&-", "up\n"), (">&-", ""), ("2>&-", "up\n"), ("<&- >&- 2>&-", "")],
+)
+def test_standard_files_that_are_closed(boot: Boot, closed: str, shown: str) -> None:
+    command = boot.command('say "up\\n"\n jmp off')
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == shown
+
+
+def test_full_disk_under_the_console(boot: Boot) -> None:
+    """The guest goes on, and a line says that its words are lost."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            boot.command('say "up\\n"\n jmp off'),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert done.returncode == 0
+    assert done.stderr.count("standard output: No space left on device") == 1
+
+
+def test_full_disk_under_the_report(boot: Boot) -> None:
+    done, _ = boot("jmp off", "--report", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("kvmish: --report /dev/full: No space left")
+
+
+def test_command_line_that_is_no_utf8(boot: Boot) -> None:
+    """The kernel gets its bytes as they are. boot_params.cmd_line_ptr: 0x228."""
+    body = """
+    mov esi, [r15 + 0x228]
+5:  lodsb
+    test al, al
+    jz off
+    call putc
+    jmp 5b
+    """
+    command = [word.encode() for word in boot.command(body)]
+    done = subprocess.run(
+        [*command, b"--append", b"a=\xff\xfe"],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(b" a=\xff\xfe")
 
 
 def test_reader_that_does_not_read(boot: Boot) -> None:

@@ -223,6 +223,11 @@ class TestImage:
         with pytest.raises(ConfigError, match="not a file"):
             RawImage("/dev/null")
 
+    def test_other_format(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path.write_bytes(b"QFI\xfb".ljust(1024, b"\0"))
+        RawImage(str(path)).close()
+        assert f"{path}: is a qcow2 image" in caplog.text
+
     def test_in_use(self, path: Path) -> None:
         first = RawImage(str(path))
         with pytest.raises(ConfigError, match="another program"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -43,6 +44,41 @@ def test_refusals_are_one_line_and_status_2(arguments: tuple[str, ...]) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("kvmish: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("no-such", "no such program on PATH"), ("/no/such", "no such program\n"),
+     ("/proc", "is a directory"), ("/proc/self/status", "is not executable")],
+)  # fmt: skip
+def test_what_exec_cannot_start(name: str, why: str) -> None:
+    assert f"kvmish: {name}: {why}" in _kvmish("exec", "--", name).stderr
+
+
+def test_usage_errors_name_the_command_that_explains() -> None:
+    assert _kvmish("exec").stderr.endswith("Try kvmish exec --help.\n")
+    assert _kvmish("devfs", "mount", "--x").stderr.endswith("Try kvmish devfs mount --help.\n")
+
+
+def test_processor_models_are_listed() -> None:
+    done = _kvmish("boot", "--cpu", "list")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "host")
+
+
+@pytest.mark.parametrize("arguments", [("doctor", "--no-kvm"), ("boot", "--help")], ids=" ".join)
+def test_output_that_cannot_be_written(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [KVMISH, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "kvmish: write error: No space left on device\n")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as broken:
+        done = subprocess.run(
+            [KVMISH, *arguments], stdout=broken, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_no_command_shows_help() -> None:
@@ -130,12 +166,16 @@ def test_doctor_report_is_json() -> None:
 
 @pytest.mark.parametrize(
     ("path", "detail"),
-    [("/nonexistent/kvm", "absent"), ("/dev/null", "in stage open")],
+    [("/nonexistent/kvm", "absent"), ("null", "in stage open: Inappropriate ioctl")],
 )
-def test_doctor_on_devices_that_are_no_kvm(path: str, detail: str) -> None:
+def test_doctor_on_devices_that_are_no_kvm(
+    monkeypatch: pytest.MonkeyPatch, path: str, detail: str
+) -> None:
+    monkeypatch.chdir("/dev")
     finding = doctor._kvm(path)
     assert finding.status == "note"
     assert detail in finding.detail
+    assert "group" not in finding.advice
 
 
 def test_doctor_is_unhealthy_when_something_is_missing() -> None:

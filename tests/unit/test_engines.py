@@ -35,7 +35,7 @@ def test_no_such_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exec_passes_it_on() -> None:
     show = [sys.executable, "-c", "import os; print(os.environ['KVMISH_ENGINE'])"]
-    kvmish = "import sys; from kvmish.cli import main; sys.exit(main())"
+    kvmish = "import sys; from kvmish.start import main; sys.exit(main())"
     command = [sys.executable, "-c", kvmish, "exec", "--engine", "emulate", "--", *show]
     environment = {name: value for name, value in os.environ.items() if name != engines.VARIABLE}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

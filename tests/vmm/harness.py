@@ -25,7 +25,7 @@ LIMIT_S = 60
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
 ENGINE = os.environ.get("KVMISH_TEST_ENGINE", engines.ENGINES[0])
 PROMPT = b"(guest) / # "
-RUN = "import sys; from kvmish.cli import main; sys.exit(main())"
+RUN = "import sys; from kvmish.start import main; sys.exit(main())"
 
 
 class Console:

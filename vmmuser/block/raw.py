@@ -10,8 +10,13 @@ import os
 import stat
 
 from kvm_core.errors import ConfigError
+from vmmuser.log import Log
+
+log = Log("kvmish.block")
 
 SECTOR = 512
+# How the images of other formats begin. A raw one may well: its guest writes what it likes.
+FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"conectix": "VHD", b"vhdxfile": "VHDX"}
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 IOV_MAX = 1024
@@ -59,6 +64,15 @@ class RawImage:
                 f"--disk {self.path}: {self.size} bytes are less than a sector; make it larger"
             )
         self.sectors = self.size // SECTOR
+        head = os.pread(self.fd, max(map(len, FORMATS)), 0)
+        for magic, name in FORMATS.items():
+            if head.startswith(magic):
+                log.warning(
+                    "%s: is a %s image, and the guest gets it as it is; "
+                    "qemu-img convert -O raw makes one for it",
+                    self.path,
+                    name,
+                )
 
     def read(self, parts: list[memoryview], offset: int) -> None:
         """Fill the buffers."""

@@ -97,7 +97,7 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
         address = load_initrd(memory, payload.initrd, kernel_at + header.memory_size, ceiling)
         struct.pack_into("<II", params, 0x218, address, payload.initrd.size)
 
-    cmdline = payload.cmdline.encode() + b"\0"
+    cmdline = payload.cmdline_bytes() + b"\0"
     limit = min(header.cmdline_max or 255, lowmem.CMDLINE_MAX - 1)
     if len(cmdline) - 1 > limit:
         raise ConfigError(

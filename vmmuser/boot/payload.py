@@ -63,6 +63,10 @@ class Payload(NamedTuple):
     initrd: Image | None = None
     cmdline: str = ""
 
+    def cmdline_bytes(self) -> bytes:
+        """Return the command line as the kernel gets it: what was no UTF-8, as it was given."""
+        return self.cmdline.encode(errors="surrogateescape")
+
     def close(self) -> None:
         """Close the files."""
         self.kernel.close()
@@ -104,8 +108,9 @@ def load_initrd(memory: GuestMemory, initrd: Image, floor: int, ceiling: int) ->
     address = (ceiling - initrd.size) & ~0xFFF
     if address < floor:
         raise ConfigError(
-            f"{initrd.option} {initrd.name}: {initrd.size >> 20} MiB do not fit beside the kernel "
-            f"into the guest's memory ({max(ceiling - floor, 0) >> 20} MiB free); give more with -m"
+            f"{initrd.option} {initrd.name}: {-(-initrd.size >> 20)} MiB do not fit "
+            "beside the kernel into the guest's memory "
+            f"({max(ceiling - floor, 0) >> 20} MiB free); give more with -m"
         )
     initrd.load(0, memory.view(address, initrd.size))
     return address

@@ -130,7 +130,7 @@ def load(memory: GuestMemory, map_: MemoryMap, payload: Payload, rsdp: int) -> E
         address = load_initrd(memory, payload.initrd, top, map_.low_top)
         memory.write(module_at, struct.pack("<QQQQ", address, payload.initrd.size, 0, 0))
         modules = 1
-    cmdline = payload.cmdline.encode() + b"\0"
+    cmdline = payload.cmdline_bytes() + b"\0"
     if len(cmdline) > lowmem.CMDLINE_MAX:
         raise ConfigError(f"--append: {len(cmdline)} bytes are too long; shorten it")
     memory.write(lowmem.CMDLINE, cmdline)
