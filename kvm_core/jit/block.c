@@ -275,39 +275,6 @@ static bool decode_targets(struct build *b, unsigned off)
     return !b->page->stale && codecache_at(b->v, b->page, off);
 }
 
-static bool may_leave(const struct op *op)
-{
-    return !op->row || op->i->am != AM_NONE || op->row->how >= LOWER_CALL;
-}
-
-/* Whether somebody looks at the flags that the block leaves. */
-static bool live_at_end(const struct build *b, unsigned behind)
-{
-    const struct op *last = &b->op[b->count - 1];
-
-    if (!ends_block(last->row))
-        return flags_needed_at(b, behind);
-    return last->row->form != FORM_I || (last->row->how != LOWER_JMP && last->row->how != LOWER_CALL) ||
-           flags_needed_at(b, target_of(last->i));
-}
-
-static void find_live(struct build *b, unsigned behind)
-{
-    bool live = live_at_end(b, behind);
-
-    for (unsigned n = b->count; n--;) {
-        struct op *op = &b->op[n];
-        op->effect = effect_of(b, op->i, op->row);
-        if (op->effect == FLAGS_WRITE)
-            live = false;
-        else if (op->effect != FLAGS_NONE)
-            live = true;
-        if (b->precise && may_leave(op))
-            live = true;
-        op->live = live;
-    }
-}
-
 static unsigned op_end(const struct op *op) { return (unsigned)op->i->off + op->i->len; }
 
 static void render(struct build *b, unsigned off, unsigned max)
@@ -318,7 +285,7 @@ static void render(struct build *b, unsigned off, unsigned max)
 
     if (!b->count)
         return;
-    find_live(b, behind);
+    flags_find(b, behind);
     operands_find(b);
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;
     if (b->span)

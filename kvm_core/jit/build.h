@@ -145,6 +145,12 @@ static inline bool ends_block(const struct lowering_row *row)
     return row && (row->how == LOWER_JMP || row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END);
 }
 
+/* flags.c */
+uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row); /* enum flag_effect */
+/* FL_* that somebody looks at before they are written, as far as the page's code tells. */
+uint16_t flags_wanted_at(const struct build *b, int64_t distance);
+void flags_find(struct build *b, unsigned behind); /* `effect` and `live` of all instructions; `behind` follows the last */
+
 /* encoding.c */
 struct encoding { /* of an instruction without VEX, as 64-bit code has it */
     uint8_t rex, map, opcode, modrm, imm_off, imm_bytes;
@@ -263,8 +269,6 @@ bool lower_flow(struct build *b, unsigned n);
 void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkable);
 void put_cold_edge(struct build *b, const struct cold *c);
 void put_cold_far(struct build *b, const struct cold *c); /* the branch that ends in another page, counted already */
-uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row); /* enum flag_effect */
-bool flags_needed_at(const struct build *b, int64_t distance);
 void flags_leave(struct build *b); /* in memory, for a block that nothing is known of */
 static inline bool in_page(int64_t distance) { return distance >= 0 && distance < 4096; }
 static inline int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; } /* of a direct branch */

@@ -3,56 +3,6 @@
 
 #include "cpu/sem/common.h"
 
-/* ---- flags across edges -------------------------------------------------------------------------- */
-
-uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowering_row *row)
-{
-    if (!row)
-        return vector_effect(b, i);
-    if (row->effect == FLAGS_UNDEFINED)
-        return b->precise ? FLAGS_PART : FLAGS_WRITE;
-    if (row->effect != FLAGS_SHIFT)
-        return row->effect;
-    if (row->form != FORM_RI && row->form != FORM_MI)
-        return FLAGS_PART;
-    return i->imm & (i->size == 8 ? 63 : 31) ? FLAGS_WRITE : FLAGS_PART;
-}
-
-/* Whether somebody looks at the arithmetic flags before they are all written, as far as the page's code tells. */
-bool flags_needed_at(const struct build *b, int64_t distance)
-{
-    const struct insn *i = distance >= 0 && distance < 4096 ? codecache_at(b->v, b->page, (unsigned)distance) : NULL;
-
-    if (b->precise)
-        return true;
-    for (unsigned n = 0; i && n < 12; n++) {
-        i = codecache_follow(b->v, b->page, i);
-        if (!i || codecache_is_pseudo(i))
-            return true;
-        const struct lowering_row *row = lowering_of(i);
-        uint8_t effect = effect_of(b, i, row);
-        if (effect == FLAGS_WRITE)
-            return false;
-        if (effect != FLAGS_NONE)
-            return true;
-        if (!row) {
-            i++;
-            continue;
-        }
-        if (row->how == LOWER_CALL || row->how == LOWER_RET || row->how == LOWER_END)
-            return true;
-        if (row->how == LOWER_JMP) {
-            int64_t target = (int64_t)i->off + i->len + i->disp;
-            if (row->form != FORM_I || target < 0 || target > 4095)
-                return true;
-            i = codecache_at(b->v, b->page, (unsigned)target);
-        } else {
-            i++;
-        }
-    }
-    return true;
-}
-
 /* ---- addresses of code and of the stack: 64 bits, in 32-bit code 32 ------------------------------------- */
 
 void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp)
@@ -208,7 +158,7 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
 
     if (b->block && linkable && distance == b->block->off && b->kind == b->block->kind)
         again_edge(b, executed);
-    if (b->flags == FLAGS_IN_HOST && (!in_page(distance) || !linkable || flags_needed_at(b, distance)))
+    if (b->flags == FLAGS_IN_HOST && (!in_page(distance) || !linkable || flags_wanted_at(b, distance)))
         flags_save(&b->e, H_T1);
     if (strip && strip_again(b, distance, executed))
         return;

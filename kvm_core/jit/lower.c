@@ -96,7 +96,8 @@ static bool is_high(const struct encoding *x, bool byte, unsigned reg) { return 
 /* AH and AL, or CH and CL, ... change places: beside an address in r10 there is no AH. */
 static void put_swap(struct emit *e, unsigned low) { put8(e, 0x86), put8(e, 0xc0 | (low + 4) << 3 | low); }
 
-static bool wants_flags(const struct op *op) { return op->effect == FLAGS_READ || op->effect == FLAGS_PART; }
+/* It looks at them, or keeps some that somebody looks at. */
+static bool wants_flags(const struct op *op) { return op->live && (op->effect == FLAGS_READ || op->effect == FLAGS_PART); }
 
 /* An instruction with ModRM whose r/m is memory. */
 static bool lower_memory(struct build *b, unsigned n)
