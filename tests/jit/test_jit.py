@@ -137,7 +137,8 @@ def test_parts(c_program: Callable[..., Path], name: str) -> None:
     shadow: who left translated code right behind an STI found no shadow of it.
     kept: FLDCW lost flags where its operand needed no probe. What a kept address stands for goes.
     reads: CMP EAX, imm, MOV and ADD from a register counted as writes of what they read;
-    flags were saved before a jump to who overwrites them. wanted: no bug; flags that nobody looks at.
+    flags were saved before a jump to who overwrites them.
+    wanted: no bug; flags that nobody looks at.
     """
     program = c_program(f"jit/{name}.c")
     result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
