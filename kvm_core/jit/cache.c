@@ -237,13 +237,6 @@ static void put_refill(struct emit *e, const struct jit *j, enum refill_kind kin
     }
 }
 
-static void put_edge_offset(struct emit *e) /* movzx r11d, word [r10] */
-{
-    put_rex(e, false, H_T1, 0, H_T0, false);
-    put8(e, 0x0f), put8(e, 0xb7);
-    put_mem(e, H_T1, H_T0, NO_INDEX, 0, 0);
-}
-
 /* Called when the slice is used up: another one, if nobody wants the vCPU and the budget has more. Then the sign is clear and JGE would
  * jump. r10 is lost. A profile wants to see each slice's end. */
 static void put_renew(struct emit *e, bool profile)
@@ -278,13 +271,13 @@ static void put_exits(struct emit *e, struct jit *j)
     put8(e, 0x41), put8(e, 0xff), put8(e, 0xe2);
     set_jump(unlinked, e->p);
     put_push(e, 0x58, H_T0);
-    put_edge_offset(e);
+    load_word(e, H_T1, H_T0, 0);
     op_imm(e, false, 5, H_T0, (int32_t)((uint32_t)(uintptr_t)j->rx + 4 + 5)); /* the jump's distance and the call: an offset in the cache */
     j->exit_link = here(e);
     op_mem(e, false, 0x89, H_T0, H_BASE, NO_INDEX, 0, FIELD(run.patch));
     uint8_t *page = put_jump(e, JUMP_ALWAYS);
     set_jump(poll, e->p);
-    put_edge_offset(e);
+    load_word(e, H_T1, H_T0, 0);
     set_jump(page, e->p);
     j->exit_page = here(e);
     load_field(e, H_T0, GPR_FIELD(REG_PAGE));

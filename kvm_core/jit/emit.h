@@ -64,6 +64,13 @@ static inline void op_reg(struct emit *e, bool w, unsigned opcode, unsigned reg,
 }
 static inline void load_field(struct emit *e, unsigned reg, int32_t field) { op_mem(e, true, 0x8b, reg, H_BASE, NO_INDEX, 0, field); }
 static inline void store_field(struct emit *e, unsigned reg, int32_t field) { op_mem(e, true, 0x89, reg, H_BASE, NO_INDEX, 0, field); }
+/* movzx reg, word [base + disp] */
+static inline void load_word(struct emit *e, unsigned reg, unsigned base, int32_t disp)
+{
+    put_rex(e, false, reg, 0, base, false);
+    put8(e, 0x0f), put8(e, 0xb7);
+    put_mem(e, reg, base, NO_INDEX, 0, disp);
+}
 static inline void pop_field(struct emit *e, int32_t field)
 {
     put_rex(e, false, 0, 0, H_BASE, false);
@@ -144,20 +151,21 @@ static inline uint8_t *put_call_jump(struct emit *e)
 }
 static inline void call_to(struct emit *e, uint32_t target) { set_jump(put_call_jump(e), e->rw + target); }
 
-/* The arithmetic flags to and from vcpu.oszapc, by way of `temp`. They stay in EFLAGS when saved. */
+/* The arithmetic flags to and from vcpu.oszapc, by way of `temp`. They stay in EFLAGS when saved. The upper half of oszapc is always 0:
+ * generated code stores the lower one, and loads no more, so that the load gets what is still being stored. */
 static inline void flags_save(struct emit *e, unsigned temp)
 {
     move(e, temp, H_RAX);
     put8(e, 0x9f); /* lahf */
     put8(e, 0x0f), put8(e, 0x90), put8(e, 0xc0); /* seto al */
-    put8(e, 0x0f), put8(e, 0xb7), put8(e, 0xc0); /* movzx eax, ax */
+    put8(e, 0x66); /* mov [oszapc], ax */
     op_mem(e, false, 0x89, H_RAX, H_BASE, NO_INDEX, 0, FIELD(oszapc));
     move(e, H_RAX, temp);
 }
 static inline void flags_restore(struct emit *e, unsigned temp)
 {
     move(e, temp, H_RAX);
-    op_mem(e, false, 0x8b, H_RAX, H_BASE, NO_INDEX, 0, FIELD(oszapc));
+    load_word(e, H_RAX, H_BASE, FIELD(oszapc));
     put8(e, 0x04), put8(e, 0x7f); /* add al, 0x7f: sets OF when bit 0 is set */
     put8(e, 0x9e); /* sahf */
     move(e, H_RAX, temp);

@@ -112,7 +112,7 @@ static bool lower_pushf(struct build *b, unsigned n)
 
     flags_keep(b, &b->op[n]);
     b->holds = false;
-    op_mem(e, false, 0x8b, H_T0, H_BASE, NO_INDEX, 0, FIELD(oszapc)); /* AH:AL as LAHF, SETO AL leave them */
+    load_word(e, H_T0, H_BASE, FIELD(oszapc)); /* AH:AL as LAHF, SETO AL leave them */
     op_reg(e, false, 0x8b, H_T1, H_T0);
     op_imm(e, false, 4, H_T1, PF_OF);
     put8(e, 0x41), put8(e, 0xc1), put8(e, 0xe3), put8(e, 11); /* shl r11d, 11 */
