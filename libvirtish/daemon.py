@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from libvirtish import paths
+from libvirtish import paths, standard
 from libvirtish.domain import Surroundings
 from libvirtish.driver import Driver
 from libvirtish.events import Events
@@ -68,7 +68,7 @@ def prepare_socket(path: Path) -> None:
 
 
 async def serve(socket_path: Path, store: Store, command: list[str], limits: Limits) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM, SIGINT or SIGHUP."""
     events = Events()
     registry = Registry(Surroundings(store, events, command))
     await registry.load()
@@ -80,7 +80,7 @@ async def serve(socket_path: Path, store: Store, command: list[str], limits: Lim
         os.umask(before)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     log.info("listening on %s, state in %s", socket_path, store.root)
     starting = asyncio.create_task(registry.autostart())
@@ -122,26 +122,35 @@ def run(
         stream=sys.stderr,
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    socket_path = (socket_path or paths.default_socket()).absolute()
     try:
+        socket_path = (socket_path or paths.default_socket()).absolute()
         command = find_vmm(vmm)
         store = Store((state or paths.default_state()).absolute())
         prepare_socket(socket_path)
         asyncio.run(serve(socket_path, store, command, Limits(frame_s=frame_timeout)))
         store.close()
-    except (DaemonError, StoreLockedError, OSError) as error:
-        click.echo(f"libvirtishd: {error}", err=True)
-        return CANNOT
+    except (DaemonError, StoreLockedError) as error:
+        return _refuse(str(error))
+    except paths.NoHomeError as error:
+        return _refuse(f"{error}; choose --socket and --state")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror or error}; choose another --socket or --state")
     return 0
+
+
+def _refuse(message: str) -> int:
+    click.echo(f"libvirtishd: {message}", err=True)
+    return CANNOT
 
 
 def main() -> int:
     """Run the command line."""
+    standard.fill_closed()
     try:
         status = run.main(standalone_mode=False)
     except click.ClickException as error:
-        click.echo(f"libvirtishd: {error.format_message()} Try libvirtishd --help.", err=True)
-        return CANNOT
+        return _refuse(f"{error.format_message()} Try libvirtishd --help.")
     except click.exceptions.Abort:
         return 130
     return status if isinstance(status, int) else 0

@@ -7,8 +7,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 
+class NoHomeError(Exception):
+    """Nothing says where this user's state belongs."""
+
+
 def default_socket() -> Path:
-    """Return the socket: of the system for root, else of the user."""
+    """Return the socket: of the system for root, else of the user. :raise NoHomeError:"""
     if os.geteuid() == 0:
         return Path("/run/libvirtish/libvirt-sock")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -17,11 +21,15 @@ def default_socket() -> Path:
 
 
 def default_state() -> Path:
-    """Return the directory of the state."""
+    """Return the directory of the state. :raise NoHomeError:"""
     if os.geteuid() == 0:
         return Path("/var/lib/libvirtish")
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "libvirtish"
+    if of_user := os.environ.get("XDG_STATE_HOME"):
+        return Path(of_user) / "libvirtish"
+    try:
+        return Path.home() / ".local" / "state" / "libvirtish"
+    except RuntimeError:  # a number without an entry in the table of users, as in containers
+        raise NoHomeError("HOME is not set") from None
 
 
 def uri_of(path: Path | str) -> str:
@@ -30,6 +38,12 @@ def uri_of(path: Path | str) -> str:
 
 
 def socket_of(uri: str) -> Path | None:
-    """Return the socket that a URI names, or None if it names none."""
-    named = parse_qs(urlsplit(uri).query).get("socket")
+    """Return the socket that a URI names, or None if it names none.
+
+    :raise ValueError: if it is not of a daemon on this machine.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("qemu", "qemu+unix") or parts.netloc:
+        raise ValueError(uri)
+    named = parse_qs(parts.query).get("socket")
     return Path(named[0]) if named else None

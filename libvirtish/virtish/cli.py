@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 from lxml import etree
 
+from libvirtish import standard
 from libvirtish.rpc import types as t
 from libvirtish.rpc.client import DisconnectedError, RemoteError
 from libvirtish.virtish import console as terminal
@@ -477,13 +478,25 @@ def _guarded(work: Callable[[], object]) -> tuple[int, bool]:
         return error.exit_code, False
     except click.exceptions.Abort:
         return 130, False
+    except OSError as error:
+        if said := standard.give_up_output(error):
+            say_errors(said)
+        return FAILED, False
     else:
         return (status if isinstance(status, int) else 0), True
     return FAILED, True
 
 
+def _ended(session: Session, reached: bool) -> int:
+    if reached:
+        session.end()
+    session.close()
+    return 0
+
+
 def main() -> int:
     """Run the command line; the status is virsh's: 0, or 1 for every failure."""
+    standard.fill_closed()
     contexts: list[click.Context] = []
 
     def make() -> int:
@@ -497,11 +510,6 @@ def main() -> int:
         with context:
             status, reached = _guarded(partial(cli.invoke, context))
             session: Session | None = context.obj
-        try:
-            if session is not None and reached:
-                session.end()
-            if session is not None:
-                session.close()
-        except BrokenPipeError:
-            return FAILED
+        if session is not None:
+            status = _guarded(partial(_ended, session, reached))[0] or status
     return status

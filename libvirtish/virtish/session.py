@@ -33,10 +33,7 @@ class Session:
 
     def __init__(self, uri: str | None, quiet: bool, as_json: bool) -> None:
         """`uri`: of --connect; None takes the environment's, else the default."""
-        uri = uri or os.environ.get("LIBVIRT_DEFAULT_URI")
-        named = paths.socket_of(uri) if uri else None
-        self.path: Path = named or paths.default_socket()
-        self.uri = uri or paths.uri_of(self.path)
+        self.uri = uri or os.environ.get("LIBVIRT_DEFAULT_URI") or ""
         self.quiet, self.as_json = quiet, as_json
         self._connection: Connection | None = None
         self.out = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -45,16 +42,30 @@ class Session:
     def daemon(self) -> Connection:
         """Return the connection, made at the first use. :raise VerbError: if nobody listens."""
         if self._connection is None:
+            path = self._socket()
+            self.uri = self.uri or paths.uri_of(path)
             try:
-                self._connection = Connection(str(self.path), self.uri)
+                self._connection = Connection(str(path), self.uri)
             except DisconnectedError as error:
                 reason = str(error).rpartition(": ")[2]
                 raise VerbError(
                     "failed to connect to the hypervisor",
-                    f"Failed to connect socket to '{self.path}': {reason}",
+                    f"Failed to connect socket to '{path}': {reason}",
                     "start libvirtishd, or name its socket: --connect qemu:///system?socket=PATH",
                 ) from error
         return self._connection
+
+    def _socket(self) -> Path:
+        try:
+            return (paths.socket_of(self.uri) if self.uri else None) or paths.default_socket()
+        except ValueError:
+            why = f"'{self.uri}' is not of libvirtishd on this machine"
+        except paths.NoHomeError as error:
+            why = str(error)
+        raise VerbError(
+            "failed to connect to the hypervisor",
+            f"{why}; name its socket: --connect qemu:///system?socket=PATH",
+        )
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -115,7 +115,7 @@ def test_a_process_number_that_was_given_out_again_is_not_taken(daemon: Daemon) 
     ("options", "said"),
     [
         (["--socket", "/proc/x/sock"], "/proc/x"),
-        (["--state", "/proc/x"], "/proc/x"),
+        (["--state", "/proc/x"], "/proc/x: No such file or directory; choose another --socket"),
         (["--socket", "/run/" + "x" * 200], "longer than 107 bytes; choose a shorter --socket"),
         (["--vmm", "/nowhere/vmm"], "/nowhere/vmm: no such program; name it with --vmm"),
         (["--frame-timeout", "0"], "--frame-timeout"),

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from libvirtish import paths
 from tests.boot.terminal import Terminal
 from tests.libvirt.daemon import BIN, Daemon, domain_xml
 
@@ -198,6 +200,43 @@ def test_no_daemon(quiet_daemon: Daemon) -> None:
         "error: Failed to connect socket to '/nowhere/sock': No such file or directory\n"
         "error: start libvirtishd, or name its socket: --connect qemu:///system?socket=PATH\n"
     )
+
+
+@pytest.mark.parametrize("uri", ["qemu+ssh://host/system", "qemu://host/system", "foo", "qemu://["])
+def test_a_daemon_elsewhere_is_not_taken_for_ours(quiet_daemon: Daemon, uri: str) -> None:
+    done = quiet_daemon.virtish("-c", uri, "list")
+    assert (done.returncode, done.stdout) == (1, "\n")
+    assert f"'{uri}' is not of libvirtishd on this machine" in done.stderr
+    assert quiet_daemon.virtish("-c", uri, "list", "--help").returncode == 0
+
+
+def test_output_that_cannot_be_written(quiet_daemon: Daemon) -> None:
+    def list_(where: str) -> tuple[int, str]:
+        done = quiet_daemon.run("sh", "-c", f'"$0" list {where}', BIN / "virtish")
+        return done.returncode, done.stderr
+
+    assert list_(">/dev/full") == (1, "error: write error: No space left on device\n")
+    assert list_("<&- >&-") == (0, "")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as broken:
+        done = subprocess.run(
+            [BIN / "virtish", "-c", quiet_daemon.uri, "list"],
+            stdout=broken, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(paths.NoHomeError, match="HOME is not set"):
+        paths.default_socket()
 
 
 def test_domain_names_are_completed(quiet_daemon: Daemon) -> None:
