@@ -92,7 +92,7 @@ class Machine:
             self._build(config, door, consoles)
         except OSError as error:
             self.close()
-            raise BackendError(f"--kvm {door.name}: a KVM call failed: {error}") from error
+            raise BackendError(f"--kvm {door.name}: a KVM call failed: {error.strerror}") from error
         except BaseException:
             self.close()
             raise
@@ -256,7 +256,7 @@ class Machine:
         try:
             yield
         except OSError as error:
-            message = f"a KVM call failed: {error}"
+            message = f"a KVM call failed: {error.strerror}"
             self.shut_down("error", message, "host-error")
             raise BackendError(message) from error
 

@@ -70,6 +70,7 @@ class GuestMemory:
             if not stat.S_ISREG(status.st_mode) or status.st_size not in (0, self.size):
                 raise ConfigError(f"--memory-file {path}: is something else; name another")
             os.ftruncate(fd, 0)
+            self._check_room(fd, path)
         except BlockingIOError:
             os.close(fd)
             raise ConfigError(f"--memory-file {path}: another machine uses it") from None
@@ -78,6 +79,17 @@ class GuestMemory:
             raise
         self._path = path
         return fd
+
+    def _check_room(self, fd: int, path: str) -> None:
+        """Refuse what the file system cannot hold: a guest's first touch of it would be SIGBUS."""
+        room = os.fstatvfs(fd)
+        free = room.f_bavail * room.f_frsize
+        if free < self.size:
+            os.unlink(path)
+            raise ConfigError(
+                f"--memory-file {path}: {self.size >> 20} MiB do not fit into its file system"
+                f" ({free >> 20} MiB free); name another"
+            )
 
     def clear(self) -> None:
         """Make it all zero, as after power-on, and give the pages back to the host."""

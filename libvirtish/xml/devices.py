@@ -92,9 +92,8 @@ def _read_disk(element: etree._Element, target: str) -> tuple[Disk | None, str]:
     kind, device = element.get("type", "file"), element.get("device", "disk")
     if source is None and device in ("cdrom", "floppy"):
         return None, f"an empty {device} drive"
-    path = None
-    if source is not None:
-        path = source.get({"file": "file", "block": "dev"}.get(kind, ""))
+    attribute = {"file": "file", "block": "dev"}.get(kind)
+    path = source.get(attribute) if source is not None and attribute else None
     if not path:
         return None, f"a source of type {kind!r} is not there; use type='file' and a raw image"
     if not path.startswith("/"):

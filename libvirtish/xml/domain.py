@@ -160,7 +160,7 @@ def _name(root: etree._Element) -> str:
         raise XmlRefusalError(root, "has no <name>", "add <name>...</name>")
     name = element.text or ""
     if wrong := check_name(name):
-        raise XmlRefusalError(element, f"the name {wrong}", "choose a name without it")
+        raise XmlRefusalError(element, f"the name {wrong}", "choose another")
     return name
 
 

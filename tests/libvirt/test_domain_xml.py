@@ -126,6 +126,10 @@ def test_a_running_domain_shows_its_id_and_terminals() -> None:
             "disk sda on bus sata is virtio disk vdb",
         ),
         ("<disk type='network'><target dev='vdb'/></disk>", "a source of type 'network'"),
+        (
+            "<disk type='volume'><source pool='p'/><target dev='vdb'/></disk>",
+            "a source of type 'volume'",
+        ),
         ("<disk device='cdrom'><target dev='sda'/></disk>", "an empty cdrom drive"),
     ],
 )

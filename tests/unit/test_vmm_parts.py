@@ -23,6 +23,7 @@ from vmmuser import cpuid
 from vmmuser.config import Disk, MachineConfig, parse_disk, parse_memory, parse_vcpus
 from vmmuser.console import Keys, Output
 from vmmuser.loop import EventLoop
+from vmmuser.memory import GuestMemory
 from vmmuser.report import Report, process_start
 
 
@@ -349,6 +350,12 @@ print(*[name for name in slow if name in sys.modules])
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_memory_file_that_its_file_system_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1073741824 MiB do not fit into its file system"):
+        GuestMemory([(0, 1 << 50)], str(tmp_path / "ram"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_report(tmp_path: Path) -> None:
