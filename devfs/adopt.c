@@ -1,7 +1,8 @@
 /* Guest memory of a client elsewhere: which files its pages are in, and private memory turned into a file's.
  *
  * A shared mapping has a file, which is opened (mapped.c). Private memory is in no file: it is copied into a memfd, which then takes its
- * place in the client, while no thread of the client's runs. So is shared memory whose file nobody can open.
+ * place in the client, while no thread of the client's runs. So is shared memory whose file nobody can open. Of the kernel's own code in
+ * the client, [vdso], which can be neither, there is a copy: it never changes. [vvar] does, and is left out.
  */
 #include "devfs/adopt.h"
 
@@ -21,7 +22,7 @@ enum { PAGE = 4096, RUN_PAGES = 2048, MAPS_FIELDS = 7 };
 struct vma {
     struct mapped m; /* the whole mapping */
     int prot;
-    bool shared, special;
+    bool shared, special, vdso;
     uint64_t offset;
 };
 
@@ -41,11 +42,17 @@ static bool parse(char *line, struct vma *v)
                       .shared = perms[3] == 's'};
     v->prot = (perms[0] == 'r' ? PROT_READ : 0) | (perms[1] == 'w' ? PROT_WRITE : 0) | (perms[2] == 'x' ? PROT_EXEC : 0);
     v->special = !strncmp(line + name, "[v", 2); /* vdso, vvar, vsyscall */
+    v->vdso = !strcmp(line + name, "[vdso]");
     return true;
 }
 
+static bool overlaps(const struct vma *v, const struct range *r)
+{
+    return v->m.end > r->addr && (!r->only || (r->only >= v->m.start && r->only < v->m.end));
+}
+
 /* Calls each() for every mapping that overlaps the range, in order. */
-static int each_vma(pid_t tgid, uintptr_t addr, size_t bytes, int (*each)(void *owner, const struct vma *v), void *owner)
+static int each_vma(pid_t tgid, const struct range *r, int (*each)(void *owner, const struct vma *v), void *owner)
 {
     char path[64], *line = NULL;
     size_t room = 0;
@@ -59,9 +66,9 @@ static int each_vma(pid_t tgid, uintptr_t addr, size_t bytes, int (*each)(void *
     while (!err && getline(&line, &room, f) > 0) {
         struct vma v;
         line[strcspn(line, "\n")] = 0;
-        if (!parse(line, &v) || v.m.end <= addr)
+        if (!parse(line, &v) || !overlaps(&v, r))
             continue;
-        if (v.m.start >= addr + bytes)
+        if (v.m.start >= r->addr + r->bytes)
             break;
         err = each(owner, &v);
     }
@@ -72,8 +79,7 @@ static int each_vma(pid_t tgid, uintptr_t addr, size_t bytes, int (*each)(void *
 
 struct work {
     pid_t tgid;
-    uintptr_t addr;
-    size_t bytes;
+    struct range what;
     int file;
     const struct adopt_ops *ops;
     struct vma *moves; /* collected first: the list changes while we work on it */
@@ -83,10 +89,11 @@ struct work {
 /* The part of a mapping that lies in what is adopted; where it is in `file` when it is moved there. */
 static struct area part_of(const struct work *w, const struct vma *v)
 {
-    uintptr_t from = v->m.start > w->addr ? v->m.start : w->addr;
-    uintptr_t to = v->m.end < w->addr + w->bytes ? v->m.end : w->addr + w->bytes;
+    const struct range *r = &w->what;
+    uintptr_t from = v->m.start > r->addr ? v->m.start : r->addr;
+    uintptr_t to = v->m.end < r->addr + r->bytes ? v->m.end : r->addr + r->bytes;
 
-    return (struct area){.at = from - w->addr, .bytes = to - from, .offset = from - w->addr, .prot = v->prot};
+    return (struct area){.at = from - r->addr, .bytes = to - from, .offset = from - r->addr, .prot = v->prot};
 }
 
 /* The file of a shared mapping; -ENXIO: there is no way to it. */
@@ -173,9 +180,9 @@ static int move(const struct work *w, const struct vma *v)
 
     if (to == MAP_FAILED)
         return -ENOMEM;
-    err = copy_pages(w->tgid, v, w->addr + a.at, a.bytes, to);
+    err = copy_pages(w->tgid, v, w->what.addr + a.at, a.bytes, to);
     munmap(to, a.bytes);
-    return err ? err : w->ops->replace(w->ops->owner, w->addr + a.at, &a);
+    return err ? err : w->ops->replace(w->ops->owner, w->what.addr + a.at, &a);
 }
 
 static int collect(void *owner, const struct vma *v)
@@ -201,7 +208,7 @@ static int move_all(struct work *w)
     int err = w->ops->hold(w->ops->owner);
 
     if (!err)
-        err = each_vma(w->tgid, w->addr, w->bytes, collect, w);
+        err = each_vma(w->tgid, &w->what, collect, w);
     for (unsigned i = 0; i < w->count && !err; i++)
         err = move(w, &w->moves[i]);
     w->ops->let_go(w->ops->owner);
@@ -209,7 +216,27 @@ static int move_all(struct work *w)
     return err;
 }
 
-/* ---- memory that is shared ----------------------------------------------------------------------------------------- */
+/* ---- memory that is shared, or copied --------------------------------------------------------------------------- */
+
+static int copy_code(const struct work *w, const struct vma *v)
+{
+    struct area a = part_of(w, v);
+    uint8_t *to = MAP_FAILED;
+    int fd = memfd_create("kvmish-vdso", MFD_CLOEXEC), err = -ENOMEM;
+
+    a.offset = 0;
+    if (fd < 0)
+        return -errno;
+    if (!ftruncate(fd, (off_t)a.bytes))
+        to = mmap(NULL, a.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (to != MAP_FAILED) {
+        read_run(w->tgid, w->what.addr + a.at, to, a.bytes);
+        munmap(to, a.bytes);
+        err = w->ops->area(w->ops->owner, &a, fd);
+    }
+    close(fd);
+    return err;
+}
 
 static int share(void *owner, const struct vma *v)
 {
@@ -217,21 +244,23 @@ static int share(void *owner, const struct vma *v)
     struct area a = part_of(w, v);
     int fd, err;
 
+    if (v->vdso)
+        return copy_code(w, v);
     if (!v->shared || !v->prot)
         return 0;
     fd = open_file(w, v);
     if (fd < 0)
         return fd;
-    a.offset = v->offset + (w->addr + a.at - v->m.start);
+    a.offset = v->offset + (w->what.addr + a.at - v->m.start);
     err = w->ops->area(w->ops->owner, &a, fd);
     close(fd);
     return err;
 }
 
-int adopt(pid_t tgid, uintptr_t addr, size_t bytes, int file, const struct adopt_ops *ops)
+int adopt(pid_t tgid, const struct range *what, int file, const struct adopt_ops *ops)
 {
-    struct work w = {.tgid = tgid, .addr = addr, .bytes = bytes, .file = file, .ops = ops};
-    int err = file < 0 ? each_vma(tgid, addr, bytes, collect, &w) : move_all(&w);
+    struct work w = {.tgid = tgid, .what = *what, .file = file, .ops = ops};
+    int err = file < 0 ? each_vma(tgid, what, collect, &w) : move_all(&w);
 
-    return err ? err : each_vma(tgid, addr, bytes, share, &w);
+    return err ? err : each_vma(tgid, what, share, &w);
 }

@@ -23,8 +23,14 @@ struct adopt_ops {
     /* Maps `file` from a->offset into the client, at addr, instead of what is there. */
     int (*replace)(void *owner, uintptr_t addr, const struct area *a);
 };
-/* file: what memory that cannot be shared is moved to, bytes long; -1: nothing may be moved, and -EAGAIN when something must be. */
-int adopt(pid_t tgid, uintptr_t addr, size_t bytes, int file, const struct adopt_ops *ops);
+/* What of a client: */
+struct range {
+    uintptr_t addr;
+    size_t bytes;
+    uintptr_t only; /* as far as it belongs to the mapping at this address; 0: all of it */
+};
+/* file: what memory that cannot be shared is moved to, as long as the range; -1: nothing may be moved, and -EAGAIN when something must be. */
+int adopt(pid_t tgid, const struct range *what, int file, const struct adopt_ops *ops);
 
 /* mapped.c: a descriptor of the file of a shared mapping, for reading or reading and writing. -ENXIO: it has no name and nobody has
  * it open; -EACCES, -EFAULT: it is gone meanwhile */

@@ -208,4 +208,9 @@ static int map(const struct client *client, uintptr_t addr, size_t bytes, uint8_
     return memory_map(call_of(client), addr, bytes, host);
 }
 
-const struct client_ops foreign_ops = {install, give, take_eventfd, map, mapping_free};
+static int renew(const struct client *client, uintptr_t addr, size_t bytes, uint8_t *host, uintptr_t at)
+{
+    return memory_renew(call_of(client), addr, bytes, host, at);
+}
+
+const struct client_ops foreign_ops = {install, give, take_eventfd, map, mapping_free, renew};

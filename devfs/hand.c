@@ -125,19 +125,18 @@ static int replace(void *owner, uintptr_t addr, const struct area *a)
 }
 
 /* The client gets a descriptor of what its memory is moved to, for as long as that takes. */
-static int move_to(struct hand *h, int file, const struct adopt_ops *ops)
+static int move_to(struct hand *h, const struct range *what, int file, const struct adopt_ops *ops)
 {
     struct gift g = gift_for(h);
-    size_t bytes = (size_t)h->q->b;
     int err;
 
-    if (ftruncate(file, (off_t)bytes))
+    if (ftruncate(file, (off_t)what->bytes))
         return -errno;
     h->theirs = give(&g, file);
     give_end(&g);
     if (h->theirs < 0)
         return (int)h->theirs;
-    err = adopt(h->tgid, (uintptr_t)h->q->a, bytes, file, ops);
+    err = adopt(h->tgid, what, file, ops);
     trace_close(&h->t, (int)h->theirs);
     return err;
 }
@@ -145,16 +144,17 @@ static int move_to(struct hand *h, int file, const struct adopt_ops *ops)
 static int do_adopt(struct hand *h)
 {
     const struct adopt_ops ops = {h, send_area, NULL, hold, let_go, replace};
+    const struct range what = {(uintptr_t)h->q->a, (size_t)h->q->b, (uintptr_t)h->q->only};
     int file, err;
 
     if (!h->q->option)
-        return adopt(h->tgid, (uintptr_t)h->q->a, (size_t)h->q->b, -1, &ops);
+        return adopt(h->tgid, &what, -1, &ops);
     if (!h->t.stopped)
         return -EINVAL;
     file = memfd_create("kvmish-ram", MFD_CLOEXEC);
     if (file < 0)
         return -errno;
-    err = move_to(h, file, &ops);
+    err = move_to(h, &what, file, &ops);
     close(file);
     return err;
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "devfs/adopt.h"
 #include "devfs/mapping.h"
 
 enum hand_op {
@@ -24,7 +25,7 @@ enum hand_op {
     HAND_STOP,        /* tid, a: its processor, b: its FUSE request */
     HAND_GIVE,        /* the same, and fd, option: reopen read-only; -> the client's descriptor */
     HAND_EVENTFD,     /* a: the client's descriptor; -> fd, id */
-    HAND_ADOPT,       /* a, b: address, bytes; tids: threads that cannot run. Replies: areas, then one that has no fd */
+    HAND_ADOPT,       /* a, b, only: struct range; tids: threads that cannot run. Replies: areas, then one that has no fd */
     HAND_RESUME,      /* a: what the client's ioctl returns. No reply */
     HAND_PROC,        /* tid, a: enum hand_proc; -> fd of that file in /proc */
     HAND_PARKED,      /* answers an ASK of the hand's in the middle of HAND_ADOPT: tids */
@@ -35,7 +36,7 @@ enum { HAND_TIDS_MAX = 2048 };
 
 struct hand_request {
     int32_t op, tid;
-    int64_t a, b;
+    int64_t a, b, only;
     uint32_t option; /* of HAND_ADOPT: the client's thread is stopped, private memory can be replaced */
     uint32_t tids;
     int32_t tid_list[HAND_TIDS_MAX];
@@ -86,7 +87,7 @@ int hand_resume(struct hand_link *h, int ret);
 int hand_eventfd(struct hand_link *h, int fd, uint64_t *id);
 int hand_proc(struct hand_link *h, pid_t tid, enum hand_proc which);
 /* list(): fills in the threads that are inside ioctls of ours. area(): takes over fd. */
-int hand_adopt(struct hand_link *h, uintptr_t addr, size_t bytes, bool convert,
+int hand_adopt(struct hand_link *h, const struct range *what, bool convert,
                unsigned (*list)(void *owner, int32_t *tids, unsigned room),
                int (*area)(void *owner, const struct hand_reply *r, int fd), void *owner);
 

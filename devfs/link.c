@@ -138,7 +138,7 @@ static int send_list(struct hand_link *h, struct hand_request *q,
     return packet_send(h->socket, q, REQUEST_HEAD + q->tids * sizeof(q->tid_list[0]), -1);
 }
 
-int hand_adopt(struct hand_link *h, uintptr_t addr, size_t bytes, bool convert,
+int hand_adopt(struct hand_link *h, const struct range *what, bool convert,
                unsigned (*list)(void *owner, int32_t *tids, unsigned room),
                int (*area)(void *owner, const struct hand_reply *r, int fd), void *owner)
 {
@@ -148,7 +148,8 @@ int hand_adopt(struct hand_link *h, uintptr_t addr, size_t bytes, bool convert,
 
     if (!q)
         return -ENOMEM;
-    *q = (struct hand_request){.op = HAND_ADOPT, .a = (int64_t)addr, .b = (int64_t)bytes, .option = convert};
+    *q = (struct hand_request){.op = HAND_ADOPT, .a = (int64_t)what->addr, .b = (int64_t)what->bytes,
+                                .only = (int64_t)what->only, .option = convert};
     err = send_list(h, q, list, owner);
     while (!err) {
         int fd;

@@ -28,13 +28,13 @@ static unsigned list(void *owner, int32_t *tids, unsigned room)
 }
 
 /* First as it is; when some of it is private, once more with the client stopped. */
-static int adopt_into(struct adoption *a, struct call *c, uintptr_t addr, size_t bytes)
+static int adopt_into(struct adoption *a, struct call *c, const struct range *what)
 {
     int err;
 
     if (!c->stopped) {
         call_ask(c);
-        err = hand_adopt(&c->w->hand, addr, bytes, false, list, map_area, a);
+        err = hand_adopt(&c->w->hand, what, false, list, map_area, a);
         hand_unlock(&c->w->hand);
         if (err != -EAGAIN)
             return err;
@@ -43,7 +43,7 @@ static int adopt_into(struct adoption *a, struct call *c, uintptr_t addr, size_t
     if (err)
         return err;
     pthread_rwlock_wrlock(&c->w->answers);
-    err = hand_adopt(&c->w->hand, addr, bytes, true, list, map_area, a);
+    err = hand_adopt(&c->w->hand, what, true, list, map_area, a);
     pthread_rwlock_unlock(&c->w->answers);
     return err;
 }
@@ -55,9 +55,17 @@ int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host)
 
     if (err)
         return err;
-    err = adopt_into(&a, c, addr, bytes);
+    err = adopt_into(&a, c, &(struct range){addr, bytes, 0});
     if (err)
         mapping_free(a.host, bytes);
     *host = a.host;
     return err ? err : a.writable < bytes;
+}
+
+int memory_renew(struct call *c, uintptr_t addr, size_t bytes, uint8_t *host, uintptr_t at)
+{
+    struct adoption a = {.w = c->w, .host = host};
+    int err = adopt_into(&a, c, &(struct range){addr, bytes, at});
+
+    return err ? err : c->stopped;
 }

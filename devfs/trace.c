@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "devfs/proc.h"
+#include "kvm/kvm.h"
 
 #ifndef PTRACE_O_SUSPEND_SECCOMP
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
@@ -351,7 +352,8 @@ void trace_resume(struct tracee *t, long ret)
     if (!t->stopped)
         return;
     r.rax = (unsigned long long)ret;
-    r.orig_rax = (unsigned long long)-1; /* no system call to be restarted */
+    if (ret != -ERESTARTNOHAND)
+        r.orig_rax = (unsigned long long)-1; /* no system call to be restarted */
     ptrace(PTRACE_SETREGS, t->tid, 0, &r);
     ptrace(PTRACE_SETSIGMASK, t->tid, sizeof(t->sigmask), &t->sigmask);
     if (ptrace(PTRACE_DETACH, t->tid, 0, t->sigstop ? SIGSTOP : 0))

@@ -36,7 +36,7 @@ bool trace_narrow(const struct tracee *t);
 /* mmap of a file, shared and at this address. */
 long trace_map(struct tracee *t, uintptr_t addr, size_t bytes, int prot, int fd, uint64_t offset);
 long trace_close(struct tracee *t, int fd);
-/* Restores everything; its ioctl returns `ret`. */
+/* Restores everything; its ioctl returns `ret`, or is made again: -ERESTARTNOHAND. */
 void trace_resume(struct tracee *t, long ret);
 
 /* A number in /proc/TID/syscall: of a 64-bit call or of a 32-bit one. */

@@ -112,6 +112,7 @@ void watch_interrupted(struct call *c); /* FUSE_INTERRUPT for KVM_RUN; with w->l
 
 /* memory.c: guest memory of the client, mapped here */
 int memory_map(struct call *c, uintptr_t addr, size_t bytes, uint8_t **host);
+int memory_renew(struct call *c, uintptr_t addr, size_t bytes, uint8_t *host, uintptr_t at);
 /* Answers the client's thread and waits for it to be stopped; the hand's lock is ours until call_end(). */
 int call_stop(struct call *c);
 unsigned call_list(void *worker, int32_t *tids, unsigned room);

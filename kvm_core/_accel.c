@@ -331,6 +331,15 @@ static int run(struct kvm_vcpu *kv)
     return run_loop(kv);
 }
 
+static int run_and_tell(struct kvm_vcpu *kv)
+{
+    int ret = run(kv);
+
+    pv_eoi_check(kv); /* the client may save the LAPIC and guest memory now: what is in service stands in one of them */
+    run_sync_out(kv);
+    return ret;
+}
+
 int vcpu_run(struct kvm_vcpu *kv, const struct client *c)
 {
     int ret;
@@ -343,9 +352,9 @@ int vcpu_run(struct kvm_vcpu *kv, const struct client *c)
         kv->masked = true;
         pthread_sigmask(SIG_SETMASK, &kv->sigmask, NULL); /* what is pending arrives here */
     }
-    ret = run(kv);
-    pv_eoi_check(kv); /* the client may save the LAPIC and guest memory now: what is in service stands in one of them */
-    run_sync_out(kv);
+    do /* what looks for memory comes last: the client's thread may stand still afterwards */
+        ret = run_and_tell(kv);
+    while (ret == -EFAULT && backing_has_come(kv, c, &ret));
     if (kv->masked) {
         pthread_sigmask(SIG_SETMASK, &kv->outer_mask, NULL);
         kv->masked = false;

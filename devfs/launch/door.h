@@ -136,6 +136,7 @@ bool space_is_of(const struct space *s, pid_t tgid);
 /* ---- memory.c: guest memory ---------------------------------------------------------------------------------------------- */
 
 int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_t **host);
+int memory_renew(const struct client *client, uintptr_t addr, size_t bytes, uint8_t *host, uintptr_t at);
 /* Lets go of memory that no client maps any more. */
 void memory_sweep(struct door *d);
 

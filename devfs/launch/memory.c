@@ -133,32 +133,32 @@ static int replace(void *owner, uintptr_t addr, const struct area *part)
 
 /* ---- moving ------------------------------------------------------------------------------------------------------------------ */
 
-static int move_and_map(struct adoption *a, uintptr_t addr, size_t bytes, int file)
+static int move_and_map(struct adoption *a, const struct range *what, int file)
 {
     const struct adopt_ops ops = {a, area, known, hold, let_go, replace};
     struct call *c = a->c;
     int err;
 
-    err = ftruncate(file, (off_t)bytes) ? -errno : client_stop(c, &file, 1);
+    err = ftruncate(file, (off_t)what->bytes) ? -errno : client_stop(c, &file, 1);
     if (err)
         return err;
     pthread_rwlock_wrlock(&c->d->answers);
-    err = adopt(c->client.pid, addr, bytes, file, &ops);
+    err = adopt(c->client.pid, what, file, &ops);
     pthread_rwlock_unlock(&c->d->answers);
     return err;
 }
 
-static int map_into(struct adoption *a, uintptr_t addr, size_t bytes)
+static int map_into(struct adoption *a, const struct range *what)
 {
     const struct adopt_ops ops = {a, area, known, NULL, NULL, NULL};
-    int err = adopt(a->c->client.pid, addr, bytes, -1, &ops), file;
+    int err = adopt(a->c->client.pid, what, -1, &ops), file;
 
     if (err != -EAGAIN)
         return err;
     file = memfd_create("kvmish-ram", MFD_CLOEXEC);
     if (file < 0)
         return -errno;
-    err = move_and_map(a, addr, bytes, file);
+    err = move_and_map(a, what, file);
     ram_keep(a->c->d, file, a->c->client.pid);
     return err;
 }
@@ -169,10 +169,18 @@ int memory_map(const struct client *client, uintptr_t addr, size_t bytes, uint8_
     int err = mapping_reserve(addr, bytes, &a.host);
 
     if (!err) {
-        err = map_into(&a, addr, bytes);
+        err = map_into(&a, &(struct range){addr, bytes, 0});
         if (err)
             mapping_free(a.host, bytes);
     }
     *host = a.host;
     return err ? err : a.writable < bytes;
+}
+
+int memory_renew(const struct client *client, uintptr_t addr, size_t bytes, uint8_t *host, uintptr_t at)
+{
+    struct adoption a = {.c = (struct call *)client, .host = host};
+    int err = map_into(&a, &(struct range){addr, bytes, at});
+
+    return err ? err : a.c->stopped;
 }

@@ -184,7 +184,7 @@ static int give(const struct client *client, int fd)
     return number;
 }
 
-const struct client_ops lent_ops = {install, give, eventfd_take, memory_map, mapping_free};
+const struct client_ops lent_ops = {install, give, eventfd_take, memory_map, mapping_free, memory_renew};
 
 /* ---- callers ---------------------------------------------------------------------------------------------------------------- */
 

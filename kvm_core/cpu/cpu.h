@@ -17,7 +17,7 @@ _Noreturn void cpu_fault_error(struct vcpu *v, unsigned vector, uint32_t error);
 _Noreturn void cpu_page_fault(struct vcpu *v, uint64_t linear, uint32_t error);
 _Noreturn void cpu_debug_fault(struct vcpu *v, uint64_t dr6_bits);           /* fault-like #DB */
 _Noreturn void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason);       /* v->exit is filled */
-_Noreturn void cpu_unbacked(struct vcpu *v, uint64_t gpa);                    /* leaves with EXIT_UNBACKED */
+_Noreturn void cpu_unbacked(struct vcpu *v, uint64_t gpa, bool write);        /* leaves with EXIT_UNBACKED */
 #define cpu_ud(v) cpu_fault((v), VEC_UD)
 #define cpu_gp(v, err) cpu_fault_error((v), VEC_GP, (err))
 

@@ -42,8 +42,8 @@ void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason)
     longjmp(v->out, LEFT_EXIT);
 }
 
-void cpu_unbacked(struct vcpu *v, uint64_t gpa)
+void cpu_unbacked(struct vcpu *v, uint64_t gpa, bool write)
 {
-    v->unbacked = (gpa & ~0xfffull) | 1;
+    v->unbacked = (gpa & ~0xfffull) | (write ? UNBACKED_WRITE : UNBACKED_READ);
     cpu_leave(v, EXIT_UNBACKED);
 }

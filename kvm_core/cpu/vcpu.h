@@ -129,6 +129,8 @@ enum cpu_exit_reason { /* why engine->enter() came back */
     EXIT_UNBACKED  /* in a slot, but not in the client's memory: vcpu.unbacked; begins anew on entry */
 };
 
+enum { UNBACKED_READ = 1, UNBACKED_WRITE = 2 }; /* how the guest wanted it */
+
 enum { ACCESS_MAX = 64 }; /* fragments an instruction may need from devices (XSAVE to MMIO is refused) */
 
 struct access_fragment { /* one device access of the instruction being executed */
@@ -309,7 +311,7 @@ struct vcpu {
     jmp_buf out;              /* set by the engine; cpu_fault*() jump here with LEFT_FAULT, cpu_leave() with LEFT_EXIT */
     struct event fault;       /* what cpu_fault() raised */
     struct cpu_exit exit;
-    uint64_t unbacked;        /* a guest page that the client's memory does not have, | 1; else 0 */
+    uint64_t unbacked;        /* a guest page that the client's memory does not have, | UNBACKED_*; else 0 */
     struct {                  /* device accesses of the current instruction, in order */
         uint8_t count, next;  /* recorded; consumed by this execution */
         bool replay;          /* the instruction at rip is to be executed again, using the log */

@@ -279,7 +279,7 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
         cpu_leave(v, EXIT_INTERNAL);
     }
     if (unlikely(!reach_read(ref.host)))
-        cpu_unbacked(v, w.gpa);
+        cpu_unbacked(v, w.gpa, false);
     watch(v, &ref);
     p = codepage_find(v->code, w.gpa, v->code_bits);
     if (p && (p->host != ref.host || p->slot != ref.slot || !codepage_unchanged(v->code, p, ~0ull))) {

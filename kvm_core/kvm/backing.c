@@ -3,7 +3,9 @@
  *
  * Whether memory is there is looked at when it enters a look-aside (mmu/reach.h). A client in this process that says what it is about
  * to do (kvmish_changing) has the look-asides emptied first; what it does without a word is found by the signal that it raises.
+ * Of a client elsewhere we have the memory that there was when the slot was made; what it maps later is looked for when it is missed.
  */
+#include <errno.h>
 #include <signal.h>
 #include <ucontext.h>
 
@@ -136,7 +138,7 @@ static bool guest_page(const struct phys_map *map, uintptr_t addr, uint64_t *gpa
 
 #ifdef __x86_64__
 
-enum { RED_ZONE = 128 };
+enum { RED_ZONE = 128, WRITE_ERROR = 2 }; /* in a page fault's error code: SDM vol. 3, 4.7 */
 #define EFLAGS_DF 0x400ll
 
 /* Where C code goes on that has met it, in the middle of an instruction. */
@@ -160,7 +162,7 @@ bool kvmish_fault(uintptr_t addr, void *context)
     }
     if (!kv || !kv->cpu.in_guest || !guest_page(kv->cpu.phys, addr, &gpa))
         return false;
-    kv->cpu.unbacked = (gpa & ~(KVM_PAGE - 1ull)) | 1;
+    kv->cpu.unbacked = (gpa & ~(KVM_PAGE - 1ull)) | (regs[REG_ERR] & WRITE_ERROR ? UNBACKED_WRITE : UNBACKED_READ);
     __atomic_fetch_or(&kv->cpu.requests, REQ_PHYS_CHANGED, __ATOMIC_SEQ_CST); /* what led there leads there no more */
     vcpu_kick(kv);
     if (kv->cpu.translator && kv->cpu.translator->fault(&kv->cpu, regs))
@@ -183,3 +185,43 @@ bool kvmish_fault(uintptr_t addr, void *context)
 }
 
 #endif
+
+/* ---- when it comes, in a client elsewhere ---------------------------------------------------------------------------- */
+
+static bool is_there(const struct page_ref *page, bool write)
+{
+    return write ? reach_write(page->host) : reach_read(page->host);
+}
+
+/* With the slots locked. As client_ops.renew; -EFAULT: still not. */
+static int renew(struct kvm_vm *vm, const struct client *c, uint64_t gpa, bool write)
+{
+    struct page_ref page;
+    int stopped;
+
+    if (!phys_lookup(vm->map, gpa, &page))
+        return -EFAULT;
+    if (is_there(&page, write))
+        return 0; /* another vCPU has been here */
+    const struct memslot *s = page.slot;
+    stopped = c->ops->renew(c, s->userspace_addr, s->size_bytes, s->obj->host, s->userspace_addr + page.page * KVM_PAGE);
+    return stopped < 0 ? stopped : is_there(&page, write) ? stopped : -EFAULT;
+}
+
+bool backing_has_come(struct kvm_vcpu *kv, const struct client *c, int *ret)
+{
+    uint64_t wanted = kv->cpu.unbacked;
+    int r;
+
+    kv->cpu.unbacked = 0;
+    if (!wanted || !c->ops->renew)
+        return false;
+    pthread_mutex_lock(&kv->vm->slots_lock);
+    r = renew(kv->vm, c, wanted & ~(KVM_PAGE - 1ull), wanted & UNBACKED_WRITE);
+    pthread_mutex_unlock(&kv->vm->slots_lock);
+    if (r > 0) {
+        kv->run->exit_reason = KVM_EXIT_INTR;
+        *ret = -ERESTARTNOHAND;
+    }
+    return !r;
+}

@@ -41,7 +41,7 @@ static void unmap_self(uint8_t *host, size_t size_bytes)
     (void)size_bytes;
 }
 
-static const struct client_ops self_ops = {file_install, stats_open_again, client_dup_eventfd, map_self, unmap_self};
+static const struct client_ops self_ops = {file_install, stats_open_again, client_dup_eventfd, map_self, unmap_self, NULL};
 const struct client client_self = {.ops = &self_ops};
 
 static struct file *pool_take(void)

@@ -54,7 +54,14 @@ struct client_ops {
      * client; unmap ends it. 1: some of it cannot be written, or is not there. */
     int (*map)(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t **host);
     void (*unmap)(uint8_t *host, size_t size_bytes);
+    /* The same for what the client has mapped at `at` since map() made host of that memory. 1: its thread is stopped, and waits for the
+     * call's end. NULL: host is the client's memory itself. */
+    int (*renew)(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t *host, uintptr_t at);
 };
+
+/* The kernel's, between it and who traces a thread: the system call is made again, unless a signal handler is to run, behind which it is
+ * EINTR. Of KVM_RUN only, after renew() has stopped the thread. */
+enum { ERESTARTNOHAND = 514 };
 
 /* The client's memory at a call's argument as it came with the call, and as it goes back with the answer: no need to reach for it. */
 struct payload {
@@ -313,12 +320,14 @@ bool slot_order_set_partial(struct slot_order *o, uint64_t from, uint64_t to);
 int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
 int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);
 
-/* ---- backing.c: memory of a client in this process that it unmaps or protects ---------------------------------- */
+/* ---- backing.c: memory that is not there, or goes, or comes ------------------------------------------------------- */
 
 void backing_add(struct kvm_vm *vm);
 void backing_remove(struct kvm_vm *vm);
 void backing_widen(uintptr_t addr, size_t size_bytes); /* a slot is there */
 void backing_forked(void);
+/* A run that ends with EFAULT: the client may have mapped memory there since. True: the guest goes on; else *ret is KVM_RUN's. */
+bool backing_has_come(struct kvm_vcpu *kv, const struct client *c, int *ret);
 
 /* ---- sync.c --------------------------------------------------------------------------------------------------- */
 

@@ -221,9 +221,8 @@ static int exit_internal(struct kvm_vcpu *kv)
 /* The instruction begins anew when the client has put it right. KVM API 5, KVM_EXIT_MEMORY_FAULT */
 static int exit_unbacked(struct kvm_vcpu *kv)
 {
-    const struct kvm_memory_fault fault = {.gpa = kv->cpu.unbacked & ~1ull, .size = KVM_PAGE};
+    const struct kvm_memory_fault fault = {.gpa = kv->cpu.unbacked & ~(KVM_PAGE - 1ull), .size = KVM_PAGE};
 
-    kv->cpu.unbacked = 0;
     kv->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
     memcpy(kv->run->padding, &fault, sizeof(fault));
     return -EFAULT;

@@ -123,7 +123,7 @@ static void translate(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, i
     out->host = ref.host;
     /* A touch that only reads would have the host find a page of zeros, and at the write another one. */
     if (unlikely(!(access == ACC_WRITE ? reach_write(ref.host) : reach_read(ref.host))))
-        cpu_unbacked(v, w.gpa);
+        cpu_unbacked(v, w.gpa, access == ACC_WRITE);
     if (access == ACC_WRITE)
         phys_mark_dirty(ref.slot, ref.page);
     if (unlikely(v->lockstep != NULL) && access == ACC_WRITE)

@@ -239,7 +239,7 @@ uint32_t mmu_walk(struct vcpu *v, uint64_t linear, enum tlb_set_kind kind, int a
         if (step == STEP_ABSENT)
             return WALK_FAULT | error;
         if (unlikely(step == STEP_UNBACKED))
-            cpu_unbacked(v, p.level[p.count].gpa);
+            cpu_unbacked(v, p.level[p.count].gpa, false);
         if (step == STEP_RESERVED)
             return WALK_FAULT | error | PF_P | PF_RSVD;
         struct entry *leaf = &p.level[p.count - 1];
