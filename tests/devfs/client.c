@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -208,6 +209,86 @@ static void holes(void)
     expect_fault(&m, 13 * PAGE, CODE);
     CHECK(!ftruncate(memfd, 4 * PAGE));
     expect_io_then_hlt(&m, 0, 0);
+    finish(&m);
+}
+
+/* What is mapped after the slot was made, in a client that goes on meanwhile. No call says EINTR for that. */
+static void expect_told(struct machine *m, uint64_t bx, uint8_t value)
+{
+    set_registers(m->vcpu[0], CODE, bx);
+    CHECK(!ioctl(m->vcpu[0], KVM_RUN, 0));
+    CHECK(m->run[0]->exit_reason == KVM_EXIT_IO && ((uint8_t *)m->run[0])[m->run[0]->io.data_offset] == value);
+    CHECK(!ioctl(m->vcpu[0], KVM_RUN, 0));
+    CHECK(m->run[0]->exit_reason == KVM_EXIT_HLT);
+}
+
+static uint8_t *map_there(uint8_t *at, size_t bytes, int flags, int fd)
+{
+    uint8_t *p = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | flags, fd, 0);
+
+    CHECK(p == at);
+    return p;
+}
+
+static void later(void)
+{
+    enum { PAGES = COUNTERS + 32, MUCH = 8 * PAGE };
+    static struct writer w;
+    atomic_bool stop = false;
+    uint8_t *p = mmap(NULL, PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int memfd = memfd_create("guest", MFD_CLOEXEC);
+    struct machine m;
+    pthread_t t;
+
+    CHECK(p != MAP_FAILED && !ftruncate(memfd, 2 * PAGE));
+    start(&m, 1);
+    CHECK(!munmap(p + 4 * PAGE, PAGE));
+    CHECK(!add_slot(m.vm, 0, 0, p, PAGES * PAGE));
+    set_registers(m.vcpu[0], CODE, DATA);
+    expect_fault(&m, CODE, CODE);
+    CHECK(!mprotect(p + CODE, PAGE, PROT_READ | PROT_WRITE)); /* reserved, as allocators do */
+    memcpy(p + CODE, count_and_tell, sizeof(count_and_tell));
+    set_registers(m.vcpu[0], CODE, DATA);
+    expect_fault(&m, DATA, CODE);
+    map_there(p + DATA, 2 * PAGE, MAP_SHARED, memfd)[0] = 7;
+    expect_told(&m, DATA, 8);
+    map_there(p + 4 * PAGE, PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1)[5] = 20; /* nothing was there */
+    expect_told(&m, 4 * PAGE + 5, 21);
+    CHECK(p[DATA] == 8 && p[4 * PAGE + 5] == 21);
+    CHECK(!mprotect(p + 5 * PAGE, 2 * PAGE, PROT_READ)); /* and each right when it is there */
+    set_registers(m.vcpu[0], CODE, 6 * PAGE);
+    expect_fault(&m, 6 * PAGE, CODE);
+    CHECK(!mprotect(p + 5 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE));
+    expect_told(&m, 6 * PAGE, 1);
+    CHECK(!mprotect(p + MUCH, COUNTERS * PAGE, PROT_READ | PROT_WRITE)); /* it is written to all the time */
+    w = (struct writer){.memory = (uint32_t *)(p + MUCH), .stop = &stop};
+    CHECK(!pthread_create(&t, NULL, write_on, &w));
+    for (unsigned i = 0; i < 10; i++)
+        expect_told(&m, MUCH + 2, (uint8_t)(i + 1));
+    stop = true;
+    pthread_join(t, NULL);
+    for (unsigned n = 0; n < COUNTERS; n += 2)
+        CHECK(w.memory[(size_t)n * 1024 + 512] == w.wrote[n]);
+    finish(&m);
+}
+
+/* The kernel's code in every program, which nobody can write to. */
+static void vdso(void)
+{
+    /* mov al, [bx]; out 0x10, al; inc byte [bx] */
+    static const uint8_t code[] = {0x8a, 0x07, 0xe6, 0x10, 0xfe, 0x07};
+    uint8_t *image = (uint8_t *)getauxval(AT_SYSINFO_EHDR);
+    struct machine m;
+
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, guest_memory(code, sizeof(code)), 4 * PAGE));
+    CHECK(!add_slot(m.vm, 1, 4 * PAGE, image, PAGE));
+    for (unsigned i = 0; i < 4; i++) {
+        set_registers(m.vcpu[0], CODE, 4 * PAGE + i);
+        CHECK(!run(m.vcpu[0]) && m.run[0]->exit_reason == KVM_EXIT_IO);
+        CHECK(((uint8_t *)m.run[0])[m.run[0]->io.data_offset] == (uint8_t)"\x7f" "ELF"[i]);
+        expect_fault(&m, 4 * PAGE, CODE + 4);
+    }
     finish(&m);
 }
 
@@ -745,7 +826,8 @@ static void forever(void)
 int main(int argc, char **argv)
 {
     static const struct scenario scenario[] = {
-        {"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"signals", signals},
+        {"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"later", later},
+        {"vdso", vdso}, {"signals", signals},
         {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits},
         {"kicks", kicks}, {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile},
         {"forever", forever}, {"orders", orders}, {"unchanged", unchanged}, {"int80", int80}, {NULL, NULL}
