@@ -38,6 +38,15 @@ def test_on_the_preload_door(arguments: list[str]) -> None:
 @pytest.mark.parametrize("scenario", ["exits", "kicks"])
 def test_signals_on_the_preload_door(c_program: Callable[[str], Path], scenario: str) -> None:
     """A handler that runs as KVM_RUN ends does not end the next one."""
+    _runs(c_program, scenario)
+
+
+@pytest.mark.parametrize("scenario", ["holes", "later", "vdso"])
+def test_memory_that_comes_and_goes(c_program: Callable[[str], Path], scenario: str) -> None:
+    _runs(c_program, scenario)
+
+
+def _runs(c_program: Callable[[str], Path], scenario: str) -> None:
     environment = {**os.environ, "LD_PRELOAD": f"{ROOT}/build/libkvmish-preload.so"}
     command = [str(c_program("devfs/client.c")), "/dev/kvm", scenario]
     done = subprocess.run(
