@@ -107,8 +107,10 @@ class Vm:
         deadline = time.monotonic() + LIMIT_S
         while True:
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-                probe.connect(str(self.qmp_path))
-                return
+                probe.settimeout(LIMIT_S)
+                probe.connect(str(self.qmp_path))  # listens before the machine is there
+                if probe.recv(1):
+                    return
             assert self.process.poll() is None, self.errors
             assert time.monotonic() < deadline, self.errors
             select.select([], [], [], 0.01)
