@@ -25,9 +25,7 @@ from kvm_core.errors import BackendError, ConfigError
 BUILD = Path(__file__).resolve().parent.parent / "build"
 LIBRARY = BUILD / "libkvmish-devfs.so"
 WORKER = BUILD / "kvmish-worker"
-DEFAULT = Path("/run/kvmish")
 FILE = "kvm"
-FUSE_SUPER_MAGIC = 0x65735546
 MNT_DETACH = 2
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how blanks, tabs, newlines and backslashes are written there
 SPARE_WORKERS = 2

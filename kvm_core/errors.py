@@ -17,7 +17,3 @@ class GuestError(VmError):
 
 class BackendError(VmError):
     """What lies below failed: the KVM door, a disk image, the terminal."""
-
-
-class ProtocolError(VmError):
-    """A peer broke the protocol that it was speaking."""

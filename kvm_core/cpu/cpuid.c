@@ -151,7 +151,8 @@ uint32_t xsave_pkru_offset(void)
     return components[1].offset;
 }
 
-uint32_t cpuid_xsave_bytes(uint64_t mask, bool compacted)
+/* Size in bytes of the XSAVE area for these components. SDM vol. 1, 13.4.2, 13.4.3 */
+static uint32_t cpuid_xsave_bytes(uint64_t mask, bool compacted)
 {
     uint32_t end = XSAVE_MIN_BYTES;
 

@@ -107,8 +107,6 @@ bool cpuid_host_is_amd(void); /* by vendor, AMD or Hygon: that of the default mo
 
 /* All components that may be offered. */
 uint64_t cpuid_xcr0_supported(void);
-/* Size in bytes of the XSAVE area for these components. SDM vol. 1, 13.4.2, 13.4.3 */
-uint32_t cpuid_xsave_bytes(uint64_t components, bool compacted);
 /* Whether the client's model has PKRU where it lies in the XSAVE area, so that its images are to be believed. */
 bool cpuid_client_places_pkru(const struct vcpu *v);
 /* XCR0 bits that a guest with these features may set. */

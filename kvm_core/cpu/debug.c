@@ -11,7 +11,9 @@ enum { DR6_WRITABLE = 0xe00f, DR7_FIXED = 0x400 };
 #define DR7_WRITABLE 0xffff2bffull
 enum breakpoint { BP_INSN = 0, BP_WRITE = 1, BP_IO = 2, BP_ACCESS = 3 };
 
-const uint64_t *debug_registers(const struct vcpu *v)
+/* DR0-DR3 and DR7 in force: the client's while it debugs with KVM_GUESTDBG_USE_HW_BP, else the
+ * guest's. */
+static const uint64_t *debug_registers(const struct vcpu *v)
 {
     return v->guest_debug & KVM_GUESTDBG_USE_HW_BP ? v->guest_debug_dr : v->dr;
 }

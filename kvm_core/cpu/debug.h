@@ -9,9 +9,6 @@ enum { /* SDM vol. 3, 18.2.3; bits 3:0: which breakpoint */
 };
 enum { DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2 };
 
-/* DR0-DR3 and DR7 in force: the client's while it debugs with KVM_GUESTDBG_USE_HW_BP, else the
- * guest's. */
-const uint64_t *debug_registers(const struct vcpu *v);
 /* IN and OUT with CR4.DE: sets db_pending. */
 void debug_io_access(struct vcpu *v, uint16_t port, unsigned size);
 

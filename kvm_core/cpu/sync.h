@@ -1,7 +1,7 @@
 /* How others reach a vCPU that is running: requests in a mailbox, a kick, an acknowledgement.
  *
  * A request is a bit of vcpu.requests; setting one is followed by setting vcpu.kick. The engine comes back with EXIT_POLL at
- * the next block end; the entry/exit loop drains the mailbox there and before every entry by cpu_drain().
+ * the next block end; the entry/exit loop drains the mailbox there and before every entry by vcpu_drain().
  * A requester that must know that the vCPU has seen it (a memory slot went away, a page became code) waits
  * until the bit is clear or in_guest is 0 (the thread is in its client or in a wait: it drains before it
  * enters again); while it waits it drains its own mailbox, so that two requesters cannot wait for each other.

@@ -229,7 +229,7 @@ struct translator {
 struct vcpu {
     /* hot: what nearly every guest instruction touches */
     uint64_t gpr[REG_COUNT];
-    uint64_t rip;       /* exact between blocks, at faults and at exits; see cpu_sync_rip() */
+    uint64_t rip;       /* exact between blocks, at faults and at exits; see cpu_this_rip() */
     uint32_t oszapc;    /* PF_*: the arithmetic flags */
     uint32_t eflags;    /* all other flags (FL_ARITH bits are always 0 here); bit 1 set */
     int32_t budget;     /* instructions left until the next poll */

@@ -57,7 +57,8 @@ size_t xsave_size_bytes(uint64_t xcr0)
                               : XSAVE_MIN_BYTES;
 }
 
-size_t xsave_compact_bytes(uint64_t xcomp_bv)
+/* Compacted format (XSAVEC, XSAVES): bytes for the components of xcomp_bv. */
+static size_t xsave_compact_bytes(uint64_t xcomp_bv)
 {
     return XSAVE_MIN_BYTES + (xcomp_bv & XSAVE_AVX ? XSAVE_AVX_BYTES : 0) +
            (xcomp_bv & XSAVE_PKRU ? XSAVE_PKRU_BYTES : 0);

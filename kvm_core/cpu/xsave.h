@@ -25,9 +25,6 @@ enum { MXCSR_VALID = 0xffff, MXCSR_DEFAULT = 0x1f80 };
 /* PKRU in the standard format. */
 uint32_t xsave_pkru_offset(void);
 
-/* Compacted format (XSAVEC, XSAVES): bytes for the components of xcomp_bv. */
-size_t xsave_compact_bytes(uint64_t xcomp_bv);
-
 /* XINUSE as XGETBV(1) and XSAVEOPT see it: SSE also when MXCSR is not at its default. */
 uint64_t xsave_in_use(const struct vcpu *v);
 

@@ -95,7 +95,6 @@ bool lapic_accept(struct lapic *lapic, const struct irq_message *message);
 bool lapic_vector_set(const struct lapic *lapic, uint32_t bank, uint8_t vector);
 bool lapic_deliver_local_locked(struct lapic *lapic, enum apic_reg lvt);
 void lapic_eoi_locked(struct lapic *lapic);
-bool lapic_accepts_extint_locked(const struct lapic *lapic);
 int lapic_take_locked(struct lapic *lapic);
 /* Sets a bit of ESR and raises the error LVT. SDM 11.5.3 */
 void lapic_error(struct lapic *lapic, uint32_t bit);
@@ -115,9 +114,5 @@ void lapic_timer_divide_write(struct lapic *lapic, uint32_t value);
 uint32_t lapic_timer_current(struct lapic *lapic);
 /* Continues from the current count of a state that was just loaded. */
 void lapic_timer_resume(struct lapic *lapic, uint32_t current);
-
-/* Register access; false: no such register, or #GP in x2APIC mode. */
-bool lapic_reg_read_locked(struct lapic *lapic, uint32_t offset, uint32_t *value);
-bool lapic_reg_write_locked(struct lapic *lapic, uint32_t offset, uint32_t value);
 
 #endif

@@ -197,7 +197,7 @@ void ioapic_mmio_write_locked(struct irqchip *chip, uint32_t offset, uint32_t va
     }
 }
 
-void ioapic_reset(struct irqchip *chip)
+static void ioapic_reset(struct irqchip *chip)
 {
     struct ioapic *ioapic = &chip->ioapic;
 

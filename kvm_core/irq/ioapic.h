@@ -31,7 +31,6 @@ struct ioapic {
 
 /* All of these run with the irqchip lock held. */
 void ioapic_init(struct irqchip *chip);
-void ioapic_reset(struct irqchip *chip);
 int ioapic_set_line(struct irqchip *chip, unsigned pin, unsigned source_id, bool level,
                     bool line_status);
 /* EOI broadcast of one LAPIC. */

@@ -141,9 +141,6 @@ void lapic_eoi(struct lapic *lapic);
 bool lapic_pv_eoi_offer(struct lapic *lapic);
 /* ended: by the guest, so that the EOI is done here; else it comes by an exit. */
 void lapic_pv_eoi_close(struct lapic *lapic, bool ended);
-/* A local interrupt source: APIC_LVT_PMC, APIC_LVT_CMCI, APIC_LVT_THERMAL. Returns whether it was
- * accepted. */
-bool lapic_deliver_local(struct lapic *lapic, enum apic_reg lvt);
 
 /* KVM_GET_LAPIC, KVM_SET_LAPIC. -EINVAL: an id that contradicts x2APIC mode. KVM API 4.57, 4.58 */
 int lapic_get_state(struct lapic *lapic, struct kvm_lapic_state *state);

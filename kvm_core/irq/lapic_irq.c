@@ -55,7 +55,7 @@ static int deliverable(const struct lapic *lapic)
 }
 
 /* KVM's virtual wire: the PIC's INTR passes LINT0 in ExtINT mode, or a LAPIC that is off. */
-bool lapic_accepts_extint_locked(const struct lapic *lapic)
+static bool lapic_accepts_extint_locked(const struct lapic *lapic)
 {
     uint32_t lvt = lapic_reg(lapic, APIC_LVT_LINT0);
 
@@ -306,16 +306,6 @@ int lapic_user_extint(struct lapic *lapic, uint8_t vector)
     }
     irqchip_unlock(lapic->chip);
     return err;
-}
-
-bool lapic_deliver_local(struct lapic *lapic, enum apic_reg lvt)
-{
-    bool accepted;
-
-    irqchip_lock(lapic->chip);
-    accepted = lapic_deliver_local_locked(lapic, lvt);
-    irqchip_unlock(lapic->chip);
-    return accepted;
 }
 
 uint32_t lapic_vapic_word(struct lapic *lapic)

@@ -17,7 +17,8 @@ static bool in_bank(uint32_t offset)
     return offset >= APIC_ISR && offset < APIC_ESR;
 }
 
-bool lapic_reg_read_locked(struct lapic *lapic, uint32_t offset, uint32_t *value)
+/* Register access; false: no such register, or #GP in x2APIC mode. */
+static bool lapic_reg_read_locked(struct lapic *lapic, uint32_t offset, uint32_t *value)
 {
     bool x2apic = lapic_x2apic(lapic);
 
@@ -174,7 +175,7 @@ static bool write_by_mode(struct lapic *lapic, uint32_t offset, uint32_t value, 
     return false;
 }
 
-bool lapic_reg_write_locked(struct lapic *lapic, uint32_t offset, uint32_t value)
+static bool lapic_reg_write_locked(struct lapic *lapic, uint32_t offset, uint32_t value)
 {
     bool x2apic = lapic_x2apic(lapic);
 

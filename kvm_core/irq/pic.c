@@ -69,7 +69,7 @@ static int chip_set_pin(struct kvm_pic_state *s, unsigned pin, bool level)
 }
 
 /* Recomputes the cascade and the INTR output. */
-void pic_update(struct irqchip *chip)
+static void pic_update(struct irqchip *chip)
 {
     struct pic *pic = &chip->pic;
     bool output;

@@ -27,6 +27,5 @@ bool pic_pio_read(struct irqchip *chip, uint16_t port, unsigned size_bytes, uint
 bool pic_pio_write(struct irqchip *chip, uint16_t port, unsigned size_bytes, uint32_t value);
 void pic_get_state(struct irqchip *chip, unsigned which, struct kvm_pic_state *state);
 void pic_set_state(struct irqchip *chip, unsigned which, const struct kvm_pic_state *state);
-void pic_update(struct irqchip *chip);
 
 #endif

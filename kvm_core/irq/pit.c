@@ -349,7 +349,7 @@ bool pit_pio_write(struct irqchip *chip, uint16_t port, unsigned size_bytes, uin
     return true;
 }
 
-void pit_reset(struct irqchip *chip)
+static void pit_reset(struct irqchip *chip)
 {
     struct pit *pit = &chip->pit;
 

@@ -41,7 +41,6 @@ struct pit {
 
 /* All of these run with the irqchip lock held. */
 void pit_init(struct irqchip *chip, uint32_t create_flags);
-void pit_reset(struct irqchip *chip);
 bool pit_pio_read(struct irqchip *chip, uint16_t port, unsigned size_bytes, uint32_t *value);
 bool pit_pio_write(struct irqchip *chip, uint16_t port, unsigned size_bytes, uint32_t value);
 /* GSI 0 was acknowledged at its controller. */

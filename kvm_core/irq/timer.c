@@ -12,7 +12,7 @@
 #define TIMER_SLACK_NS                                                                             \
     1000ul /* the default of 50 us would add to each deadline; prctl(2) PR_SET_TIMERSLACK */
 
-uint64_t clock_now_ns(const struct clock *clock)
+static uint64_t clock_now_ns(const struct clock *clock)
 {
     struct timespec now;
 

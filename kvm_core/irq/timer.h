@@ -14,8 +14,6 @@ struct clock {
     uint64_t fake_now_ns;
 };
 
-uint64_t clock_now_ns(const struct clock *clock);
-
 struct timer;
 typedef void (*timer_fn)(struct timer *timer, void *arg);
 

@@ -97,11 +97,6 @@ static const struct insn *op_leave_row(struct vcpu *v, const struct insn *i)
     return NULL;
 }
 
-bool codecache_is_row_end(const struct insn *i)
-{
-    return i->fn == op_leave_row;
-}
-
 /* ---- instructions that span two pages --------------------------------------------------------- */
 
 static struct codepage *page_at(struct vcpu *v, uint64_t linear);

@@ -47,7 +47,6 @@ const struct insn *codecache_lookup(struct vcpu *v);
 void codecache_link(struct vcpu *v, const struct insn *i);
 /* A private copy of the instruction at v->rip, followed by one that ends the row: for the careful path. */
 const struct insn *codecache_single(struct vcpu *v);
-bool codecache_is_row_end(const struct insn *i);
 /* The raw bytes at rip as far as they can be fetched (for reports); returns how many. */
 unsigned codecache_bytes(struct vcpu *v, uint8_t bytes[15]);
 

@@ -94,7 +94,7 @@ static uint64_t vm_clock_ns(struct kvm_vm *vm, uint64_t tsc)
     return (uint64_t)vm->clock_base_ns + ticks_to_ns(tsc - vm->clock_base_tsc, vm->tsc_khz);
 }
 
-uint64_t clock_guest_ns(struct kvm_vm *vm)
+static uint64_t clock_guest_ns(struct kvm_vm *vm)
 {
     uint64_t ns;
 

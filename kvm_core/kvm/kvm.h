@@ -354,7 +354,6 @@ bool run_sync_in(struct kvm_vcpu *kv, int *error); /* kvm_dirty_regs; false: *er
 void run_sync_out(struct kvm_vcpu *kv);         /* the fields that every exit fills */
 int run_exit(struct kvm_vcpu *kv, enum cpu_exit_reason reason); /* 1: goes on; 0: to the client */
 int run_inject(struct kvm_vcpu *kv);            /* before entry: budget to run with (1: one instruction, then again) */
-bool run_interrupt_allowed(const struct kvm_vcpu *kv);
 bool run_has_event(struct kvm_vcpu *kv);        /* would wake a halted vCPU */
 bool run_ready_for_injection(struct kvm_vcpu *kv);
 void run_cancel(struct kvm_vcpu *kv);           /* the instruction in progress is given up */
@@ -363,8 +362,6 @@ int run_accept_ipis(struct kvm_vcpu *kv);       /* acts upon INIT and SIPI */
 /* ---- ops.c: machine_ops ----------------------------------------------------------------------------------------- */
 
 extern const struct machine_ops vm_machine_ops;
-/* irqchip of this VM exists now: give the vCPU its LAPIC. */
-int vcpu_add_lapic(struct kvm_vcpu *kv);
 
 /* ---- vcpu_state.c, vcpu_sregs.c --------------------------------------------------------------------------- */
 
@@ -403,7 +400,6 @@ int ops_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value);
 int ops_wrmsr(struct vcpu *v, uint32_t index, uint64_t value);
 bool ops_msr_allowed(struct vcpu *v, uint32_t index, bool write);
 
-int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emulated); /* system.c */
 int caps_check(const struct kvm_vm *vm, uint64_t cap); /* vm NULL: on the system descriptor */
 int caps_enable_vm(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
 int caps_enable_vcpu(struct kvm_vcpu *kv, const struct kvm_enable_cap *cap);
@@ -415,7 +411,6 @@ void clock_vm_init(struct kvm_vm *vm);
 void clock_tsc_written(struct kvm_vcpu *kv, uint64_t value);
 void clock_tsc_moved(struct kvm_vcpu *kv);
 void ops_tsc_moved(struct vcpu *v);
-uint64_t clock_guest_ns(struct kvm_vm *vm);
 int clock_get(struct kvm_vm *vm, struct kvm_clock_data *d);
 int clock_set(struct kvm_vm *vm, const struct kvm_clock_data *d);
 int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool host);

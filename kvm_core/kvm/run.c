@@ -11,7 +11,7 @@ enum { BUDGET = 100000 }; /* instructions until immediate_exit, steal time and s
 
 /* ---- events in --------------------------------------------------------------------------------------------------- */
 
-bool run_interrupt_allowed(const struct kvm_vcpu *kv)
+static bool run_interrupt_allowed(const struct kvm_vcpu *kv)
 {
     return (kv->cpu.eflags & FL_IF) && !kv->cpu.shadow;
 }

@@ -4,7 +4,7 @@
 
 #include "kvm/kvm.h"
 
-int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emulated)
+static int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emulated)
 {
     struct kvm_cpuid2 head;
     struct kvm_cpuid_entry2 *entries;

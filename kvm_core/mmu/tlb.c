@@ -85,7 +85,7 @@ void jump_cache_drop(struct jump_cache *j, uint64_t first, uint64_t last)
 
 static uint64_t *code_at(struct vcpu *v, uint64_t tag, const struct codepage *p) { return &v->code_at[tag >> 1 & 1][p->number]; }
 
-void itlb_drop(struct vcpu *v, struct itlb_entry *e)
+static void itlb_drop(struct vcpu *v, struct itlb_entry *e)
 {
     if (e->tag == ITLB_NONE)
         return;

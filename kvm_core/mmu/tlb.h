@@ -19,7 +19,6 @@ static inline unsigned itlb_index(uint64_t linear, bool user) { return (linear >
 static inline struct itlb_entry *itlb_entry_of(const struct vcpu *v, uint64_t linear, bool user) { return &v->itlb[itlb_index(linear, user)]; }
 /* A page is in one entry at most for each of the two privileges, and vcpu.code_at says in which. */
 void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool global);
-void itlb_drop(struct vcpu *v, struct itlb_entry *e);
 void itlb_drop_page(struct vcpu *v, const struct codepage *page);
 /* What besides the address decides whether and how a page may be executed: privilege and code size. */
 static inline uint64_t itlb_key(const struct vcpu *v)

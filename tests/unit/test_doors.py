@@ -146,3 +146,36 @@ def test_machines_leave_nothing_behind() -> None:
         Machine().close()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_what_a_vcpu_is_given_comes_back(machine: Machine) -> None:
+    vcpu = machine.vcpu
+    fpu = vcpu.get_fpu()
+    fpu.fcw = 0x27F
+    vcpu.set_fpu(fpu)
+    assert vcpu.get_fpu().fcw == 0x27F
+    sregs = vcpu.get_sregs2()
+    sregs.cr2 = 0x1234
+    vcpu.set_sregs2(sregs)
+    assert vcpu.get_sregs().cr2 == 0x1234
+    khz = vcpu.get_tsc_khz()
+    vcpu.set_tsc_khz(khz)
+    assert vcpu.get_tsc_khz() == khz
+    vcpu.set_signal_mask([10, 12])
+    vcpu.set_signal_mask(None)
+
+
+def test_msrs_that_describe_the_processor_have_values(machine: Machine) -> None:
+    indices = machine.kvm.get_msr_feature_index_list()
+    assert indices
+    assert list(machine.kvm.get_msrs(indices)) == indices
+
+
+def test_the_first_processor_and_the_routes_are_the_clients(machine: Machine) -> None:
+    vm = machine.kvm.create_vm()
+    vm.set_boot_cpu_id(1)
+    vm.create_irqchip()
+    vm.set_gsi_routing([abi.KvmIrqRoutingEntry(gsi=40, type=abi.IRQ_ROUTING_MSI)])
+    with pytest.raises(OSError, match="Invalid argument"):
+        vm.set_gsi_routing([abi.KvmIrqRoutingEntry(gsi=40, type=99)])
+    vm.close()

@@ -65,7 +65,6 @@ class VirtioMmio:
         self._serve_lock = threading.RLock()
         self._isr_lock = threading.Lock()
         self._isr = 0
-        self._generation = 0
         device.connect(self)
         self._clear()
 
@@ -120,8 +119,8 @@ class VirtioMmio:
                 return int(queue.ready) if queue else 0
             case 0x070:
                 return self.status
-            case 0x0FC:
-                return self._generation
+            case 0x0FC:  # ConfigGeneration: no device of ours changes its configuration
+                return 0
         if SHM_LEN_LOW <= offset <= SHM_BASE_HIGH:
             return 0xFFFFFFFF  # no shared memory regions
         return 0
@@ -244,12 +243,6 @@ class VirtioMmio:
         if self.queues[queue].should_interrupt():
             self._interrupt(INT_USED)
 
-    def config_changed(self) -> None:
-        """The configuration space changed."""
-        self._generation = (self._generation + 1) & 0xFFFFFFFF
-        if self.status & STATUS_DRIVER_OK:
-            self._interrupt(INT_CONFIG)
-
     def _interrupt(self, cause: int) -> None:
         with self._isr_lock:
             self._isr |= cause
@@ -278,7 +271,6 @@ class VirtioMmio:
                     self._queue_sel,
                 ),
                 "isr": self._isr,
-                "generation": self._generation,
                 "queues": [queue.save() for queue in self.queues],
             }
 
@@ -294,7 +286,7 @@ class VirtioMmio:
             self._driver_features = state["driver_features"]
             selectors = state["selectors"]
             self._device_features_sel, self._driver_features_sel, self._queue_sel = selectors
-            self._isr, self._generation = state["isr"], state["generation"]
+            self._isr = state["isr"]
             if self.status & STATUS_DRIVER_OK:
                 self.device.activate(self._driver_features)
         self.kick()

@@ -46,10 +46,6 @@ class Chain:
         self.readable: list[memoryview] = []
         self.writable: list[memoryview] = []
 
-    def readable_bytes(self) -> int:
-        """How much the driver sends."""
-        return sum(len(part) for part in self.readable)
-
     def writable_bytes(self) -> int:
         """How much the device may answer."""
         return sum(len(part) for part in self.writable)
