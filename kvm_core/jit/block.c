@@ -311,7 +311,8 @@ static void render(struct build *b, unsigned off, unsigned max)
     sites_keep(b);
 }
 
-/* For who comes from another page, with the linear address in r10: is this page still there, for this privilege? */
+/* For who comes from another page, with the linear address in r10: is this page still there, for this privilege? A direct branch, which
+ * knows the address of the page, comes in behind the LEA. */
 static void prologue(struct build *b, unsigned off)
 {
     struct emit *e = &b->e;

@@ -14,7 +14,7 @@ struct op { /* an instruction of the block */
 };
 
 enum cold_kind {
-    COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_STRIP, COLD_CALLS, COLD_RETURN, COLD_MISMATCH,
+    COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_STRIP, COLD_CALLS, COLD_MISMATCH, COLD_NEXT_PAGE,
     COLD_FAR, COLD_FAR_CALL
 };
 struct cold { /* code behind the block for what is rare */
@@ -23,11 +23,11 @@ struct cold { /* code behind the block for what is rare */
     int16_t owed;        /* and what r15 lacked there: strip.h */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     uint8_t *from;       /* the jump that leads here */
-    uint8_t *also_from;  /* INTERPRET, FAR, FAR_CALL: another, or NULL */
+    uint8_t *also_from;  /* INTERPRET, NEXT_PAGE, FAR, FAR_CALL: another, or NULL */
     const uint8_t *again; /* INTERPRET, GROUP: where a probe looks for its entry in the TLB, for reading or ... */
     bool write;           /* ... writing; NULL: there was no probe */
     const uint8_t *join; /* INTERPRET, CALLS, POLL: where it goes on; NULL: nowhere */
-    uint32_t ref, executed; /* RETURN: ref is PATCH_* */
+    uint32_t ref, executed;
     bool shared;         /* INTERPRET: of a probe that answers for later operands too */
     uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to `last` */
     uint64_t linear;     /* distance of the target from the start of the page, signed */
@@ -87,7 +87,7 @@ struct site { /* sites.c */
 struct strip;
 enum { SELF_EDGES_MAX = 8, DUES_MAX = 2 * BLOCK_OPS };
 struct due { /* a jump to be linked when the block is whole, if its target is translated; more of them are when they are taken */
-    uint32_t patch; /* PATCH_* too */
+    uint32_t patch;
     uint16_t off;   /* of the target */
     uint8_t kind;
 };
@@ -274,6 +274,11 @@ static inline bool in_page(int64_t distance) { return distance >= 0 && distance 
 static inline int64_t target_of(const struct insn *i) { return (int64_t)i->off + i->len + i->disp; } /* of a direct branch */
 void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp); /* an address of code or stack */
 void put_linear(struct build *b, unsigned to, int64_t distance); /* of what is so far from the start of the page */
+static inline int64_t page_of(int64_t distance) { return distance - (distance & 4095); }
+bool in_reach(const struct build *b, int64_t distance); /* of one displacement from the start of the page */
+/* On into the page behind this one; poll: a jump for when the slice is used up, or NULL. */
+void put_to_next_page(struct build *b, int64_t distance, uint8_t *poll);
+void put_cold_to_next_page(struct build *b, const struct cold *c);
 void put_target(struct build *b, unsigned n);                    /* of an indirect branch, into r10 */
 /* r11: where in the jump cache the address in r10 stands; -> the jump for when it does not */
 uint8_t *put_jump_lookup(struct build *b);
@@ -288,7 +293,7 @@ void put_poll(struct build *b, unsigned executed);        /* counts; may give up
  * instruction is at `distance`. r10 is lost. */
 void put_poll_in_page(struct build *b, int64_t distance, unsigned executed);
 void put_link(struct build *b, uint8_t *jump, int64_t distance); /* a jump or call to there, when it is translated */
-void link_due(struct build *b, const uint8_t *jump, uint32_t how, int64_t distance); /* PATCH_*; what it does until then is the caller's */
+void link_due(struct build *b, const uint8_t *jump, int64_t distance); /* what it does until then is the caller's */
 void link_not_due(struct build *b, const uint8_t *jump); /* it leads elsewhere now */
 void link_dues(struct build *b);
 int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c); /* [RSP + disp] is r10 + the result */

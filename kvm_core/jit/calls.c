@@ -3,8 +3,9 @@
  * On the host's stack lies, for each call that is remembered, the address to which the guest will return, and below it where the
  * host does, which is behind the call. A return takes its address from the guest's memory, as always, and is the host's as well if
  * that is what was remembered; if not, one call is forgotten and the jump cache asked: retpolines, longjmp(), another thread's
- * stack. Whatever leaves for C forgets all of them, and everything that changes what is mapped happens there. A page that is
- * dropped meanwhile cannot be returned to either: behind a call stands a jump to the prologue of the block that follows.
+ * stack. Whatever leaves for C forgets all of them, and everything that changes what is mapped happens there, so that who returns
+ * need not look whether his page is still there. One that is dropped meanwhile cannot be returned to either: the jump behind the
+ * call leads home then (links.c).
  */
 #include "jit/build.h"
 
@@ -78,16 +79,18 @@ static void put_room(struct build *b)
 
 static void put_remember(struct build *b) { put8(&b->e, 0x41), put8(&b->e, 0x53); } /* push r11 */
 
-/* Where the host returns to: r10 is the guest's address of it, at `off` in the page. */
+/* Where the host returns to: r10 is the guest's address of it, at `off` from the start of the page. */
 static void put_behind_call(struct build *b, unsigned off)
 {
     struct emit *e = &b->e;
 
     put8(e, 0x41), put8(e, 0x5b); /* pop r11 */
-    uint8_t *jump = put_jump(e, JUMP_ALWAYS);
-    cold_add(b, COLD_RETURN, jump, 0)->ref = in_page(off) ? PATCH_RETURN : PATCH_FAR;
+    lea_word(b, H_T0, H_T0, -(int32_t)off);
+    store_field(e, H_T0, GPR_FIELD(REG_PAGE));
     if (in_page(off))
-        link_due(b, jump, PATCH_RETURN, off);
+        put_link(b, put_jump(e, JUMP_ALWAYS), off);
+    else
+        put_to_next_page(b, off, NULL);
 }
 
 static void put_call_in_page(struct build *b, unsigned n, bool remembered)
@@ -106,12 +109,18 @@ static void put_call_in_page(struct build *b, unsigned n, bool remembered)
     put_link(b, put_call_jump(e), target);
 }
 
-/* The interpreter does it as long as it is not linked: what has been written below RSP is written once more. */
+/* The interpreter does it as long as it is not linked: what has been written below RSP is written once more. r11 is what is
+ * remembered of the return address. */
 static void put_far_call(struct build *b, unsigned n, bool remembered)
 {
     struct emit *e = &b->e;
+    const struct insn *i = b->op[n].i;
+    int64_t page = page_of(target_of(i));
 
-    put_linear(b, H_T0, target_of(b->op[n].i));
+    if (b->kind == TLB_SUPER)
+        put_linear(b, H_T0, page);
+    else
+        lea_word(b, H_T0, H_T1, (int32_t)(page - (i->off + i->len)));
     lea_word(b, H_SP, H_SP, -b->word);
     put_count(b, n + 1);
     uint8_t *poll = put_jump(e, CC_JS);
@@ -142,7 +151,7 @@ bool lower_call(struct build *b, unsigned n)
     bool indirect = op->row->form != FORM_I, remembered = b->block && (indirect || is_true_call(b, i));
     struct cold *c;
 
-    if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)))
+    if (i->size != b->word || (op->row->form == FORM_M && !can_address(i)) || (!indirect && !in_reach(b, target_of(i))))
         return false;
     if (op->live)
         flags_leave(b);
@@ -229,9 +238,8 @@ void put_cold_call(struct build *b, const struct cold *c)
         load_field(e, H_HOST_SP, FIELD(run.calls));
         jump_back(e, c->join);
         return;
-    case COLD_RETURN:
-        load_imm32(e, H_T1, (uint32_t)(c->from - e->rw) | c->ref);
-        jump_to(e, b->j->exit_return);
+    case COLD_NEXT_PAGE:
+        put_cold_to_next_page(b, c);
         return;
     case COLD_FAR_CALL:
         lea_word(b, H_SP, H_SP, b->word);

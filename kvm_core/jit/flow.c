@@ -43,6 +43,11 @@ void put_linear(struct build *b, unsigned to, int64_t distance)
     lea_word(b, to, to, (int32_t)distance);
 }
 
+bool in_reach(const struct build *b, int64_t distance)
+{
+    return b->word == 4 || (distance >= INT32_MIN + 2 * 4096 && distance <= INT32_MAX - 2 * 4096);
+}
+
 static bool is_branch_to(const struct op *op, int64_t distance)
 {
     return op->row && (op->row->how == LOWER_JCC || op->row->how == LOWER_JMP) && op->i->disp && target_of(op->i) == distance;
@@ -61,28 +66,40 @@ void put_cold_far(struct build *b, const struct cold *c)
     put8(e, 0x0f), put8(e, 0x0b); /* ud2: it has not come back */
 }
 
-static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
+void put_cold_to_next_page(struct build *b, const struct cold *c)
 {
     struct emit *e = &b->e;
 
-    put_count(b, executed);
-    put_linear(b, H_T0, distance);
-    uint8_t *poll = put_jump(e, CC_JS), *jump = put_jump(e, JUMP_ALWAYS);
-    if (is_branch_to(&b->op[executed - 1], distance)) {
-        cold_add(b, COLD_FAR, jump, executed - 1)->also_from = poll;
-        return;
-    }
-    set_jump(poll, e->rw + b->j->exit_rip);
+    put_linear(b, H_T0, (int64_t)c->linear);
     if (b->block)
-        cold_add(b, COLD_RETURN, jump, 0)->ref = PATCH_FAR;
-    else
-        set_jump(jump, e->rw + b->j->exit_rip);
+        load_imm32(e, H_T1, (uint32_t)(c->from - e->rw) | PATCH_FAR);
+    jump_to(e, b->block ? b->j->exit_return : b->j->exit_rip);
 }
 
-void link_due(struct build *b, const uint8_t *jump, uint32_t how, int64_t distance)
+void put_to_next_page(struct build *b, int64_t distance, uint8_t *poll)
+{
+    put_linear(b, H_T0, page_of(distance));
+    struct cold *c = cold_add(b, COLD_NEXT_PAGE, put_jump(&b->e, JUMP_ALWAYS), 0);
+    c->also_from = poll;
+    c->linear = (uint64_t)distance;
+}
+
+static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
+{
+    put_count(b, executed);
+    uint8_t *poll = put_jump(&b->e, CC_JS);
+    if (!is_branch_to(&b->op[executed - 1], distance)) {
+        put_to_next_page(b, distance, poll);
+        return;
+    }
+    put_linear(b, H_T0, page_of(distance));
+    cold_add(b, COLD_FAR, put_jump(&b->e, JUMP_ALWAYS), executed - 1)->also_from = poll;
+}
+
+void link_due(struct build *b, const uint8_t *jump, int64_t distance)
 {
     if (b->dues < DUES_MAX)
-        b->due[b->dues++] = (struct due){(uint32_t)(jump - b->e.rw) | how, (uint16_t)distance, (uint8_t)b->kind};
+        b->due[b->dues++] = (struct due){(uint32_t)(jump - b->e.rw), (uint16_t)distance, (uint8_t)b->kind};
 }
 
 void link_not_due(struct build *b, const uint8_t *jump)
@@ -104,7 +121,7 @@ void link_dues(struct build *b)
 void put_link(struct build *b, uint8_t *jump, int64_t distance)
 {
     cold_add(b, COLD_LINK, jump, 0)->linear = (uint64_t)distance;
-    link_due(b, jump, 0, distance);
+    link_due(b, jump, distance);
 }
 
 void put_poll_in_page(struct build *b, int64_t distance, unsigned executed)
@@ -145,7 +162,7 @@ static void put_exit(struct build *b, int64_t distance, unsigned executed, bool 
     if (distance == b->block->off && b->kind == b->block->kind)
         set_jump(jump, e->rw + b->block->entry);
     else
-        link_due(b, jump, 0, distance);
+        link_due(b, jump, distance);
     call_to(e, b->j->exit_edge);
     put16(e, (unsigned)distance);
     if (b->kind == b->block->kind)
@@ -183,7 +200,7 @@ static bool lower_jcc(struct build *b, unsigned n)
     const struct insn *i = b->op[n].i;
     struct encoding x;
 
-    if (i->size != b->word)
+    if (i->size != b->word || !in_reach(b, target_of(i)))
         return false;
     parse_encoding(b, i, &x);
     flags_want(b);
@@ -245,8 +262,9 @@ static bool lower_jmp(struct build *b, unsigned n)
     if (op->i->size != b->word)
         return false;
     if (op->row->form == FORM_I) {
-        put_edge(b, target_of(op->i), n + 1, true);
-        return true;
+        if (in_reach(b, target_of(op->i)))
+            put_edge(b, target_of(op->i), n + 1, true);
+        return in_reach(b, target_of(op->i));
     }
     if (op->row->form == FORM_M && !can_address(op->i))
         return false;

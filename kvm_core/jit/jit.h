@@ -46,7 +46,7 @@ enum { /* places that touch guest memory: sites.c */
 
 struct block { /* straight guest code within a page, left by branches; entered at its start only */
     struct codepage *page;
-    uint32_t entry;             /* offset in the code cache: for who stays in the page; JIT_PROLOGUE before it: for others */
+    uint32_t entry;             /* offset in the code cache: for who stays in the page or returns to it; before it: JIT_PROLOGUE, JIT_FAR */
     uint32_t next_in_page;      /* 0: none */
     uint32_t links_to, links_from; /* first of each: links.c */
     uint16_t off;               /* of its first instruction in the page */
@@ -60,6 +60,7 @@ enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the h
 enum { SLICE_MAX = 16384 }; /* instructions between two looks at `kick` */
 enum { /* bytes before a block */
     JIT_PROLOGUE = 20,           /* sets REG_PAGE from r10, the linear address of the block, if it is still that */
+    JIT_FAR = 13,                /* the same from the address of its page */
     JIT_HEAD = JIT_PROLOGUE + 5  /* where it goes if not */
 };
 
@@ -131,9 +132,9 @@ void jit_page_retired(struct vcpu *v, struct codepage *p);
 /* links.c */
 int jit_links_create(struct jit *j);
 void jit_links_destroy(struct jit *j);
-/* Lets the jump at `patch` go to `b`, if that is in the same page; | PATCH_RETURN: by way of its prologue; | PATCH_FAR: that too,
- * wherever it is. */
-enum { PATCH_FAR = 1 << 29, PATCH_RETURN = 1 << 30 };
+/* Lets the jump at `patch` go to `b`, if that is in the same page; | PATCH_FAR: wherever it is, to its prologue, with the linear
+ * address of its page in r10. */
+enum { PATCH_FAR = 1 << 29 };
 void jit_link(struct jit *j, uint32_t patch, struct block *b);
 void jit_links_cut(struct jit *j, struct block *b);     /* no other block leads straight to it any more */
 void jit_links_cut_far(struct jit *j, struct block *b); /* no other page does */

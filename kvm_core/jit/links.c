@@ -1,7 +1,8 @@
 /* Jumps that lead straight to a block: within a page, and, by way of the block's prologue, from one page into another.
  *
  * A block's jumps to itself die with it. Of the others a list is kept, by the block that they lead to and by the one that they
- * are in: when the first goes, they lead home, to the code that asks C for another; when the second goes, they are forgotten.
+ * are in. When either goes, they lead home, to the code that asks C for another: who returns to a call executes what stands behind
+ * it even if that block has gone meanwhile.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -66,6 +67,7 @@ void jit_links_forget(struct jit *j, struct block *b)
 {
     for (uint32_t n = b->links_from, next; n; n = next) {
         next = j->links[n].next_from;
+        set_jump(j->rw + j->links[n].at, j->rw + j->links[n].home);
         detach(j, &j->links[n]);
         j->links[n].next_from = j->free_link;
         j->free_link = n;
@@ -108,7 +110,7 @@ static void link_to(struct jit *j, struct block *from, uint32_t patch, struct bl
     if (l->next)
         j->links[l->next].before = n;
     to->links_to = n;
-    set_jump(j->rw + at, j->rw + to->entry - (patch & (PATCH_FAR | PATCH_RETURN) ? JIT_PROLOGUE : 0));
+    set_jump(j->rw + at, j->rw + to->entry - (patch & PATCH_FAR ? JIT_FAR : 0));
 }
 
 void jit_link(struct jit *j, uint32_t patch, struct block *b)
@@ -118,7 +120,7 @@ void jit_link(struct jit *j, uint32_t patch, struct block *b)
 
     if (!from || !from->page)
         return;
-    if (from == b && !(patch & (PATCH_FAR | PATCH_RETURN)))
+    if (from == b && !(patch & PATCH_FAR))
         set_jump(j->rw + at, j->rw + b->entry);
     else if (patch & PATCH_FAR || from->page == b->page)
         link_to(j, from, patch, b);

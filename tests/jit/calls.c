@@ -153,6 +153,33 @@ static void changed(void) /* the callee changes what stands behind the call */
     PUT("\xc3");
 }
 
+static void dropped(void) /* the caller's page goes, which is younger than what stands behind the call */
+{
+    supervisor = true;
+    rounds();
+    PUT("\xeb\x05"); /* jmp behind the call */
+    call(OTHER);
+    PUT("\xb8\0\0\0\0\x01\xc3"); /* mov eax, imm32, which cr8_read() writes; add ebx, eax */
+    again(7);
+    at(OTHER);
+    PUT("\x44\x0f\x20\xc1\xc3"); /* mov rcx, cr8; ret */
+}
+
+static void across(void) /* what stands behind the call is in the next page, and the callee changes it */
+{
+    rounds();
+    PUT("\xe9"); /* jmp */
+    put32(OTHER - 5 - 10);
+    at(OTHER - 5);
+    call(0x100);
+    PUT("\xb8\0\0\0\0\x01\xc3"); /* mov eax, imm32, which is written; add ebx, eax */
+    again(5);
+    at(0x100);
+    PUT("\x89\x2c\x25"); /* mov [imm32], ebp */
+    put32(CODE_ADDR + OTHER + 1);
+    PUT("\xc3");
+}
+
 static void remapped(void) /* somebody else makes us flush the TLB while the callee stores */
 {
     remaps = true;
@@ -189,6 +216,16 @@ static uint64_t *code_entry(void)
     for (int level = 3; level > 0; level--)
         table = ((uint64_t *)(emu_ram + table))[CODE_ADDR >> (12 + 9 * level) & 511] & ~0xfffull;
     return (uint64_t *)(emu_ram + table) + (CODE_ADDR >> 12 & 511);
+}
+
+/* As if there were no more room for the page: the callee goes on. Not always, or no call is linked. */
+static uint8_t cr8_read(struct vcpu *v)
+{
+    if (v->gpr[RBP] % 4)
+        return 0;
+    emu_ram[GPA_CODE + 13]++;
+    codecache_written(v, GPA_CODE + 13, 1);
+    return 0;
 }
 
 static void written(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders)
@@ -250,14 +287,15 @@ static void compare(const char *name, const struct state *want, const struct sta
 
 int main(void)
 {
-    static const struct machine_ops ops = {.code_written = written};
+    static const struct machine_ops ops = {.code_written = written, .cr8_read = cr8_read};
     static const struct {
         const char *name;
         void (*write)(void);
         int vector;
     } programs[] = {{"deep", deep, VEC_BP}, {"nonlocal", nonlocal, VEC_BP}, {"skips", skips, VEC_BP}, {"where", where, VEC_BP},
                     {"retpoline", retpoline, VEC_BP}, {"counted", counted, VEC_BP}, {"nowhere", nowhere, VEC_GP},
-                    {"zero", zero, VEC_PF}, {"changed", changed, VEC_BP}, {"remapped", remapped, VEC_BP}, {"rights", rights, VEC_PF}};
+                    {"zero", zero, VEC_PF}, {"changed", changed, VEC_BP}, {"dropped", dropped, VEC_BP},
+                    {"across", across, VEC_BP}, {"remapped", remapped, VEC_BP}, {"rights", rights, VEC_PF}};
     struct state want, got;
 
     emu_create();
