@@ -146,7 +146,7 @@ def _refuse(message: str) -> int:
 
 def main() -> int:
     """Run the command line."""
-    standard.fill_closed()
+    standard.prepare()
     try:
         status = run.main(standalone_mode=False)
     except click.ClickException as error:

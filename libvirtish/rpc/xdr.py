@@ -136,7 +136,8 @@ class String(Opaque):
         """Append it as bytes."""
         if not isinstance(value, str):
             raise XdrError(f"{value!r} is not a string")
-        super().encode(out, value.encode())
+        # A word of the command line that is no UTF-8 goes as it came: the other side judges.
+        super().encode(out, value.encode(errors="surrogateescape"))
 
     def decode(self, reader: Reader) -> str:  # type: ignore[override]
         """Take it."""

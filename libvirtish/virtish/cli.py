@@ -496,7 +496,7 @@ def _ended(session: Session, reached: bool) -> int:
 
 def main() -> int:
     """Run the command line; the status is virsh's: 0, or 1 for every failure."""
-    standard.fill_closed()
+    standard.prepare()
     contexts: list[click.Context] = []
 
     def make() -> int:

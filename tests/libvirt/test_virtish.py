@@ -227,6 +227,15 @@ def test_output_that_cannot_be_written(quiet_daemon: Daemon) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_words_that_the_locale_does_not_know(quiet_daemon: Daemon) -> None:
+    quiet_daemon.define("\u00f6n", 1)
+    ascii_only = ["env", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", BIN / "virtish"]
+    assert "\\xf6n" in quiet_daemon.run(*ascii_only, "list", "--all").stdout
+    assert quiet_daemon.run(*ascii_only, "undefine", "\u00f6n").returncode == 0
+    done = quiet_daemon.run(BIN / "virtish", "start", os.fsdecode(b"\xff"))
+    assert done.stderr == "error: failed to get domain '\\udcff'\n"
+
+
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere() -> Path:
         raise RuntimeError
