@@ -185,6 +185,15 @@ int client_eventfd(const struct client *c, int fd, uint64_t *id)
     return c->ops->take_eventfd(c, fd, id);
 }
 
+/* What eventfd_id() of another thread reads just now, under a number that the client has closed. */
+static bool is_own_look(const char *target)
+{
+    char prefix[32];
+    int n = snprintf(prefix, sizeof(prefix), "/proc/%d/fdinfo/", getpid());
+
+    return !strncmp(target, prefix, (size_t)n);
+}
+
 int client_eventfd_of(int copy, int fd, uint64_t *id)
 {
     char path[64], target[64];
@@ -195,7 +204,7 @@ int client_eventfd_of(int copy, int fd, uint64_t *id)
     target[n < 0 ? 0 : n] = 0;
     if (n > 0 && !strstr(target, "[eventfd]")) {
         close(copy);
-        return -EINVAL;
+        return is_own_look(target) ? -EBADF : -EINVAL;
     }
     *id = eventfd_id(copy);
     if (!*id)

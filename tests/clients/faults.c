@@ -2,6 +2,8 @@
  *
  * Whatever is behind PATH must answer as Linux's KVM does, lose nothing, and serve the next as before.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
@@ -12,9 +14,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "machine.h"
@@ -317,6 +321,70 @@ static void paths(void)
     REFUSED(access(end, R_OK), EFAULT);
     REFUSED(stat(end - 1, &st), EFAULT);
     close(fd);
+}
+
+/* To open another file asks nothing of the kernel that takes the lock of the address space. */
+static void opened(void)
+{
+    struct sock_filter no_look[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {sizeof(no_look) / sizeof(*no_look), no_look};
+    char *null = strdup("/dev/null"), *kvm = strdup("/dev/kvn");
+
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+    CHECK(open(null, O_RDWR) >= 0);
+    REFUSED(open(kvm, O_RDWR), ENOENT);
+    for (const char *low = (const char *)8; low--;)
+        REFUSED(open(low, O_RDWR), EFAULT);
+}
+
+/* ---- numbers that are closed, while other threads call ------------------------------------------------------------------ */
+
+struct looker {
+    int vm, event;
+    atomic_bool done;
+};
+
+static void *look_it_up(void *arg)
+{
+    struct looker *l = arg;
+    struct kvm_irqfd irq = {.fd = (uint32_t)l->event, .gsi = 4, .flags = KVM_IRQFD_FLAG_DEASSIGN};
+
+    while (!l->done)
+        CHECK(!ioctl(l->vm, KVM_IRQFD, &irq));
+    return NULL;
+}
+
+static void closed_numbers(void)
+{
+    struct looker l = {.done = false};
+    struct kvm_irqfd irq = {.gsi = 5};
+    struct machine m;
+    pthread_t t;
+    int lowest, next;
+
+    start(&m, 0);
+    CHECK(!ioctl(m.vm, KVM_CREATE_IRQCHIP, 0));
+    l.vm = m.vm;
+    CHECK((l.event = eventfd(0, EFD_CLOEXEC)) >= 0);
+    irq.fd = (uint32_t)l.event;
+    irq.flags = 0;
+    CHECK(!ioctl(m.vm, KVM_IRQFD, &irq));
+    CHECK((lowest = dup(l.event)) >= 0 && (next = dup(l.event)) >= 0); /* who looks something up takes these two for a while */
+    CHECK(!close(lowest) && !close(next));
+    irq.fd = (uint32_t)next;
+    irq.flags = KVM_IRQFD_FLAG_DEASSIGN;
+    CHECK(fcntl((int)irq.fd, F_GETFD) < 0);
+    CHECK(!pthread_create(&t, NULL, look_it_up, &l));
+    for (unsigned n = 0; n < 5000; n++)
+        REFUSED(ioctl(m.vm, KVM_IRQFD, &irq), EBADF);
+    l.done = true;
+    pthread_join(t, NULL);
+    finish(&m);
 }
 
 /* ---- two calls on one vCPU ------------------------------------------------------------------------------------------------ */
@@ -679,7 +747,8 @@ int main(int argc, char **argv)
     static const struct scenario scenario[] = {
         {"orders", orders}, {"children", children}, {"handed", handed}, {"kept", kept}, {"paths", paths},
         {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
-        {"clean", clean}, {"cancelled", cancelled}, {"handlers", handlers}, {NULL, NULL}
+        {"clean", clean}, {"opened", opened}, {"closed-numbers", closed_numbers},
+        {"cancelled", cancelled}, {"handlers", handlers}, {NULL, NULL}
     };
 
     if (argc != 3 && argc != 6)

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURCE"]
 SCENARIOS = [
     "children", "handed", "kept", "paths", "exclusive", "full-table", "no-memory", "leaks", "clean",
-    "cancelled", "handlers",
+    "cancelled", "handlers", "opened", "closed-numbers",
 ]  # fmt: skip
 
 
