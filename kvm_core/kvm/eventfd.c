@@ -257,25 +257,28 @@ static int irqfds_start(struct kvm_vm *vm)
  * signal of I/O that never comes (fcntl(2), F_SETSIG), for this process; nobody's when that has ended. */
 enum { CLAIMED = 59 };
 
+static pthread_mutex_t claims = PTHREAD_MUTEX_INITIALIZER;
+
 static bool claim(int fd)
 {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     bool unclaimed;
 
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&claims);
     unclaimed = fcntl(fd, F_GETSIG) != CLAIMED || !fcntl(fd, F_GETOWN);
     if (unclaimed) {
         fcntl(fd, F_SETOWN, getpid());
         fcntl(fd, F_SETSIG, CLAIMED);
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&claims);
     return unclaimed;
 }
 
 static void give_up(int fd)
 {
+    pthread_mutex_lock(&claims);
     fcntl(fd, F_SETSIG, 0);
     fcntl(fd, F_SETOWN, 0);
+    pthread_mutex_unlock(&claims);
 }
 
 static void irqfd_free(struct irqfds *set, struct irqfd *i)

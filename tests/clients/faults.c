@@ -344,6 +344,13 @@ static void opened(void)
 
 /* ---- numbers that are closed, while other threads call ------------------------------------------------------------------ */
 
+static int irqfd(int vm, int event, uint32_t gsi, uint32_t flags)
+{
+    struct kvm_irqfd irq = {.fd = (uint32_t)event, .gsi = gsi, .flags = flags};
+
+    return ioctl(vm, KVM_IRQFD, &irq);
+}
+
 struct looker {
     int vm, event;
     atomic_bool done;
@@ -352,38 +359,66 @@ struct looker {
 static void *look_it_up(void *arg)
 {
     struct looker *l = arg;
-    struct kvm_irqfd irq = {.fd = (uint32_t)l->event, .gsi = 4, .flags = KVM_IRQFD_FLAG_DEASSIGN};
 
     while (!l->done)
-        CHECK(!ioctl(l->vm, KVM_IRQFD, &irq));
+        CHECK(!irqfd(l->vm, l->event, 4, KVM_IRQFD_FLAG_DEASSIGN));
     return NULL;
 }
 
 static void closed_numbers(void)
 {
     struct looker l = {.done = false};
-    struct kvm_irqfd irq = {.gsi = 5};
     struct machine m;
-    pthread_t t;
     int lowest, next;
+    pthread_t t;
 
     start(&m, 0);
     CHECK(!ioctl(m.vm, KVM_CREATE_IRQCHIP, 0));
     l.vm = m.vm;
-    CHECK((l.event = eventfd(0, EFD_CLOEXEC)) >= 0);
-    irq.fd = (uint32_t)l.event;
-    irq.flags = 0;
-    CHECK(!ioctl(m.vm, KVM_IRQFD, &irq));
+    CHECK((l.event = eventfd(0, EFD_CLOEXEC)) >= 0 && !irqfd(m.vm, l.event, 5, 0));
     CHECK((lowest = dup(l.event)) >= 0 && (next = dup(l.event)) >= 0); /* who looks something up takes these two for a while */
     CHECK(!close(lowest) && !close(next));
-    irq.fd = (uint32_t)next;
-    irq.flags = KVM_IRQFD_FLAG_DEASSIGN;
-    CHECK(fcntl((int)irq.fd, F_GETFD) < 0);
     CHECK(!pthread_create(&t, NULL, look_it_up, &l));
     for (unsigned n = 0; n < 5000; n++)
-        REFUSED(ioctl(m.vm, KVM_IRQFD, &irq), EBADF);
+        REFUSED(irqfd(m.vm, next, 5, KVM_IRQFD_FLAG_DEASSIGN), EBADF);
     l.done = true;
     pthread_join(t, NULL);
+    finish(&m);
+}
+
+static void *take_it_too(void *arg)
+{
+    struct looker *l = arg;
+
+    while (!l->done) {
+        CHECK(!irqfd(l->vm, l->event, 4, 0) || errno == EBUSY);
+        CHECK(!irqfd(l->vm, l->event, 4, KVM_IRQFD_FLAG_DEASSIGN));
+    }
+    return NULL;
+}
+
+/* An eventfd is an irqfd once, in all machines. */
+static void claimed(void)
+{
+    struct looker l = {.done = false};
+    struct machine m, other;
+    pthread_t t;
+
+    start(&m, 0);
+    start(&other, 0);
+    CHECK(!ioctl(m.vm, KVM_CREATE_IRQCHIP, 0) && !ioctl(other.vm, KVM_CREATE_IRQCHIP, 0));
+    l.vm = other.vm;
+    CHECK((l.event = eventfd(0, EFD_CLOEXEC)) >= 0);
+    CHECK(!pthread_create(&t, NULL, take_it_too, &l));
+    for (unsigned n = 0; n < 2000; n++) {
+        bool first = !irqfd(m.vm, l.event, 5, 0);
+        CHECK(first || errno == EBUSY);
+        CHECK((irqfd(m.vm, l.event, 6, 0) && errno == EBUSY) || !first);
+        CHECK(!irqfd(m.vm, l.event, 5, KVM_IRQFD_FLAG_DEASSIGN) && !irqfd(m.vm, l.event, 6, KVM_IRQFD_FLAG_DEASSIGN));
+    }
+    l.done = true;
+    pthread_join(t, NULL);
+    finish(&other);
     finish(&m);
 }
 
@@ -747,7 +782,7 @@ int main(int argc, char **argv)
     static const struct scenario scenario[] = {
         {"orders", orders}, {"children", children}, {"handed", handed}, {"kept", kept}, {"paths", paths},
         {"exclusive", exclusive}, {"full-table", full_table}, {"no-memory", no_memory}, {"leaks", leaks},
-        {"clean", clean}, {"opened", opened}, {"closed-numbers", closed_numbers},
+        {"clean", clean}, {"opened", opened}, {"closed-numbers", closed_numbers}, {"claimed", claimed},
         {"cancelled", cancelled}, {"handlers", handlers}, {NULL, NULL}
     };
 

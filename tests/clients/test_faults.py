@@ -18,6 +18,7 @@ FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURC
 SCENARIOS = [
     "children", "handed", "kept", "paths", "exclusive", "full-table", "no-memory", "leaks", "clean",
     "cancelled", "handlers", "opened", "closed-numbers",
+    "claimed",
 ]  # fmt: skip
 
 
