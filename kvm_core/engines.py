@@ -46,5 +46,11 @@ def choose(name: str, where: str = "--engine") -> None:
     os.environ[VARIABLE] = name
 
 
+def check() -> None:
+    """Look at what the environment names, before a program fails by it. :raise ConfigError:"""
+    if name := os.environ.get(VARIABLE):
+        choose(name, VARIABLE)
+
+
 def _unknown(where: str, name: str) -> ConfigError:
     return ConfigError(f"{where} {name}: there is no such engine; use {' or '.join(ENGINES)}")

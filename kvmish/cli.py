@@ -87,7 +87,16 @@ def devfs() -> None:
     """A device file of ours, for programs that know only /dev/kvm."""
 
 
-_PATH = click.argument("path", default="/run/kvmish", type=click.Path(path_type=Path))
+def _absolute(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    try:
+        return value.absolute()
+    except FileNotFoundError:
+        raise click.BadParameter(f"{value}: this directory is gone; name all of it.") from None
+
+
+_PATH = click.argument(
+    "path", default=doors.MOUNTED, type=click.Path(path_type=Path), callback=_absolute
+)
 
 
 def _mode(context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -112,15 +121,15 @@ def mount(path: Path, mode: int, group: str | None, engine: str | None, daemon: 
     if engine:
         engines.choose(engine)  # the workers inherit it
     module = importlib.import_module("devfs.mount")
-    path = path.absolute()
 
     def serve(ready: Callable[[], None]) -> None:
         module.mount(path, mode, group, ready)
 
-    if daemon:
-        status: int = module.in_background(serve)
-        return status
     try:
+        engines.check()
+        if daemon:
+            status: int = module.in_background(serve)
+            return status
         serve(lambda: click.echo(f"kvmish: {path}/kvm is there; ctrl-C ends it", err=True))
     except (BackendError, ConfigError) as error:
         return _refuse(str(error))
@@ -133,7 +142,7 @@ def mount(path: Path, mode: int, group: str | None, engine: str | None, daemon: 
 def umount(path: Path, lazy: bool) -> int:
     """End the broker of PATH; virtual machines that run go on."""
     try:
-        importlib.import_module("devfs.mount").umount(path.absolute(), lazy)
+        importlib.import_module("devfs.mount").umount(path, lazy)
     except ConfigError as error:
         return _refuse(str(error))
     return 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from kvm_core import engines
 from kvm_core.errors import BackendError, ConfigError
 from vmmuser.assets import ROOT
 
@@ -165,6 +166,7 @@ def run(
 ) -> int:
     """Run a command behind a door; returns 2, having said why, only if that cannot be."""
     try:
+        engines.check()
         program = find(command[0])
         choice = _as_told(door, program) if door else choose(program)
         if cpuid:

@@ -60,6 +60,16 @@ def test_usage_errors_name_the_command_that_explains() -> None:
     assert _kvmish("devfs", "mount", "--x").stderr.endswith("Try kvmish devfs mount --help.\n")
 
 
+def test_a_path_in_a_directory_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    done = _kvmish("devfs", "umount", "there")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "there: this directory is gone" in done.stderr
+
+
 def test_processor_models_are_listed() -> None:
     done = _kvmish("boot", "--cpu", "list")
     assert (done.returncode, done.stdout.split()[0]) == (0, "host")

@@ -13,6 +13,7 @@ import pytest
 from kvm_core import engines
 from kvm_core.api import Kvm, open_door
 from kvm_core.errors import ConfigError
+from kvmish import doors
 
 
 def test_python_and_the_core_name_the_same() -> None:
@@ -40,3 +41,11 @@ def test_exec_passes_it_on() -> None:
     environment = {name: value for name, value in os.environ.items() if name != engines.VARIABLE}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.stdout == "emulate\n", done.stderr
+
+
+def test_exec_refuses_what_is_no_engine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(engines.VARIABLE, "magic")
+    assert doors.run(("true",)) == 2
+    assert "kvmish: KVMISH_ENGINE magic: there is no" in capsys.readouterr().err

@@ -46,7 +46,7 @@ class RawImage:
         except BlockingIOError:
             os.close(self.fd)
             raise ConfigError(
-                f"--disk {path}: another program uses it; stop that one, or attach it read-only"
+                f"--disk {path}: another program or disk has it; end that, or attach it read-only"
             ) from None
         except BaseException:
             os.close(self.fd)
