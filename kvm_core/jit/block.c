@@ -285,6 +285,9 @@ static void render(struct build *b, unsigned off, unsigned max)
 
     if (!b->count)
         return;
+    for (struct op *op = b->op; op < b->op + b->count; op++)
+        if (op->row)
+            parse_encoding(b, op->i, &op->x);
     flags_find(b, behind);
     operands_find(b);
     b->flags = b->op[0].live ? FLAGS_IN_MEMORY : 0;

@@ -6,11 +6,18 @@
 
 enum { FLAGS_IN_HOST = 1, FLAGS_IN_MEMORY = 2 }; /* where the guest's arithmetic flags are valid; 0: nobody needs them */
 
+struct encoding { /* of an instruction without VEX, as 64-bit code has it */
+    uint8_t rex, map, opcode, modrm, imm_off, imm_bytes;
+    bool has_rex, p66, lock, has_modrm;
+    uint8_t mandatory; /* F2, F3, 0 */
+};
+
 struct op { /* an instruction of the block */
     const struct insn *i;
     const struct lowering_row *row; /* NULL: interpreted */
     uint8_t effect;                 /* enum flag_effect, FLAGS_SHIFT resolved */
     bool live;                      /* the flags before it are needed, by it or later */
+    struct encoding x;              /* if it has a row */
 };
 
 enum cold_kind {
@@ -152,11 +159,6 @@ uint16_t flags_wanted_at(const struct build *b, int64_t distance);
 void flags_find(struct build *b, unsigned behind); /* `effect` and `live` of all instructions; `behind` follows the last */
 
 /* encoding.c */
-struct encoding { /* of an instruction without VEX, as 64-bit code has it */
-    uint8_t rex, map, opcode, modrm, imm_off, imm_bytes;
-    bool has_rex, p66, lock, has_modrm;
-    uint8_t mandatory; /* F2, F3, 0 */
-};
 struct roles { /* what the two ModRM operands are */
     bool reg_is_digit, reg8, rm8;
     bool reg_read, reg_write, rm_read, rm_write;
@@ -213,8 +215,8 @@ struct cold *put_place(struct build *b, unsigned n, const struct operand *a, str
 bool operand_ahead(const struct build *b, const struct op *op, struct operand *a); /* of an instruction still to come */
 bool operand_of_stack(const struct build *b, struct operand *a, bool write, int32_t disp); /* a slot at RSP + disp; true */
 void values_after(const struct build *b, unsigned n, struct values *s);
-unsigned registers_named(const struct build *b, const struct op *op); /* bits; the implicit RAX, RCX and RDX may lack */
-unsigned registers_implied(const struct build *b, const struct op *op); /* all three, if one may be */
+unsigned registers_named(const struct op *op); /* bits; the implicit RAX, RCX and RDX may lack */
+unsigned registers_implied(const struct op *op); /* all three, if one may be */
 
 /* system.c */
 bool lower_system(struct build *b, unsigned n);

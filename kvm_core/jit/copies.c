@@ -20,9 +20,8 @@ unsigned copies_of(const struct build *b, unsigned first, unsigned last, unsigne
 bool copies_put(struct build *b, unsigned first, unsigned last, int owed)
 {
     struct strip *s = b->strip;
-    struct encoding x;
+    struct encoding x = b->op[last].x;
 
-    parse_encoding(b, b->op[last].i, &x);
     for (unsigned k = 0; k < s->copies; k++) {
         s->owed = (int16_t)(owed - (int)(k * (last + 1 - first)));
         s->out_owed[k] = s->owed;

@@ -84,9 +84,11 @@ static struct flags of_two_bytes(const struct encoding *x)
     }
 }
 
-static struct flags flags_of(const struct build *b, const struct insn *i, const struct lowering_row *row, uint8_t effect)
+/* x: its encoding, if that is known. */
+static struct flags flags_of(const struct build *b, const struct insn *i, const struct lowering_row *row, uint8_t effect,
+                             const struct encoding *x)
 {
-    struct encoding x;
+    struct encoding parsed;
 
     if (effect == FLAGS_NONE)
         return (struct flags){0, 0};
@@ -96,10 +98,12 @@ static struct flags flags_of(const struct build *b, const struct insn *i, const 
         return (struct flags){FL_ARITH, 0};
     if (row->effect == FLAGS_UNDEFINED || row->effect == FLAGS_SHIFT)
         return (struct flags){0, 0};
-    parse_encoding(b, i, &x);
+    if (!x)
+        parse_encoding(b, i, &parsed);
+    x = x ? x : &parsed;
     if (effect == FLAGS_READ)
-        return (struct flags){read_by(&x), 0};
-    return x.map == 0 ? of_one_byte(&x, i, row) : x.map == 1 ? of_two_bytes(&x) : (struct flags){FL_ARITH, 0};
+        return (struct flags){read_by(x), 0};
+    return x->map == 0 ? of_one_byte(x, i, row) : x->map == 1 ? of_two_bytes(x) : (struct flags){FL_ARITH, 0};
 }
 
 /* FL_*: those that somebody looks at from there on, as far as the page's code tells. A branch is followed both ways `turns` times. */
@@ -113,7 +117,7 @@ static uint16_t wanted_at(const struct build *b, int64_t distance, unsigned turn
         if (!i || codecache_is_pseudo(i))
             break;
         const struct lowering_row *row = lowering_of(i);
-        struct flags f = flags_of(b, i, row, effect_of(b, i, row));
+        struct flags f = flags_of(b, i, row, effect_of(b, i, row), NULL);
         wanted |= f.read & open;
         open &= (uint16_t)~f.written;
         if (row && (row->how == LOWER_RET || row->how == LOWER_END))
@@ -158,7 +162,7 @@ void flags_find(struct build *b, unsigned behind)
     for (unsigned n = b->count; n--;) {
         struct op *op = &b->op[n];
         op->effect = effect_of(b, op->i, op->row);
-        struct flags f = flags_of(b, op->i, op->row, op->effect);
+        struct flags f = flags_of(b, op->i, op->row, op->effect, &op->x);
         wanted = (uint16_t)((wanted & ~f.written) | f.read);
         if (op->row && op->row->how == LOWER_JCC)
             wanted |= flags_wanted_at(b, target_of(op->i));

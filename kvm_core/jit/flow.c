@@ -198,13 +198,11 @@ void put_cold_edge(struct build *b, const struct cold *c)
 static bool lower_jcc(struct build *b, unsigned n)
 {
     const struct insn *i = b->op[n].i;
-    struct encoding x;
 
     if (i->size != b->word || !in_reach(b, target_of(i)))
         return false;
-    parse_encoding(b, i, &x);
     flags_want(b);
-    unsigned cc = x.opcode & 15;
+    unsigned cc = b->op[n].x.opcode & 15;
     uint8_t state = b->flags;
     if (i->disp < 0) { /* a loop: the likely way without another jump */
         uint8_t *over = put_jump(&b->e, cc ^ 1);

@@ -105,13 +105,12 @@ static bool lower_memory(struct build *b, unsigned n)
     const struct op *op = &b->op[n];
     const struct insn *i = op->i;
     struct emit *e = &b->e;
-    struct encoding x;
+    struct encoding x = op->x;
     struct roles r;
     unsigned reg, host = 0;
     bool stored = false, high;
     struct place at;
 
-    parse_encoding(b, i, &x);
     find_roles(&x, &r);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     high = !r.reg_is_digit && is_high(&x, r.reg8, reg);
@@ -188,12 +187,11 @@ static bool lower_registers(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
     struct emit *e = &b->e;
-    struct encoding x;
+    struct encoding x = op->x;
     struct roles r;
     unsigned reg, rm;
     int host_reg, host_rm;
 
-    parse_encoding(b, op->i, &x);
     find_roles(&x, &r);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
     rm = (x.modrm & 7) | (x.rex & 1) << 3;
@@ -245,12 +243,11 @@ static bool lower_opcode(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
     struct emit *e = &b->e;
-    struct encoding x;
+    struct encoding x = op->x;
     unsigned o, reg;
     bool in_opcode, byte;
     int host = 0;
 
-    parse_encoding(b, op->i, &x);
     o = x.opcode;
     if (x.map == 1 && o == 0xae) { /* LFENCE, MFENCE, SFENCE */
         put8(e, 0x0f), put8(e, 0xae), put8(e, x.modrm);
@@ -306,7 +303,6 @@ static bool lower_lea(struct build *b, unsigned n)
 bool lower(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
-    struct encoding x;
 
     if (!op->row)
         return lower_vector(b, n);
@@ -317,10 +313,9 @@ bool lower(struct build *b, unsigned n)
     case LOWER_LOAD:
     case LOWER_STORE:
     case LOWER_RMW:
-        parse_encoding(b, op->i, &x);
-        if (!x.has_modrm || op->row->how == LOWER_PLAIN)
+        if (!op->x.has_modrm || op->row->how == LOWER_PLAIN)
             return lower_opcode(b, n);
-        return x.modrm >= 0xc0 ? lower_registers(b, n) : lower_memory(b, n);
+        return op->x.modrm >= 0xc0 ? lower_registers(b, n) : lower_memory(b, n);
     case LOWER_DIVIDE: return lower_divide(b, n);
     case LOWER_SYSTEM: return lower_system(b, n);
     case LOWER_STRING: return lower_string(b, n);

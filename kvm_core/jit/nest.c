@@ -111,7 +111,7 @@ bool nest_plan(const struct build *b, struct strip *s)
     if (s->copies < COPIES_MAX)
         return false;
     for (unsigned n = 0; n <= s->last; n++)
-        named |= registers_named(b, &b->op[n]) | registers_implied(b, &b->op[n]);
+        named |= registers_named(&b->op[n]) | registers_implied(&b->op[n]);
     unsigned free = (LENDABLE | 1 << RAX | 1 << RCX | 1 << RDX) & ~named, spare = (unsigned)__builtin_popcount(free);
     if (spare > STREAMS_MAX)
         spare = STREAMS_MAX;

@@ -35,13 +35,12 @@ static unsigned written_without_modrm(const struct encoding *x)
     return x->opcode < 0x40 ? REG_BIT(RAX) : REG_BIT(RAX) | REG_BIT(RDX); /* CBW, CWD, LAHF ... */
 }
 
-static unsigned written_by_encoding(const struct build *b, const struct op *op)
+static unsigned written_by_encoding(const struct op *op)
 {
-    struct encoding x;
+    struct encoding x = op->x;
     struct roles r;
     unsigned reg, rm, mask = 0;
 
-    parse_encoding(b, op->i, &x);
     if (!x.has_modrm)
         return written_without_modrm(&x);
     reg = (x.modrm >> 3 & 7) | (x.rex & 4) << 1;
@@ -87,12 +86,12 @@ static int added_to(const struct build *b, const struct op *op, int64_t *by)
     return i->dst;
 }
 
-unsigned registers_named(const struct build *b, const struct op *op)
+unsigned registers_named(const struct op *op)
 {
     const struct insn *i = op->i;
     const struct native_op *native = op->row ? NULL : native_plain(i);
     unsigned mask = 0, reg, rm;
-    struct encoding x;
+    struct encoding x = op->x;
     struct roles r;
 
     if (i->am != AM_NONE || (op->row && op->row->how == LOWER_LEA))
@@ -103,7 +102,6 @@ unsigned registers_named(const struct build *b, const struct op *op)
         return mask;
     if (op->row->how == LOWER_LEA)
         return mask | REG_BIT(i->dst & 15);
-    parse_encoding(b, i, &x);
     if (!x.has_modrm)
         return mask | REG_BIT((x.opcode & 7) | (x.rex & 1) << 3);
     find_roles(&x, &r);
@@ -116,11 +114,11 @@ unsigned registers_named(const struct build *b, const struct op *op)
     return mask;
 }
 
-unsigned registers_implied(const struct build *b, const struct op *op)
+unsigned registers_implied(const struct op *op)
 {
     enum { ALL = REG_BIT(RAX) | REG_BIT(RCX) | REG_BIT(RDX) };
     const struct native_op *native = op->row ? NULL : native_plain(op->i);
-    struct encoding x;
+    struct encoding x = op->x;
 
     if (!op->row)
         return native && native->kind == NATIVE_GPR ? ALL : 0; /* MULX */
@@ -128,7 +126,6 @@ unsigned registers_implied(const struct build *b, const struct op *op)
         return 0;
     if (op->row->how > LOWER_PLAIN)
         return ALL;
-    parse_encoding(b, op->i, &x);
     unsigned o = x.opcode, digit = x.modrm >> 3 & 7;
     if (!x.has_modrm)
         return x.map == 0 && o >= 0xb0 && o <= 0xbf ? 0 : ALL;
@@ -138,7 +135,7 @@ unsigned registers_implied(const struct build *b, const struct op *op)
     return x.map == 1 && (o >> 4 == 4 || o >> 4 == 9 || o == 0xaf || (o & 0xf6) == 0xb6) ? 0 : ALL;
 }
 
-static unsigned written(const struct build *b, const struct op *op)
+static unsigned written(const struct op *op)
 {
     const struct native_op *native;
 
@@ -164,7 +161,7 @@ static unsigned written(const struct build *b, const struct op *op)
     case LOWER_PLAIN:
     case LOWER_LOAD:
     case LOWER_STORE:
-    case LOWER_RMW: return written_by_encoding(b, op);
+    case LOWER_RMW: return written_by_encoding(op);
     default: return ALL_REGS;
     }
 }
@@ -172,7 +169,7 @@ static unsigned written(const struct build *b, const struct op *op)
 void values_after(const struct build *b, unsigned n, struct values *s)
 {
     const struct op *op = &b->op[n];
-    unsigned mask = written(b, op);
+    unsigned mask = written(op);
     int64_t by = 0;
     int reg = op->row ? added_to(b, op, &by) : -1;
 
@@ -203,7 +200,6 @@ bool operand_ahead(const struct build *b, const struct op *op, struct operand *a
 {
     const struct insn *i = op->i;
     const struct native_op *native;
-    struct encoding x;
 
     a->at = *i;
     if (!op->row) {
@@ -221,10 +217,9 @@ bool operand_ahead(const struct build *b, const struct op *op, struct operand *a
     case LOWER_LOAD:
     case LOWER_STORE:
     case LOWER_RMW:
-        parse_encoding(b, i, &x);
-        a->write = operand_is_written(op, &x);
-        a->size = operand_size(&x, i);
-        return is_flat(i) && x.has_modrm;
+        a->write = operand_is_written(op, &op->x);
+        a->size = operand_size(&op->x, i);
+        return is_flat(i) && op->x.has_modrm;
     default: return false;
     }
 }
@@ -255,7 +250,7 @@ void operands_find(struct build *b)
     for (unsigned n = 0; n < b->count; n++) {
         if (!operand_ahead(b, &b->op[n], &b->operand[n]))
             b->operand[n].size = 0;
-        if (written(b, &b->op[n]) == ALL_REGS)
+        if (written(&b->op[n]) == ALL_REGS)
             b->barriers |= 1ull << n;
         b->before[n + 1] = b->before[n];
         values_after(b, n, &b->before[n + 1]);

@@ -85,11 +85,8 @@ static void put_string(struct build *b, unsigned n, unsigned opcode)
 bool lower_string(struct build *b, unsigned n)
 {
     const struct insn *i = b->op[n].i;
-    struct encoding x;
-    unsigned first = b->colds, opcode;
+    unsigned first = b->colds, opcode = b->op[n].x.opcode & ~1u;
 
-    parse_encoding(b, i, &x);
-    opcode = x.opcode & ~1u;
     if (i->am != (b->word == 8 ? AM_FLAT64 : AM_32) || (opcode == LODS && is_repeated(i)) ||
         (opcode != STOS && (has_segment(i) || (b->word == 4 && i->seg == CS))))
         return false;

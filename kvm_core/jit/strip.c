@@ -31,12 +31,9 @@ static bool is_again(const struct build *b, unsigned n)
 }
 
 /* CMPXCHG16B uses RBX, a bit string's address is more than its operand says. */
-static bool is_odd(const struct build *b, const struct op *op)
+static bool is_odd(const struct op *op)
 {
-    struct encoding x;
-
-    parse_encoding(b, op->i, &x);
-    return op->i->am != AM_NONE && x.map == 1 && (x.opcode == 0xc7 || is_bit_string(&x));
+    return op->i->am != AM_NONE && op->x.map == 1 && (op->x.opcode == 0xc7 || is_bit_string(&op->x));
 }
 
 static bool can_be_in_strip(const struct build *b, unsigned n)
@@ -51,7 +48,7 @@ static bool can_be_in_strip(const struct build *b, unsigned n)
     switch (op->row->how) {
     case LOWER_LOAD:
     case LOWER_STORE:
-    case LOWER_RMW: return !is_odd(b, op);
+    case LOWER_RMW: return !is_odd(op);
     case LOWER_PLAIN:
     case LOWER_LEA:
     case LOWER_NOP:
@@ -244,7 +241,7 @@ static bool plan(struct build *b, struct strip *s)
         return true;
     }
     for (unsigned n = 0; n <= s->last; n++)
-        named |= registers_named(b, &b->op[n]);
+        named |= registers_named(&b->op[n]);
     free = LENDABLE & ~named;
     unsigned spare = (unsigned)__builtin_popcount(free);
     find_streams(b, s, spare < STREAMS_MAX ? spare : STREAMS_MAX);

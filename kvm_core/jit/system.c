@@ -224,12 +224,10 @@ bool lower_divide(struct build *b, unsigned n)
     struct emit *e = &b->e;
     bool wide = i->size == 8, is_signed;
     struct cold *c = NULL, *first, *second;
-    struct encoding x;
 
     if (i->size < 4 || b->precise || (op->row->form == FORM_M && !can_address(i)))
         return false;
-    parse_encoding(b, i, &x);
-    is_signed = (x.modrm >> 3 & 7) == 7;
+    is_signed = (op->x.modrm >> 3 & 7) == 7;
     flags_keep(b, op);
     if (op->row->form == FORM_M) {
         struct operand a = {.at = *i, .size = i->size};
