@@ -10,19 +10,22 @@ from tests.devfs.broker import broker
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The mounts around the chroot are shared, as on most systems: nothing must be seen there.
+# The mounts around the chroot are shared, as on most systems: nothing must be seen there. The
+# test itself may run in a chroot.
 CHROOT = """
 import ctypes, fcntl, os, sys
 from pathlib import Path
-from devfs.place import put_in_place
+from devfs.place import _keep_to_ourselves, put_in_place
 
 libc, root = ctypes.CDLL(None), sys.argv[1]
-NEWNS, REC, PRIVATE, SHARED = 0x20000, 0x4000, 1 << 18, 1 << 20
+NEWNS, BIND, REC, SHARED = 0x20000, 0x1000, 0x4000, 1 << 20
 def mount(source, target, kind, flags):
     assert libc.mount(source.encode(), target.encode(), kind.encode(), flags, None) == 0, target
 assert libc.unshare(NEWNS) == 0
-mount("none", "/", "", REC | PRIVATE)
-mount("none", "/", "", REC | SHARED)
+_keep_to_ourselves()
+around = str(Path(root).parent)
+mount(around, around, "", BIND | REC)
+mount("none", around, "", REC | SHARED)
 mount("proc", root + "/proc", "proc", 0)
 before = Path("/proc/self/mounts").read_text()
 pid = os.fork()
