@@ -173,9 +173,8 @@ void values_after(const struct build *b, unsigned n, struct values *s)
     int64_t by = 0;
     int reg = op->row ? added_to(b, op, &by) : -1;
 
-    for (unsigned k = 0; k < 16; k++) {
-        if (!(mask & REG_BIT(k)))
-            continue;
+    for (; mask; mask &= mask - 1) {
+        unsigned k = (unsigned)__builtin_ctz(mask);
         s->any[k]++;
         if ((int)k == reg)
             s->added[k] += by;
