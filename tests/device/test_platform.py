@@ -9,7 +9,8 @@ from tests.device.fakes import Line, Sink, Standing
 from vmmuser.bus import Bus
 from vmmuser.device import Region, State
 from vmmuser.devices.i8042 import I8042
-from vmmuser.devices.power import AcpiPm1, ResetControl
+from vmmuser.devices.pci import HostBridge
+from vmmuser.devices.power import AcpiPm1
 from vmmuser.devices.serial import Serial
 
 
@@ -124,11 +125,34 @@ class TestPm1:
 
 def test_reset_register() -> None:
     reset = Calls()
-    device = ResetControl(reset)
-    device.write(0, 0, 1, 0x02)
-    assert (reset.count, device.read(0, 0, 1)) == (0, 0x02)
-    device.write(0, 0, 1, 0x06)
+    device = HostBridge(reset)
+    device.write(0, 1, 1, 0x02)
+    assert (reset.count, device.read(0, 1, 1)) == (0, 0x02)
+    device.write(0, 1, 1, 0x06)
     assert reset.count == 1
+
+
+def test_an_empty_pci_bus() -> None:
+    """Linux's checks; the address of function 4, whose second byte would reset the machine."""
+    reset = Calls()
+    device = HostBridge(reset)
+    device.write(0, 3, 1, 0x01)
+    assert device.read(0, 0, 4) == 0
+    device.write(0, 0, 4, 0x80000008)
+    assert device.read(0, 0, 4) == 0x80000008
+    assert (device.read(0, 6, 2), device.read(0, 4, 4)) == (0x0600, 0x06000000)
+    other = HostBridge(reset)
+    other.load(device.save())
+    assert other.read(0, 7, 1) == 0x06
+    for nobody in (0x80000400, 0x80000800, 0x80010000, 0x00000000):
+        device.write(0, 0, 4, nobody)
+        assert device.read(0, 4, 4) == 0xFFFFFFFF
+    device.write(0, 0, 4, 0x80000000)
+    device.write(0, 4, 4, 0)
+    assert device.read(0, 4, 4) == 0x00081B36
+    assert reset.count == 0
+    device.reset()
+    assert device.read(0, 4, 2) == 0xFFFF
 
 
 class Bytes:

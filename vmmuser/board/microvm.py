@@ -1,4 +1,4 @@
-"""The board `microvm`: serial, clock, ACPI power, virtio-mmio; no PCI, no firmware.
+"""The board `microvm`: serial, clock, ACPI power, virtio-mmio; an empty PCI bus, no firmware.
 
 RAM lies from 0 to 3 GiB and, beyond that, from 4 GiB on. Each virtio device has a page below the
 IOAPIC and an ISA interrupt while these last, so that a kernel without ACPI can be told of it on
@@ -25,7 +25,8 @@ from vmmuser.boot.payload import (
 )
 from vmmuser.device import Device
 from vmmuser.devices.i8042 import I8042
-from vmmuser.devices.power import RESET_VALUE, SLP_TYP_S5, AcpiPm1, ResetControl
+from vmmuser.devices.pci import RESET, RESET_VALUE, HostBridge
+from vmmuser.devices.power import SLP_TYP_S5, AcpiPm1
 from vmmuser.devices.pvpanic import PvPanic
 from vmmuser.devices.rtc import CENTURY, Rtc
 from vmmuser.devices.serial import IER, LSR, Serial
@@ -42,7 +43,7 @@ COM1, COM1_IRQ = 0x3F8, 4
 RTC_PORT, RTC_IRQ = 0x70, 8
 KEYBOARD_DATA, KEYBOARD_COMMAND = 0x60, 0x64
 PM1_PORT, SCI_IRQ = 0x600, 9
-RESET_PORT = 0xCF9
+PCI_PORT = 0xCF8
 PANIC_PORT = 0x505
 VIRTIO_BASE, VIRTIO_STEP = 0xFEB00000, 0x1000
 VIRTIO_GSIS = (5, 10, 11, 12, 6, 7, 14, 15, 3, *range(16, 24))
@@ -159,8 +160,8 @@ class MicroVm:
         bus.attach(keyboard, pio=(KEYBOARD_DATA, KEYBOARD_COMMAND))
         self.power = AcpiPm1(KvmIrq(vm, SCI_IRQ), platform.power_off)
         bus.attach(self.power, pio=PM1_PORT)
-        reset = ResetControl(platform.reset)
-        bus.attach(reset, pio=RESET_PORT)
+        bridge = HostBridge(platform.reset)
+        bus.attach(bridge, pio=PCI_PORT)
         panic = PvPanic(lambda: platform.panicked(False), lambda: platform.panicked(True))
         bus.attach(panic, pio=PANIC_PORT)
         self.devices: dict[str, Device] = {
@@ -168,7 +169,7 @@ class MicroVm:
             "rtc": self.rtc,
             "i8042": keyboard,
             "power": self.power,
-            "reset": reset,
+            "pci": bridge,
             "pvpanic": panic,
         }
         self.images: list[RawImage] = []
@@ -250,7 +251,7 @@ class MicroVm:
             sci=SCI_IRQ,
             pm1_event=PM1_PORT,
             pm1_control=PM1_PORT + 4,
-            reset_port=RESET_PORT,
+            reset_port=PCI_PORT + RESET,
             reset_value=RESET_VALUE,
             century=CENTURY,
         )

@@ -1,6 +1,4 @@
-"""Power management: the ACPI fixed registers (PM1) with power button and S5, and the reset
-register.
-"""
+"""Power management: the ACPI fixed registers (PM1) with power button and S5."""
 
 from __future__ import annotations
 
@@ -17,7 +15,6 @@ CNT_SCI_EN, CNT_SLP_EN = 1 << 0, 1 << 13
 CNT_SLP_TYP_SHIFT = 10
 
 SLP_TYP_S5 = 5
-RESET_VALUE = 0x06
 
 
 class AcpiPm1:
@@ -89,38 +86,3 @@ class AcpiPm1:
         self.status, self.enable = state["status"], state["enable"]
         self.control = state["control"]
         self._update()
-
-
-class ResetControl:
-    """The reset control register (port CF9h on PCs): 06h resets the machine."""
-
-    regions = (Region("pio", 1),)
-
-    def __init__(self, reset_machine: Callable[[], None]) -> None:
-        """`reset_machine` is the platform's reset line."""
-        self._reset_machine = reset_machine
-        self.reset()
-
-    def reset(self) -> None:
-        """See Device."""
-        self._value = 0
-
-    def read(self, region: int, offset: int, size: int) -> int:
-        """See Device."""
-        return self._value
-
-    def write(self, region: int, offset: int, size: int, value: int) -> None:
-        """See Device; bit 2 starts the reset."""
-        self._value = value & 0x02
-        if value & 0x04:
-            self._reset_machine()
-
-    def save(self) -> State:
-        """See Device."""
-        return {"v": 1, "value": self._value}
-
-    def load(self, state: State) -> None:
-        """See Device."""
-        if state["v"] != 1:
-            raise ConfigError(f"reset: saved by version {state['v']}, this one reads 1")
-        self._value = state["value"]
