@@ -224,7 +224,7 @@ bool lower_ret(struct build *b, unsigned n)
     op_mem(e, true, 0x3b, address, H_HOST_SP, NO_INDEX, 0, 8);
     cold_add(b, COLD_MISMATCH, put_jump(e, CC_JNE), n);
     lea_word(b, H_SP, H_SP, b->word + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
-    put_poll(b, n + 1);
+    put_count(b, n + 1); /* without a poll: no more returns follow each other than calls are remembered */
     put8(e, 0xc3);
     return true;
 }
