@@ -351,6 +351,7 @@ static void begin(struct build *b, struct vcpu *v, struct codepage *p, unsigned 
     b->word = p->code_bits / 8;
     b->precise = v->lockstep || b->j->exact;
     b->flags = b->vectors = 0;
+    b->zero = false;
     b->count = b->colds = 0;
     b->sharing = true;
     b->copies = false;

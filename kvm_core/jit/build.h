@@ -29,6 +29,7 @@ struct cold { /* code behind the block for what is rare */
     uint8_t set;         /* enum tlb_set_kind where it was */
     int16_t owed;        /* and what r15 lacked there: strip.h */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
+    bool zero;           /* EDGE: and are those of a result of zero */
     uint8_t *from;       /* the jump that leads here */
     uint8_t *also_from;  /* INTERPRET, NEXT_PAGE, FAR, FAR_CALL: another, or NULL */
     const uint8_t *again; /* INTERPRET, GROUP: where a probe looks for its entry in the TLB, for reading or ... */
@@ -110,6 +111,7 @@ struct build {
     uint8_t word;        /* bytes of an address and of a stack slot: 8, in 32-bit code 4 */
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
+    bool zero;           /* and they are those of a result of zero: zero_tells_all() */
     uint8_t vectors;     /* VECTOR_* that are known to hold */
     uint8_t bytes[4096]; /* the page's, where it is decoded */
     const struct span *span; /* the block is that alone; NULL: it lies in its page */

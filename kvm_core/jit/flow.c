@@ -3,6 +3,50 @@
 
 #include "cpu/sem/common.h"
 
+/* ---- flags across edges ------------------------------------------------------------------------------- */
+
+/* OR, AND, SUB, XOR, CMP, TEST: all flags are the same whenever their result is zero. */
+static bool is_plain(const struct build *b, const struct op *op)
+{
+    enum { LIKE_THESE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 }; /* Group 1's digits, and bits 5:3 of the opcode */
+    struct encoding x;
+
+    if (!op->row || op->effect != FLAGS_WRITE)
+        return false;
+    parse_encoding(b, op->i, &x);
+    unsigned digit = x.modrm >> 3 & 7;
+    switch (x.map ? 0x0f : x.opcode) {
+    case 0x80:
+    case 0x81:
+    case 0x83: return LIKE_THESE >> digit & 1;
+    case 0x84:
+    case 0x85:
+    case 0xa8:
+    case 0xa9: return true;
+    case 0xf6:
+    case 0xf7: return digit < 2;
+    default: return !x.map && x.opcode < 0x40 && (x.opcode & 7) < 6 && LIKE_THESE >> (x.opcode >> 3) & 1;
+    }
+}
+
+/* Whether ZF, where instruction n finds it set, says what all others are. In a strip it may have come from elsewhere. */
+static bool zero_tells_all(const struct build *b, unsigned n)
+{
+    while (n && (b->op[n - 1].effect == FLAGS_NONE || b->op[n - 1].effect == FLAGS_READ))
+        n--;
+    return n && !b->strip && is_plain(b, &b->op[n - 1]);
+}
+
+static void save_at_edge(struct build *b)
+{
+    if (!b->zero) {
+        flags_save(&b->e, H_T1);
+        return;
+    }
+    op_mem(&b->e, false, 0xc7, 0, H_BASE, NO_INDEX, 0, FIELD(oszapc));
+    put32(&b->e, PF_ZF | PF_PF | FL_FIXED << 8);
+}
+
 /* ---- addresses of code and of the stack: 64 bits, in 32-bit code 32 ------------------------------------- */
 
 void lea_word(struct build *b, unsigned to, unsigned base, int32_t disp)
@@ -176,7 +220,7 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
     if (b->block && linkable && distance == b->block->off && b->kind == b->block->kind)
         again_edge(b, executed);
     if (b->flags == FLAGS_IN_HOST && (!in_page(distance) || !linkable || flags_wanted_at(b, distance)))
-        flags_save(&b->e, H_T1);
+        save_at_edge(b);
     if (strip && strip_again(b, distance, executed))
         return;
     if (strip)
@@ -190,7 +234,9 @@ void put_edge(struct build *b, int64_t distance, unsigned executed, bool linkabl
 void put_cold_edge(struct build *b, const struct cold *c)
 {
     b->flags = c->save ? FLAGS_IN_HOST : FLAGS_IN_MEMORY;
+    b->zero = c->zero;
     put_edge(b, (int64_t)c->linear, c->executed, true);
+    b->zero = false;
 }
 
 /* ---- branches ------------------------------------------------------------------------------------------- */
@@ -204,9 +250,12 @@ static bool lower_jcc(struct build *b, unsigned n)
     flags_want(b);
     unsigned cc = b->op[n].x.opcode & 15;
     uint8_t state = b->flags;
+    bool zero = cc == CC_JE && zero_tells_all(b, n);
     if (i->disp < 0) { /* a loop: the likely way without another jump */
         uint8_t *over = put_jump(&b->e, cc ^ 1);
+        b->zero = zero;
         put_edge(b, target_of(i), n + 1, true);
+        b->zero = false;
         b->flags = state;
         set_jump(over, b->e.p);
         return true;
@@ -215,6 +264,7 @@ static bool lower_jcc(struct build *b, unsigned n)
     c->executed = n + 1;
     c->linear = (uint64_t)target_of(i);
     c->save = !(state & FLAGS_IN_MEMORY);
+    c->zero = zero;
     return true;
 }
 
