@@ -5,7 +5,8 @@
 
 /* ---- flags across edges ------------------------------------------------------------------------------- */
 
-/* OR, AND, SUB, XOR, CMP, TEST: all flags are the same whenever their result is zero. */
+/* OR, AND, SUB, XOR, CMP, TEST: all flags are the same whenever their result is zero. (AF, which the SDM leaves undefined behind some of
+ * them, is 0 then on Intel's and AMD's processors.) */
 static bool is_plain(const struct build *b, const struct op *op)
 {
     enum { LIKE_THESE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 }; /* Group 1's digits, and bits 5:3 of the opcode */
