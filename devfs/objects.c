@@ -151,9 +151,9 @@ static void *take(struct worker *w, const struct node *n)
 
 static bool is_client(struct worker *w, pid_t tid)
 {
-    if (!space_lives(w->space))
-        return false;
-    return quick_again(w, tid) || !syscall(SYS_tgkill, w->client, tid, 0) || errno == EPERM;
+    if (quick_again(w, tid))
+        return true;
+    return space_lives(w->space) && (!syscall(SYS_tgkill, w->client, tid, 0) || errno == EPERM);
 }
 
 static void do_ioctl(struct worker *w, struct reader *r, const struct fuse_in_header *h, struct fuse_ioctl_in *in)

@@ -42,11 +42,15 @@ extern char **environ;
 
 enum { ENVIRONMENT_MAX = 32 };
 
+/* The kernel keeps a thread's struct rseq up to date whenever it has been preempted, as a reader is by each client that it answers. */
+static char no_rseq[] = "GLIBC_TUNABLES=glibc.pthread.rseq=0";
+
 /* Of our environment a worker gets what is meant for it. */
 static void environment(char *of_worker[ENVIRONMENT_MAX])
 {
     unsigned n = 0;
 
+    of_worker[n++] = no_rseq;
     for (char **e = environ; *e && n < ENVIRONMENT_MAX - 1; e++)
         if (!strncmp(*e, "KVMISH_", 7))
             of_worker[n++] = *e;

@@ -24,7 +24,7 @@
 #include "devfs/confine.h"
 #include "devfs/worker.h"
 
-enum { SOON_NS = 1000000, QUICK_NS = 200000, APART_NS = 15000, LOOK_EVERY = 4, STREAK = 8, BUSY_TICKS = 3 };
+enum { SOON_NS = 1000000, AGAIN_NS = 20000, QUICK_NS = 200000, APART_NS = 15000, PAUSE = 4, PAUSE_MAX = 64, STREAK = 8, BUSY_TICKS = 3 };
 /* Reader; watching thread, reader and client. */
 enum { CALL_RUNS = 1, TICK_RUNS = 3 };
 
@@ -93,7 +93,7 @@ bool quick_again(struct worker *w, pid_t tid)
     bool again;
 
     pthread_mutex_lock(&w->lock);
-    again = w->quick.tid == tid && now_ns() - w->quick.ended < SOON_NS;
+    again = w->quick.tid == tid && now_ns() - w->quick.ended < AGAIN_NS;
     pthread_mutex_unlock(&w->lock);
     return again;
 }
@@ -119,6 +119,7 @@ static void start(struct worker *w, struct reader *r)
         return;
     q->reader = r;
     q->seen = q->calls;
+    q->pause = PAUSE;
     q->busy = 0;
     readers_only(r);
 }
@@ -167,15 +168,22 @@ void quick_end(struct call *c)
         start(c->w, c->reader);
 }
 
-/* It has been waited for longer than a client takes that has not been woken on another processor. */
+/* It has been waited for longer than a client takes that has not been woken on another processor; or it has work of its own, and is asked
+ * less and less. */
 bool quick_apart(struct call *c)
 {
     struct quick *q = &c->w->quick;
 
-    if (q->reader != c->reader || c->waited < APART_NS || q->calls - q->looked < LOOK_EVERY)
+    if (q->reader != c->reader || c->waited < APART_NS || q->calls - q->looked < q->pause)
         return false;
     q->looked = q->calls;
+    q->pause = 2 * q->pause < PAUSE_MAX ? 2 * q->pause : PAUSE_MAX;
     return true;
+}
+
+void quick_moved(struct worker *w)
+{
+    w->quick.pause = PAUSE;
 }
 
 bool quick_look(struct worker *w)

@@ -17,7 +17,7 @@ struct quick {
     int64_t ended;         /* the last one, ns of CLOCK_MONOTONIC */
     struct reader *reader; /* the only one that reads now, with SCHED_IDLE; NULL: all do */
     unsigned calls, seen;  /* in all; at the last tick */
-    unsigned looked;       /* calls, when quick_apart() was true */
+    unsigned looked, pause; /* calls, when quick_apart() was true; from there to the next time */
     int load, processors;  /* /proc/loadavg; of the host */
     unsigned busy;         /* ticks on end */
 };
@@ -28,7 +28,7 @@ int quick_line(int line[2]);
 void quick_init(struct quick *q, int line);
 /* The hand, when its end can be read. */
 void quick_restore(int line, pid_t worker);
-/* Is this the thread that has just called? Too short a time for its number to be another one's. */
+/* Is this the thread that has just called? Too short a time for an execve(), and for its number to be another one's. */
 bool quick_again(struct worker *w, pid_t tid);
 /* The hand shall give back what threads here have given up. False: there is none. */
 bool quick_lift(const struct quick *q);
@@ -36,8 +36,9 @@ bool quick_lift(const struct quick *q);
 void quick_begin(struct call *c);
 void quick_end(struct call *c);
 void quick_over(struct worker *w);
-/* May the client be on another processor than the reader that it has for itself? */
+/* May the client be on another processor than the reader that it has for itself? moved: it was. */
 bool quick_apart(struct call *c);
+void quick_moved(struct worker *w);
 /* True: there is still something to look at. */
 bool quick_look(struct worker *w);
 

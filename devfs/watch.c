@@ -171,8 +171,10 @@ static void follow(struct call *c)
 {
     int cpu = processor_of(c->node);
 
-    if (cpu != c->reader->cpu && processor_pin(0, cpu))
-        c->reader->cpu = cpu;
+    if (cpu == c->reader->cpu || !processor_pin(0, cpu))
+        return;
+    c->reader->cpu = cpu;
+    quick_moved(c->w);
 }
 
 void watch_call(struct call *c)

@@ -124,6 +124,27 @@ static void forked(void)
     finish(&m);
 }
 
+enum { LEFT_OPEN = 100 };
+
+/* The machine belongs to the address space that made it, however soon the next one calls. */
+static void executed(void)
+{
+    struct machine m;
+
+    start(&m, 1);
+    CHECK(dup2(m.vm, LEFT_OPEN) == LEFT_OPEN);
+    for (unsigned i = 0; i < 1000; i++)
+        CHECK(ioctl(m.vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == 1);
+    execl("/proc/self/exe", "client", path, "inherited", NULL);
+    CHECK(!"execl");
+}
+
+static void inherited(void)
+{
+    REFUSED(ioctl(LEFT_OPEN, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), EIO);
+    REFUSED(ioctl(LEFT_OPEN, KVM_CREATE_VCPU, 1), EIO);
+}
+
 /* Nothing but ioctl and, of a vCPU, mmap; and no other way in. */
 static void no_files(void)
 {
@@ -554,7 +575,8 @@ int main(int argc, char **argv)
         {"vdso", vdso}, {"signals", signals},
         {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits},
         {"kicks", kicks}, {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile},
-        {"forever", forever}, {"orders", orders}, {"unchanged", unchanged}, {"int80", int80}, {NULL, NULL}
+        {"forever", forever}, {"orders", orders}, {"unchanged", unchanged}, {"int80", int80},
+        {"executed", executed}, {"inherited", inherited}, {NULL, NULL}
     };
 
     if (argc != 3)

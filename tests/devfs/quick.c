@@ -15,7 +15,7 @@
 #include "devfs/worker.h"
 
 #define PATTERN "/tmp/quick-load-XXXXXX"
-enum { ENOUGH = 100, THREAD = 7, OTHER = 8 };
+enum { ENOUGH = 100, THREAD = 7, OTHER = 8, LONG_NS = 1000000000 };
 
 static struct worker w;
 
@@ -105,6 +105,32 @@ static void test_load(struct reader *r, int line)
     assert(!w.quick.reader);
     quick_restore(line, getpid());
     assert(!gives_way());
+}
+
+static unsigned looks(struct reader *r, unsigned n)
+{
+    struct call c = {.w = &w, .reader = r, .waited = LONG_NS};
+    unsigned looked = 0;
+
+    for (; n; n--, w.quick.calls++)
+        looked += quick_apart(&c);
+    return looked;
+}
+
+/* Who takes his time on the same processor is asked less and less where he is; who has been elsewhere, soon again. */
+static void test_looks(struct reader *r, int line)
+{
+    unsigned first, later;
+
+    loads("1");
+    calls(r, ENOUGH);
+    first = looks(r, ENOUGH);
+    later = looks(r, ENOUGH);
+    quick_moved(&w);
+    assert(later && first > later && looks(r, ENOUGH) > later);
+    quick_over(&w);
+    assert(!looks(r, ENOUGH));
+    quick_restore(line, getpid());
 }
 
 static void *until_released(void *release)
@@ -238,6 +264,7 @@ int main(void)
     unlink(name);
     test_policy(&r, line[0]);
     test_load(&r, line[0]);
+    test_looks(&r, line[0]);
     test_inherited(&r, line[0]);
     test_no_watch(&r);
     test_no_right(&r);

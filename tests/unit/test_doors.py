@@ -162,7 +162,8 @@ def test_what_a_vcpu_is_given_comes_back(machine: Machine) -> None:
     vcpu.set_tsc_khz(khz)
     assert vcpu.get_tsc_khz() == khz
     vcpu.set_signal_mask([10, 12])
-    vcpu.set_signal_mask(None)
+    if not os.environ.get("KVMISH_TEST_FUSE"):  # FUSE reads what the number says: no NULL
+        vcpu.set_signal_mask(None)
 
 
 def test_msrs_that_describe_the_processor_have_values(machine: Machine) -> None:
