@@ -131,6 +131,37 @@ static void reap(void)
     }
 }
 
+/* Waits for "ready", an empty string; or else what went wrong is in `error`. */
+static int await(int socket, char *error, size_t room)
+{
+    char text[256] = "a worker ended before it was ready";
+    int fd;
+    ssize_t n = packet_receive(socket, text, sizeof(text) - 1, &fd);
+
+    if (fd >= 0)
+        close(fd);
+    if (n == 1 && !text[0])
+        return 0;
+    snprintf(error, room, "%s", text);
+    return -EIO;
+}
+
+/* With the lock: what spares have said, which no client has to hear then. */
+static void hear(void)
+{
+    char error[256];
+
+    for (unsigned i = 0; i < pool.children; i++) {
+        struct child *c = &pool.child[i];
+        struct pollfd p = {c->socket, POLLIN, 0};
+        if (c->taken || c->ready || poll(&p, 1, 0) <= 0)
+            continue;
+        if (await(c->socket, error, sizeof(error)))
+            fprintf(stderr, "kvmish: %s\n", error);
+        c->ready = true;
+    }
+}
+
 /* With the lock: of those that have closed their end, which need no more of us. */
 static void close_sockets(void)
 {
@@ -178,12 +209,14 @@ static void *keep(void *arg)
         }
         reap();
         close_sockets();
+        hear();
         while (need_spare() && failures < 3)
             failures = add_spare() ? failures + 1 : 0;
         p[0] = (struct pollfd){pool.wake, POLLIN, 0};
         for (n = 0; n < pool.children; n++) {
-            p[2 * n + 1] = (struct pollfd){pool.child[n].pidfd, POLLIN, 0};
-            p[2 * n + 2] = (struct pollfd){pool.child[n].socket, 0, 0}; /* its end */
+            const struct child *c = &pool.child[n];
+            p[2 * n + 1] = (struct pollfd){c->pidfd, POLLIN, 0};
+            p[2 * n + 2] = (struct pollfd){c->socket, c->taken || c->ready ? 0 : POLLIN, 0}; /* "ready"; its end */
         }
         pthread_mutex_unlock(&pool.lock);
         poll(p, 2 * n + 1, failures ? 1000 : -1);
@@ -192,21 +225,6 @@ static void *keep(void *arg)
         if (p[0].revents && read(pool.wake, &count, sizeof(count)) < 0)
             continue;
     }
-}
-
-/* Waits for "ready", an empty string; or else what went wrong is in `error`. */
-static int await(int socket, char *error, size_t room)
-{
-    char text[256] = "a worker ended before it was ready";
-    int fd;
-    ssize_t n = packet_receive(socket, text, sizeof(text) - 1, &fd);
-
-    if (fd >= 0)
-        close(fd);
-    if (n == 1 && !text[0])
-        return 0;
-    snprintf(error, room, "%s", text);
-    return -EIO;
 }
 
 /* With the lock. */

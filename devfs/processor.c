@@ -2,6 +2,7 @@
 #include "devfs/processor.h"
 
 #include <sched.h>
+#include <string.h>
 
 bool processor_pin(pid_t tid, int cpu)
 {
@@ -14,14 +15,17 @@ bool processor_pin(pid_t tid, int cpu)
     return !sched_setaffinity(tid, sizeof(one), &one);
 }
 
-int processor_only(void)
+void processor_leave(pid_t tid, int cpu)
 {
-    cpu_set_t set;
+    cpu_set_t others;
 
-    if (sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) != 1)
-        return -1;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &set))
-            return cpu;
-    return -1;
+    memset(&others, 0xff, sizeof(others));
+    if (cpu >= 0 && cpu < CPU_SETSIZE)
+        CPU_CLR(cpu, &others);
+    sched_setaffinity(tid, sizeof(others), &others); /* EINVAL: there is no other */
+}
+
+void processor_any(void)
+{
+    processor_leave(0, -1);
 }

@@ -131,9 +131,11 @@ void quick_over(struct worker *w)
     q->streak = 0;
     if (!q->reader)
         return;
+    if (!quick_lift(q)) {
+        q->line = -1; /* nobody would do it the next time either: the hand has died */
+        atomic_store(&q->reader->slow, true);
+    }
     q->reader = NULL;
-    if (!quick_lift(q))
-        q->line = -1; /* nobody would do it the next time either */
     readers_all(&w->session.readers);
 }
 

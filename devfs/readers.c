@@ -14,11 +14,12 @@
 enum { READERS_MAX = 4096, IDLE_MAX = 8 };
 
 /* Is this reader one too many? Then it no longer counts: of several that ask at once, only so many may go. */
-static bool dismissed(struct readers *s)
+static bool dismissed(struct reader *r)
 {
+    struct readers *s = r->all;
     int idle = atomic_load_explicit(&s->idle, memory_order_relaxed);
 
-    while (idle > IDLE_MAX)
+    while (idle > (atomic_load(&r->slow) ? 1 : IDLE_MAX))
         if (atomic_compare_exchange_weak(&s->idle, &idle, idle - 1))
             return true;
     return false;
@@ -114,25 +115,52 @@ static void unlist(struct reader *r)
     pthread_mutex_unlock(&r->all->lock);
 }
 
-void readers_join(struct readers *s)
+static struct reader *new_reader(struct readers *s, int cpu)
 {
-    struct reader r = {.all = s, .buffer = malloc(s->buffer_bytes), .tid = gettid(), .cpu = processor_only()};
+    struct reader *r = malloc(sizeof(*r) + s->buffer_bytes);
 
-    enlist(&r);
-    while (r.buffer && (atomic_load(&s->only) == &r || !dismissed(s))) {
-        if (is_aside(&r))
-            wait_aside(&r);
-        else if (!s->read(s->owner, &r))
+    if (r)
+        *r = (struct reader){.all = s, .cpu = cpu};
+    return r;
+}
+
+/* To its processor it goes last: there others wait for it, and others work, while it comes into being. */
+static void read_on(struct reader *r)
+{
+    struct readers *s = r->all;
+
+    r->tid = gettid();
+    enlist(r);
+    if (!processor_pin(0, r->cpu))
+        r->cpu = -1;
+    while (atomic_load(&s->only) == r || !dismissed(r)) {
+        if (is_aside(r))
+            wait_aside(r);
+        else if (!s->read(s->owner, r))
             break;
     }
-    unlist(&r);
-    free(r.buffer);
+    unlist(r);
+    free(r);
     atomic_fetch_sub(&s->count, 1);
 }
 
-static void *read_loop(void *s)
+void readers_join(struct readers *s, int cpu)
 {
-    readers_join(s);
+    struct reader *r = new_reader(s, cpu);
+
+    if (r)
+        read_on(r);
+    else
+        atomic_fetch_sub(&s->count, 1);
+}
+
+static void *read_loop(void *reader)
+{
+    const struct reader *r = reader;
+
+    if (r->all->follow && r->cpu < 0)
+        processor_any();
+    read_on(reader);
     return NULL;
 }
 
@@ -146,26 +174,31 @@ bool readers_expect(struct readers *s)
     return true;
 }
 
-static int start_reader(struct readers *s, int cpu)
+static int start_thread(struct reader *r)
 {
     pthread_attr_t attr;
-    cpu_set_t one;
     pthread_t thread;
+    int err;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, READER_STACK_BYTES);
+    err = -pthread_create(&thread, &attr, read_loop, r);
+    pthread_attr_destroy(&attr);
+    return err;
+}
+
+static int start_reader(struct readers *s, int cpu)
+{
+    struct reader *r;
     int err;
 
     if (!readers_expect(s))
         return -EAGAIN;
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, READER_STACK_BYTES);
-    if (cpu >= 0) {
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        pthread_attr_setaffinity_np(&attr, sizeof(one), &one);
-    }
-    err = -pthread_create(&thread, &attr, read_loop, s);
-    pthread_attr_destroy(&attr);
+    r = new_reader(s, cpu);
+    err = r ? start_thread(r) : -ENOMEM;
     if (err) {
+        free(r);
         atomic_fetch_sub(&s->idle, 1);
         atomic_fetch_sub(&s->count, 1);
     }

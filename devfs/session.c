@@ -126,22 +126,22 @@ static bool read_one(void *owner, struct reader *r)
 
 int session_start(struct session *s)
 {
-    s->readers = (struct readers){.buffer_bytes = BUFFER, .read = read_one, .owner = s};
+    s->readers = (struct readers){.buffer_bytes = BUFFER, .follow = true, .read = read_one, .owner = s};
     return readers_expect(&s->readers) ? 0 : -EAGAIN;
 }
 
 int session_serve_until(struct session *s, int readable)
 {
-    struct reader r = {.buffer = malloc(BUFFER), .cpu = -1};
+    struct reader *r = calloc(1, sizeof(*r) + BUFFER);
     struct pollfd p[] = {{s->dev, POLLIN, 0}, {readable, POLLIN, 0}};
-    int err = r.buffer ? 0 : -ENOMEM;
+    int err = r ? 0 : -ENOMEM;
 
     while (!err && !p[1].revents) {
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             err = -errno;
-        else if (p[0].revents && !read_one(s, &r))
+        else if (p[0].revents && !read_one(s, r))
             err = -EIO;
     }
-    free(r.buffer);
+    free(r);
     return err;
 }

@@ -154,15 +154,14 @@ static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     for (;;) {
-        bool quiet = sigtimedwait(&child, NULL, &turn) < 0;
-        pid_t got = waitpid(tid, status, __WALL | WNOHANG);
+        pid_t got = waitpid(tid, status, __WALL | WNOHANG); /* mostly: it has had our processor since we let it go */
         if (got == tid)
             return WIFSTOPPED(*status) ? 0 : -ESRCH;
         if (got < 0 && errno != EINTR)
             return -ESRCH;
         if (abandoned && abandoned())
             return -EINTR;
-        if (quiet && trace_dead(tid))
+        if (sigtimedwait(&child, NULL, &turn) < 0 && trace_dead(tid))
             return -ESRCH;
     }
 }

@@ -34,13 +34,8 @@ static bool signal_waits(const struct call *c, bool *traced)
 /* The processor of a reader that works alone is not ours: whoever runs there sends the client's thread to another one. */
 static void step_aside(const struct reader *alone)
 {
-    cpu_set_t set;
-
-    if (!alone || alone->cpu < 0 || alone->cpu != sched_getcpu())
-        return;
-    memset(&set, 0xff, sizeof(set));
-    CPU_CLR(alone->cpu, &set);
-    sched_setaffinity(0, sizeof(set), &set); /* EINVAL: there is no other */
+    if (alone && alone->cpu >= 0 && alone->cpu == sched_getcpu())
+        processor_leave(0, alone->cpu);
 }
 
 /* With w->lock: -> is there still something to watch? */
@@ -90,6 +85,7 @@ static void *watch_thread(void *arg)
     struct worker *w = arg;
     unsigned idle = 0;
 
+    processor_any();
     for (;;) {
         lock_calls(w);
         idle = look(w) ? 0 : idle + 1;

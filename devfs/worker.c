@@ -56,8 +56,7 @@ static int serve(struct worker *w)
         err = readers_start(&w->session.readers, 1, who.cpu);
     if (hand_made(&w->hand, err) || err)
         return 1;
-    processor_pin(0, who.cpu); /* not before: there the hand has work to do */
-    readers_join(&w->session.readers);
+    readers_join(&w->session.readers, who.cpu);
     for (;;)
         pause();
 }
@@ -77,6 +76,7 @@ static int worker_main(struct session session, int hand, int line, int broker)
     w.self = getpid();
     pthread_mutex_init(&w.hand.lock, NULL);
     pthread_mutex_init(&w.lock, NULL);
+    thread_began = processor_any;
     watch_init(&w);
     quick_init(&w.quick, line);
     pthread_rwlockattr_init(&attr);

@@ -161,7 +161,7 @@ static bool receive(void *owner, struct reader *r)
     memset(r->buffer, 0, r->all->buffer_bytes); /* the kernel insists */
     if (ioctl(d->listener, SECCOMP_IOCTL_NOTIF_RECV, r->buffer))
         return errno == EINTR || errno == ENOENT; /* ENOENT: the thread is no longer waiting */
-    return serve(d, r, r->buffer);
+    return serve(d, r, (void *)r->buffer);
 }
 
 int door_start(struct door *d)

@@ -12,6 +12,8 @@
 #define TIMER_SLACK_NS                                                                             \
     1000ul /* the default of 50 us would add to each deadline; prctl(2) PR_SET_TIMERSLACK */
 
+void (*thread_began)(void);
+
 static uint64_t clock_now_ns(const struct clock *clock)
 {
     struct timespec now;
@@ -114,6 +116,8 @@ static void *timer_thread(void *arg)
 {
     struct timers *timers = arg;
 
+    if (thread_began)
+        thread_began();
     prctl(PR_SET_NAME, "kvmish-timer");
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
     pthread_mutex_lock(timers->lock);

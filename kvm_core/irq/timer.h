@@ -43,6 +43,9 @@ struct timers {
     uint64_t sleeping_until_ns; /* what the thread waits for; 0 while it is awake */
 };
 
+/* What a thread of the core does first, where it must not stay like the one that started it; or NULL. */
+extern void (*thread_began)(void);
+
 void timer_init(struct timer *timer, timer_fn fire, void *arg);
 
 /* clock NULL: CLOCK_MONOTONIC. 0 or -errno. */

@@ -189,6 +189,8 @@ static void *irqfd_thread(void *arg)
     struct irqfds *set = vm->irqfds;
     struct epoll_event ev[16];
 
+    if (thread_began)
+        thread_began();
     for (;;) {
         int n = epoll_wait(set->epoll, ev, 16, -1);
         for (int k = 0; k < n; k++) {

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "devfs/processor.h"
 #include "devfs/worker.h"
 
 #define PATTERN "/tmp/quick-load-XXXXXX"
@@ -156,6 +157,26 @@ static void test_inherited(struct reader *r, int line)
     assert(!pthread_join(thread, &policy) && (intptr_t)policy == SCHED_OTHER && !gives_way());
 }
 
+/* Who would have lifted it has died meanwhile. */
+static void test_hand_dies(struct reader *r, int line)
+{
+    int gone[2], kept = w.quick.line;
+
+    assert(!pipe2(gone, O_NONBLOCK));
+    w.quick.line = gone[1];
+    calls(r, ENOUGH);
+    assert(gives_way() && !atomic_load(&r->slow));
+    close(gone[0]);
+    quick_over(&w);
+    assert(atomic_load(&r->slow) && !w.quick.reader);
+    calls(r, ENOUGH);
+    assert(!w.quick.reader);
+    close(gone[1]);
+    quick_restore(line, getpid());
+    w.quick.line = kept;
+    atomic_store(&r->slow, false);
+}
+
 /* Nobody could end it. */
 static void test_no_watch(struct reader *r)
 {
@@ -238,11 +259,36 @@ static void test_readers(void)
         request_and_await();
         assert(atomic_load(&last) == one);
     }
+    atomic_store(&one->slow, true); /* it ends, for there are others */
     readers_all(&s);
-    await_waiting(&s, 3);
+    while (atomic_load(&s.count) != 2)
+        request_and_await();
+    await_waiting(&s, 2);
     close(requests[1]);
     while (atomic_load(&s.count))
         sched_yield();
+}
+
+static cpu_set_t anywhere;
+
+static bool note_where(void *owner, struct reader *r)
+{
+    (void)owner;
+    assert(r->cpu == -1 && !sched_getaffinity(0, sizeof(anywhere), &anywhere));
+    return false;
+}
+
+/* A reader that is pinned starts another: that one may be anywhere. */
+static void test_started_by_a_pinned_one(void)
+{
+    static struct readers s = {.buffer_bytes = 1, .follow = true, .read = note_where};
+    cpu_set_t before, one;
+
+    assert(!sched_getaffinity(0, sizeof(before), &before) && processor_pin(0, sched_getcpu()));
+    assert(!sched_getaffinity(0, sizeof(one), &one) && CPU_COUNT(&one) == 1 && !readers_start(&s, 1, -1));
+    while (atomic_load(&s.count))
+        sched_yield();
+    assert(CPU_COUNT(&anywhere) >= CPU_COUNT(&before) && !sched_setaffinity(0, sizeof(before), &before));
 }
 
 int main(void)
@@ -251,9 +297,11 @@ int main(void)
     char name[] = PATTERN;
     int line[2];
 
+    signal(SIGPIPE, SIG_IGN); /* as in the worker, which blocks it */
     if (quick_line(line))
         err(1, "quick_line");
     test_readers();
+    test_started_by_a_pinned_one();
     if (line[1] < 0) {
         puts("no CAP_SYS_NICE");
         return 77;
@@ -266,6 +314,7 @@ int main(void)
     test_load(&r, line[0]);
     test_looks(&r, line[0]);
     test_inherited(&r, line[0]);
+    test_hand_dies(&r, line[0]);
     test_no_watch(&r);
     test_no_right(&r);
     puts("ok");
