@@ -72,7 +72,10 @@ class Broker:
         """The process of the virtual machine that this client has."""
         for hand in self.processes("kvmish-hand"):
             fds = Path(f"/proc/{hand}/fdinfo")
-            texts = [fd.read_text() for fd in fds.iterdir()]
+            try:
+                texts = [fd.read_text() for fd in fds.iterdir()]
+            except FileNotFoundError:  # another machine's, which has just ended
+                continue
             if any(f"Pid:\t{client}\n" in text for text in texts):
                 children = Path(f"/proc/{hand}/task/{hand}/children").read_text().split()
                 return int(children[0])
