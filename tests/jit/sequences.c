@@ -492,7 +492,8 @@ static void random_state(uint64_t rip)
     for (unsigned n = 0; n < (bits == 64 ? sizeof(pointers64) : sizeof(pointers32)); n++) {
         static const uint64_t places[] = {DATA_ADDR, DATA_ADDR + 4096, DATA_ADDR + DATA_READONLY, ALIAS_ADDR, ALIAS_ADDR + 4096, TOP_ADDR};
         uint64_t at = places[chance(80) ? below(2) : below(bits == 64 ? 5 : 6)];
-        start.gpr[bits == 64 ? pointers64[n] : pointers32[n]] = at + (chance(30) ? 4096 - below(60) : 200 + below(3600));
+        at += chance(30) ? 4096 - below(60) : 200 + below(3600);
+        start.gpr[bits == 64 ? pointers64[n] : pointers32[n]] = bits == 64 ? at : (uint32_t)at; /* 4 GiB is 0 */
     }
     start.gpr[RSP] = (DATA_ADDR + 4096 - 200 + below(400)) & (chance(90) ? ~7ull : ~0ull);
     if (bits == 32 && chance(5))
