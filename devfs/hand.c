@@ -292,18 +292,20 @@ static void close_one(int *fd)
     *fd = -1;
 }
 
-/* The worker learns whose it is. */
+/* The worker learns whose it is, and starts; where the client's memory is it has to know later. */
 static int introduce(struct hand *h, const struct create_vm *q)
 {
     const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
-    int space, err;
+    int space, err = packet_send(h->socket, &r, sizeof(r), -1);
 
+    if (err)
+        return err;
     confine_aside(CAP_SYS_ADMIN, true); /* who opens pagemap with it sees physical addresses, and so would the worker */
     space = space_open(h->tgid);
     confine_aside(CAP_SYS_ADMIN, false);
     if (space < 0)
         return space;
-    err = packet_send(h->socket, &r, sizeof(r), space);
+    err = packet_send(h->socket, "", 1, space);
     close(space);
     return err;
 }

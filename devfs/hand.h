@@ -20,7 +20,7 @@
 
 enum hand_op {
     HAND_BACKING = 1, /* fd: to be the pages of a vCPU's file; -> its number in the FUSE session */
-    HAND_READY,       /* fd: the VM's file. The reply comes when there is a client: who, and fd of its address space */
+    HAND_READY,       /* fd: the VM's file. The reply comes when there is a client: who; then a byte with fd of its address space */
     HAND_MADE,        /* a: -errno, has become of the VM for that client. No reply */
     HAND_STOP,        /* tid, a: its processor, b: its FUSE request */
     HAND_GIVE,        /* the same, and fd, option: reopen read-only; -> the client's descriptor */
@@ -79,7 +79,8 @@ void hand_lock(struct hand_link *h);
 void hand_unlock(struct hand_link *h);
 /* All of these with the lock held; -errno, -EIO when the hand is gone. */
 int hand_backing(struct hand_link *h, int fd);
-int hand_ready(struct hand_link *h, int vm_file, struct hand_reply *who, int *space);
+int hand_ready(struct hand_link *h, int vm_file, struct hand_reply *who);
+int hand_space(struct hand_link *h, int *space); /* afterwards */
 int hand_made(struct hand_link *h, int ret);
 int hand_stop(struct hand_link *h, pid_t tid, uint64_t unique, bool *answered);
 int hand_give(struct hand_link *h, pid_t tid, uint64_t unique, int fd, bool read_only, bool *answered);

@@ -63,11 +63,18 @@ int hand_backing(struct hand_link *h, int fd)
     return ask(h, &q, fd, &r, NULL);
 }
 
-int hand_ready(struct hand_link *h, int vm_file, struct hand_reply *who, int *space)
+int hand_ready(struct hand_link *h, int vm_file, struct hand_reply *who)
 {
     const struct hand_request q = request(HAND_READY, 0, 0, 0);
 
-    return ask(h, &q, vm_file, who, space);
+    return ask(h, &q, vm_file, who, NULL);
+}
+
+int hand_space(struct hand_link *h, int *space)
+{
+    char byte;
+
+    return packet_receive(h->socket, &byte, 1, space) == 1 && *space >= 0 ? 0 : -EIO;
 }
 
 int hand_made(struct hand_link *h, int ret)

@@ -40,7 +40,7 @@ static int create(struct worker *w)
 static int serve(struct worker *w)
 {
     struct hand_reply who;
-    int err = hand_ready(&w->hand, w->ahead.vm_file, &who, &w->space);
+    int err = hand_ready(&w->hand, w->ahead.vm_file, &who);
 
     if (err)
         return 0; /* the broker has ended */
@@ -50,6 +50,8 @@ static int serve(struct worker *w)
     err = confine_worker(&who);
     if (!err)
         err = create(w);
+    if (!err)
+        err = hand_space(&w->hand, &w->space);
     if (!err)
         err = session_start(&w->session);
     if (!err)
