@@ -383,8 +383,3 @@ int trace_held(pid_t tid)
         return 1;
     return let_signal_in(tid, WSTOPSIG(status));
 }
-
-void trace_release(pid_t tid)
-{
-    ptrace(PTRACE_DETACH, tid, 0, 0);
-}

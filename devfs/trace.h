@@ -48,6 +48,5 @@ bool trace_dead(pid_t tid);
 int trace_hold(pid_t tid);
 /* Has it stopped? 1, 0 or -ESRCH. */
 int trace_held(pid_t tid);
-void trace_release(pid_t tid);
 
 #endif
