@@ -3,8 +3,6 @@
  * what is REX in the pieces is INC or DEC. */
 #include "inside.h"
 
-#include "../isa/cases.h"
-
 enum { CASES = 20000, LENGTH = 12, BUDGET = 1000 };
 
 struct piece {
@@ -45,6 +43,29 @@ static const struct piece pieces[] = {
     {{0x8d, 0x51, 0x01}, 3},             /* lea edx, [rcx + 1] */
 };
 enum { PIECES = sizeof(pieces) / sizeof(pieces[0]), SETCC = 16, CMOVCC = 16, JCC = 16, ALL = PIECES + SETCC + CMOVCC + JCC };
+
+static uint64_t rnd(void) /* xorshift64 */
+{
+    static uint64_t x = 88172645463325252ull;
+
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return x;
+}
+
+/* One that carries and overflows often. */
+static uint64_t random_integer(void)
+{
+    uint64_t x = rnd();
+
+    switch (x >> 62) {
+    case 0: return x;
+    case 1: return x & 0xff;
+    case 2: return 1ull << (x & 63);
+    default: return -(x & 3);
+    }
+}
 
 static unsigned put_piece(uint8_t *p, unsigned which)
 {
@@ -98,7 +119,6 @@ int main(void)
     if (!emu->translator && translate_create(emu))
         return 3;
     translate_at_once(emu, false);
-    rng_state[0] = 1;
     for (unsigned n = 0; n < CASES && !failures; n++) {
         struct state want = {0}, got = {0};
         unsigned length = put_case(code);
