@@ -256,7 +256,8 @@ static int irqfds_start(struct kvm_vm *vm)
 }
 
 /* An eventfd is an irqfd of one machine, as in Linux since 6.17. The mark is in the file, which all descriptors of it share: the
- * signal of I/O that never comes (fcntl(2), F_SETSIG), for this process; nobody's when that has ended. */
+ * signal of I/O that never comes (fcntl(2), F_SETSIG), for this process; nobody's when that has ended. Machines of different processes
+ * that claim one at the same moment may both get it: fcntl() has no comparison. */
 enum { CLAIMED = 59 };
 
 static pthread_mutex_t claims = PTHREAD_MUTEX_INITIALIZER;

@@ -18,7 +18,6 @@ FLAGS = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-D_GNU_SOURC
 SCENARIOS = [
     "children", "handed", "kept", "paths", "exclusive", "full-table", "no-memory", "leaks", "clean",
     "cancelled", "handlers", "opened", "closed-numbers",
-    "claimed",
 ]  # fmt: skip
 
 
@@ -50,6 +49,12 @@ def _runs(command: list[str], scenario: str) -> None:
 def test_in_the_programs_surroundings(faults: Path, door: str, scenario: str) -> None:
     command = [str(KVMISH), "exec", "--quiet", "--door", door, "--", str(faults), "/dev/kvm"]
     _runs(command, scenario)
+
+
+def test_two_machines_that_want_one_eventfd_at_once(faults: Path) -> None:
+    """Where machines are processes of their own, both may get it: kvm/eventfd.c."""
+    command = [str(KVMISH), "exec", "--quiet", "--door", "preload", "--", str(faults), "/dev/kvm"]
+    _runs(command, "claimed")
 
 
 @pytest.mark.parametrize("scenario", [pytest.param("orders", marks=pytest.mark.full), *SCENARIOS])
