@@ -5,12 +5,10 @@ What a program is (static, 32-bit, Go, ...) is read from its file; a script is i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
 import struct
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 from kvm_core import engines
 from kvm_core.errors import BackendError, ConfigError
 from vmmuser.assets import ROOT
+from vmmuser.status import say
 
 PRELOAD = Path(ROOT, "build", "libkvmish-preload.so")
 LAUNCHER = Path(ROOT, "build", "kvmish-launch")
@@ -173,14 +172,8 @@ def run(
             _check_cpuid(program, choice)
         if not quiet:
             answered = "; its CPUID is answered, with SVM or VMX" if cpuid else ""
-            _say(f"door {choice.door}: {choice.why}{answered}")
+            say(f"door {choice.door}: {choice.why}{answered}")
         enter(choice.door, program, command, mounted, cpuid)
     except (BackendError, ConfigError) as error:
-        _say(str(error))
+        say(str(error))
     return 2
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"kvmish: {text}\n")
-        sys.stderr.flush()

@@ -159,6 +159,8 @@ uint8_t effect_of(const struct build *b, const struct insn *i, const struct lowe
 /* FL_* that somebody looks at before they are written, as far as the page's code tells. */
 uint16_t flags_wanted_at(const struct build *b, int64_t distance);
 void flags_find(struct build *b, unsigned behind); /* `effect` and `live` of all instructions; `behind` follows the last */
+/* Whether ZF, where instruction n finds it set, says what all others are. In a strip it may have come from elsewhere. */
+bool zero_tells_all(const struct build *b, unsigned n);
 
 /* encoding.c */
 struct roles { /* what the two ModRM operands are */

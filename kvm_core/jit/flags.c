@@ -1,4 +1,5 @@
-/* Which arithmetic flags an instruction looks at and which it surely writes; from that, before which instruction any are needed. */
+/* Which arithmetic flags an instruction looks at and which it surely writes; from that, before which instruction any are needed, and
+ * where ZF alone tells all of them. */
 #include "jit/build.h"
 
 #include "cpu/sem/common.h"
@@ -170,4 +171,35 @@ void flags_find(struct build *b, unsigned behind)
             wanted = FL_ARITH;
         op->live = wanted;
     }
+}
+
+/* OR, AND, SUB, XOR, CMP, TEST: all flags are the same whenever their result is zero. (AF, which the SDM leaves undefined behind some of
+ * them, is 0 then on Intel's and AMD's processors.) */
+static bool is_told_by_zero(const struct op *op)
+{
+    enum { LIKE_THESE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 }; /* Group 1's digits, and bits 5:3 of the opcode */
+    const struct encoding *x = &op->x;
+    unsigned digit = x->modrm >> 3 & 7;
+
+    if (!op->row || op->effect != FLAGS_WRITE || x->map)
+        return false;
+    switch (x->opcode) {
+    case 0x80:
+    case 0x81:
+    case 0x83: return LIKE_THESE >> digit & 1;
+    case 0x84:
+    case 0x85:
+    case 0xa8:
+    case 0xa9: return true;
+    case 0xf6:
+    case 0xf7: return digit < 2;
+    default: return x->opcode < 0x40 && (x->opcode & 7) < 6 && LIKE_THESE >> (x->opcode >> 3) & 1;
+    }
+}
+
+bool zero_tells_all(const struct build *b, unsigned n)
+{
+    while (n && (b->op[n - 1].effect == FLAGS_NONE || b->op[n - 1].effect == FLAGS_READ))
+        n--;
+    return n && !b->strip && is_told_by_zero(&b->op[n - 1]);
 }

@@ -5,39 +5,6 @@
 
 /* ---- flags across edges ------------------------------------------------------------------------------- */
 
-/* OR, AND, SUB, XOR, CMP, TEST: all flags are the same whenever their result is zero. (AF, which the SDM leaves undefined behind some of
- * them, is 0 then on Intel's and AMD's processors.) */
-static bool is_plain(const struct build *b, const struct op *op)
-{
-    enum { LIKE_THESE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 }; /* Group 1's digits, and bits 5:3 of the opcode */
-    struct encoding x;
-
-    if (!op->row || op->effect != FLAGS_WRITE)
-        return false;
-    parse_encoding(b, op->i, &x);
-    unsigned digit = x.modrm >> 3 & 7;
-    switch (x.map ? 0x0f : x.opcode) {
-    case 0x80:
-    case 0x81:
-    case 0x83: return LIKE_THESE >> digit & 1;
-    case 0x84:
-    case 0x85:
-    case 0xa8:
-    case 0xa9: return true;
-    case 0xf6:
-    case 0xf7: return digit < 2;
-    default: return !x.map && x.opcode < 0x40 && (x.opcode & 7) < 6 && LIKE_THESE >> (x.opcode >> 3) & 1;
-    }
-}
-
-/* Whether ZF, where instruction n finds it set, says what all others are. In a strip it may have come from elsewhere. */
-static bool zero_tells_all(const struct build *b, unsigned n)
-{
-    while (n && (b->op[n - 1].effect == FLAGS_NONE || b->op[n - 1].effect == FLAGS_READ))
-        n--;
-    return n && !b->strip && is_plain(b, &b->op[n - 1]);
-}
-
 static void save_at_edge(struct build *b)
 {
     if (!b->zero) {
@@ -311,9 +278,10 @@ static bool lower_jmp(struct build *b, unsigned n)
     if (op->i->size != b->word)
         return false;
     if (op->row->form == FORM_I) {
-        if (in_reach(b, target_of(op->i)))
-            put_edge(b, target_of(op->i), n + 1, true);
-        return in_reach(b, target_of(op->i));
+        if (!in_reach(b, target_of(op->i)))
+            return false;
+        put_edge(b, target_of(op->i), n + 1, true);
+        return true;
     }
     if (op->row->form == FORM_M && !can_address(op->i))
         return false;

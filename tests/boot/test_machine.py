@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -22,11 +22,20 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Another device may be named for a try by hand; the suite itself uses the door in the process.
 DOOR = os.environ.get("KVMISH_TEST_DOOR", "direct")
 LIMIT_S = 60
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(autouse=True)
 def _core(need: Callable[[bool, str], None]) -> None:
     need(DOOR != "direct" or find_spec("kvm_core._kvm") is not None, "the core (make ext)")
+
+
+def run(command: list[str], stdout: int | IO[bytes] = subprocess.PIPE) -> Done:
+    return subprocess.run(
+        command,
+        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
+        text=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
 
 
 class Boot:
@@ -43,18 +52,8 @@ class Boot:
         base = [sys.executable, "-c", run, "boot", "--kvm", DOOR, "--kernel", str(image)]
         return [*base, "--report", str(self.report_file), *options]
 
-    def __call__(
-        self, body: str, *options: str
-    ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-        done = subprocess.run(
-            self.command(body, *options),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
+    def __call__(self, body: str, *options: str) -> tuple[Done, dict[str, Any]]:
+        done = run(self.command(body, *options))
         text = self.report_file.read_text() if self.report_file.exists() else ""
         return done, json.loads(text or "{}")
 
@@ -220,15 +219,7 @@ def test_reader_that_goes_away(boot: Boot) -> None:
 )
 def test_standard_files_that_are_closed(boot: Boot, closed: str, shown: str) -> None:
     command = boot.command('say "up\\n"\n jmp off')
-    done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    done = run(["sh", "-c", f'exec "$@" {closed}', "sh", *command])
     assert done.returncode == 0, done.stderr
     assert done.stdout == shown
 
@@ -236,16 +227,7 @@ def test_standard_files_that_are_closed(boot: Boot, closed: str, shown: str) -> 
 def test_full_disk_under_the_console(boot: Boot) -> None:
     """The guest goes on, and a line says that its words are lost."""
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            boot.command('say "up\\n"\n jmp off'),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
+        done = run(boot.command('say "up\\n"\n jmp off'), full)
     assert done.returncode == 0
     assert done.stderr.count("standard output: No space left on device") == 1
 
