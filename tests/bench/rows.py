@@ -28,12 +28,13 @@ class Session:
     file: bool = False  # also under QEMU on the device file
     plain: bool = False  # the usual initramfs and console messages; no programs
     own: bool = True  # also by kvmish boot
+    turns: int = 1  # a round's, of the judged sides but TCG: what is short is measured more often
 
 
 SESSIONS = {
-    "integer": Session(file=True),
+    "integer": Session(file=True, turns=3),
     "integer 32": Session(),
-    "vector": Session(),
+    "vector": Session(turns=3),
     "kernel": Session(),
     "two": Session(smp=2),
     "four": Session(smp=4),

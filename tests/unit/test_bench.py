@@ -183,7 +183,20 @@ def test_host_and_guest_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (native.count, guest.count) == (30, 3)  # the interpreter does a tenth
         assert set(native.checksums) == {"30", "3"}
         assert guest.checksums == {"3": native.checksums["3"]}
-        assert len(native.samples) == len(guest.samples) == 1
+        assert native.samples
+        assert guest.samples
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_short_rows_are_measured_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = _runner("native", "tcg/max", "kvm/translate", sieve=2)
+    runner.sides.append(Side("kvm/emulate", judged=False))
+    order: list[str] = []
+    monkeypatch.setattr(runner, "run", lambda side, *_: order.append(side.column))
+    runner.round(0, "off")
+    more = ["native", "kvm/translate"] * (SESSIONS["integer"].turns - 1)
+    assert order == ["native", "tcg/max", "kvm/translate", "kvm/emulate", *more]
+    assert more
 
 
 def test_engines_for_comparison_run_once() -> None:
