@@ -419,16 +419,19 @@ void far_return_stack(struct vcpu *v, uint16_t sel, const struct segment *cs, st
     segment_from_desc(ss, sel, segment_need_stack(v, sel, rpl, VEC_GP, 0));
 }
 
+/* Base and limit stay, so that 64-bit code goes on with its FS and GS base: SDM vol. 2, IRET, names the selector alone,
+ * and kvm-unit-tests (emulator, debug) rely on it. To load a null selector is another thing: segment_set_null(). */
 void far_null_data(struct vcpu *v)
 {
     static const enum segreg data[] = {ES, DS, FS, GS};
 
     for (unsigned n = 0; n < 4; n++) {
-        const struct segment *seg = &v->seg[data[n]];
+        struct segment *seg = &v->seg[data[n]];
         bool conforming = (seg->ar & (AR_CODE | AR_CONFORMING)) == (AR_CODE | AR_CONFORMING);
         unsigned dpl = (seg->ar & AR_DPL) >> AR_DPL_SHIFT;
         if (!(seg->ar & AR_UNUSABLE) && !conforming && dpl < v->cpl) {
-            segment_set_null(v, data[n], 0);
+            seg->sel = 0;
+            seg->ar = AR_UNUSABLE;
             cpu_update_flat(v, data[n]);
         }
     }

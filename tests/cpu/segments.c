@@ -416,6 +416,34 @@ static void test_merge(struct vcpu *v)
     v->pending.type = EVENT_NONE;
 }
 
+/* A return to CPL 3 takes inner data segments away, but not what they left in GS base. */
+static void test_nullified_base(struct vcpu *v)
+{
+    for (unsigned iret = 0; iret < 2; iret++) {
+        uint64_t sp = STACK0 - 40;
+
+        long_mode(v, 0);
+        v->seg[GS].base = 0x400000;
+        v->gpr[RSP] = sp;
+        put(sp, 8, 0x777);
+        put(sp + 8, 8, S_CODE64_3);
+        if (iret)
+            put(sp + 16, 8, 2);
+        put(sp + 16 + 8 * iret, 8, STACK3);
+        put(sp + 24 + 8 * iret, 8, S_DATA3);
+        if (iret)
+            CHECK(OUTCOME(v, insn_iret(v, &insn2, 8)) == OK);
+        else
+            CHECK(OUTCOME(v, insn_ret_far(v, &insn2, 8, 0)) == OK);
+        CHECK(v->cpl == 3 && v->rip == 0x777 && v->mode == MODE_LONG);
+        for (unsigned s = FS; s <= GS; s++)
+            CHECK(v->seg[s].sel == 0 && v->seg[s].ar & AR_UNUSABLE, "segment %u", s);
+        CHECK(v->seg[GS].base == 0x400000);
+        segment_load(v, GS, 0); /* which does, on Intel's processors */
+        CHECK(v->seg[GS].base == 0);
+    }
+}
+
 /* ---- virtual-8086 mode ---------------- */
 
 static void vm86_mode(struct vcpu *v, unsigned iopl)
@@ -688,6 +716,7 @@ int main(void)
     test_inner_interrupt(v);
     test_gate_faults(v);
     test_long_interrupt(v);
+    test_nullified_base(v);
     test_merge(v);
     test_vm86(v);
     test_vm86_int(v);
