@@ -159,7 +159,7 @@ static bool bad_long_code(const struct vcpu *v, uint64_t desc)
 }
 
 /* Checks a direct target of JMP and CALL, which keep the CPL; its offset too, unless that is for later. */
-static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, const uint64_t *off,
+static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, uint64_t *off,
                         struct segment *cs)
 {
     unsigned dpl = desc_dpl(desc);
@@ -171,8 +171,10 @@ static void direct_code(struct vcpu *v, uint16_t sel, uint64_t desc, const uint6
     if (!desc_present(desc))
         cpu_fault_error(v, VEC_NP, SEL_ERROR(sel));
     segment_from_desc(cs, sel, desc);
-    if (off)
+    if (off) {
+        *off = far_ip(v, cs, *off);
         far_check_ip(v, cs, *off, 0);
+    }
     segment_mark_accessed(v, sel, &desc);
     cs->ar |= AR_ACCESSED;
 }
@@ -346,7 +348,7 @@ static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, 
     struct far_stack st;
 
     far_stack_current(v, &st, 0);
-    if (v->amd && cs && cpu_lma(v)) { /* on the stack as the new code's mode sees it */
+    if (cs && cpu_lma(v)) { /* on the stack as the new code's mode sees it */
         st.flat = cs->ar & AR_L;
         st.mask = st.flat ? UINT64_MAX : st.ss.ar & AR_DB ? UINT32_MAX : 0xffff;
         if (!st.flat || v->mode != MODE_LONG)
@@ -354,13 +356,15 @@ static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, 
     }
     far_push(v, &st, opsize, v->seg[CS].sel);
     far_push(v, &st, opsize, next);
-    if (v->amd && cs) /* what was pushed stays in memory */
-        far_check_ip(v, cs, off, 0);
-    v->gpr[RSP] = st.sp;
-    if (cs)
-        far_commit(v, cs, NULL, v->cpl, off);
-    else
+    if (!cs) {
+        v->gpr[RSP] = st.sp;
         real_transfer(v, sel, off);
+        return;
+    }
+    off = far_ip(v, cs, off);
+    far_check_ip(v, cs, off, 0); /* what was pushed stays in memory */
+    v->gpr[RSP] = st.sp;
+    far_commit(v, cs, NULL, v->cpl, off);
 }
 
 void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t off,
@@ -379,7 +383,7 @@ void insn_call_far(struct vcpu *v, const struct insn *i, uint16_t sel, uint64_t 
     }
     desc = segment_need_desc(v, sel, VEC_GP, 0);
     if (desc_is_code(desc)) {
-        direct_code(v, sel, desc, v->amd ? NULL : &off, &cs);
+        direct_code(v, sel, desc, NULL, &cs);
         call_direct(v, &cs, sel, off, next, opsize);
     } else if (!desc_is_segment(desc) && is_call_gate(v, desc)) {
         call_call_gate(v, sel, desc, next);
@@ -455,6 +459,7 @@ static void ret_real(struct vcpu *v, unsigned opsize, unsigned pop_bytes)
 
 void insn_ret_far(struct vcpu *v, const struct insn *i, unsigned opsize, unsigned pop_bytes)
 {
+    unsigned selector_bytes = v->amd ? opsize : 2; /* read from the slot of CS */
     struct far_stack st;
     struct segment cs, ss;
     uint64_t rip, rsp;
@@ -466,15 +471,16 @@ void insn_ret_far(struct vcpu *v, const struct insn *i, unsigned opsize, unsigne
         return;
     }
     far_stack_current(v, &st, 0);
-    if (v->amd)
-        far_touch(v, &st, opsize, opsize);
+    far_touch(v, &st, opsize, selector_bytes);
     rip = far_pop(v, &st, opsize);
-    sel = (uint16_t)far_pop(v, &st, opsize);
+    sel = (uint16_t)far_pop(v, &st, selector_bytes);
+    st.sp = (st.sp & ~st.mask) | ((st.sp + opsize - selector_bytes) & st.mask);
     if (v->amd && sel_rpl(sel) != v->cpl) {
         far_touch(v, &st, pop_bytes + opsize, opsize);
         far_touch(v, &st, pop_bytes, opsize);
     }
     far_return_code(v, sel, &cs);
+    rip = far_ip(v, &cs, rip);
     if (v->amd) /* before the stack segment is looked at */
         far_check_ip(v, &cs, rip, 0);
     if (v->amd && cpu_lma(v) && cs.ar & AR_L && v->mode != MODE_LONG)

@@ -39,10 +39,15 @@ static inline uint64_t far_pop(struct vcpu *v, struct far_stack *st, unsigned si
     st->host += size;
     return host_get(st->host - size, size);
 }
-/* Reads `size` bytes at `off` from the top, for the fault that may come of it. AMD's processors read the slots of RET
- * and IRET in an order of their own: CS or flags first, SS of an outer level before CS is looked at. */
+/* Reads `size` bytes at `off` from the top, for the fault that may come of it. Processors read the slots of RET and IRET in an
+ * order of their own: CS or flags first; AMD's SS of an outer level before CS is looked at. */
 void far_touch(struct vcpu *v, const struct far_stack *st, uint64_t off, unsigned size);
 
+/* An offset of 64 bits in a segment of compatibility mode: AMD's processors refuse it, Intel's take its low half. */
+static inline uint64_t far_ip(const struct vcpu *v, const struct segment *cs, uint64_t ip)
+{
+    return v->amd || cs->ar & AR_L ? ip : (uint32_t)ip;
+}
 /* Offset within a code segment: limit, or canonical in 64-bit code; else #GP(error). */
 void far_check_ip(struct vcpu *v, const struct segment *cs, uint64_t ip, uint32_t error);
 /* Code segment of RET and IRET, whose RPL is the new CPL; all checks of the manuals. */

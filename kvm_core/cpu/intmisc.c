@@ -177,16 +177,13 @@ OP(pushad)
 
 static const struct insn *pop_all(struct vcpu *v, const struct insn *i, const unsigned size)
 {
-    uint64_t value[8], sp = v->gpr[RSP], mask = stack_mask(v);
+    uint64_t sp = v->gpr[RSP], mask = stack_mask(v);
 
     for (int r = 7; r >= 0; r--) {
-        value[r] = stack_load(v, stack_linear(v, (sp + (7 - (unsigned)r) * size) & mask, size, false), size);
-        if (v->amd && r != RSP) /* what was popped stays when a later one faults */
-            reg_set(v, (unsigned)r, size, value[r]);
+        uint64_t value = stack_load(v, stack_linear(v, (sp + (7 - (unsigned)r) * size) & mask, size, false), size);
+        if (r != RSP) /* what was popped stays when a later one faults */
+            reg_set(v, (unsigned)r, size, value);
     }
-    for (unsigned r = 0; r < 8; r++)
-        if (r != RSP)
-            reg_set(v, r, size, value[r]);
     stack_set(v, sp + 8 * size);
     return insn_next(i);
 }
@@ -241,9 +238,11 @@ OP(bound)
 {
     unsigned size = i->size;
     uint64_t lin = ea(v, i, 2 * size, false);
-    int64_t low = sign_extend(mem_load(v, lin, size), size), high = sign_extend(mem_load(v, lin + size, size), size);
-    int64_t index = sign_extend(reg_get(v, i->dst, size), size);
+    int64_t low = sign_extend(mem_load(v, lin, size), size), index = sign_extend(reg_get(v, i->dst, size), size);
 
+    if (!v->amd && index < low) /* without a look at the upper bound */
+        cpu_fault(v, VEC_BR);
+    int64_t high = sign_extend(mem_load(v, lin + size, size), size);
     if (index < low || index > high)
         cpu_fault(v, VEC_BR);
     return insn_next(i);

@@ -123,9 +123,9 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
     far_stack_current(v, &st, 0);
     if (v->mode == MODE_LONG)
         far_hold(v, &st, 5 * opsize);
-    if (v->amd && !st.host) {
+    if (!st.host) {
         far_touch(v, &st, 2 * opsize, opsize);
-        if (v->mode == MODE_LONG) {
+        if (v->amd && v->mode == MODE_LONG) {
             far_touch(v, &st, 4 * opsize, opsize);
             far_touch(v, &st, 3 * opsize, opsize);
         }
@@ -144,6 +144,7 @@ static void iret_protected(struct vcpu *v, unsigned opsize)
         far_touch(v, &st, 0, opsize);
     }
     far_return_code(v, sel, &cs);
+    rip = far_ip(v, &cs, rip);
     if (v->amd) /* before the stack segment is looked at */
         far_check_ip(v, &cs, rip, 0);
     outer = sel_rpl(sel) != v->cpl || v->mode == MODE_LONG;

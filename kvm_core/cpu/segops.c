@@ -226,8 +226,9 @@ OP(push_sreg)
 OP(pop_sreg)
 {
     unsigned size = push_size(v, i);
+    unsigned loaded_bytes = v->amd ? size : 2;
     uint64_t sp = v->gpr[RSP] & stack_mask(v);
-    uint16_t sel = (uint16_t)stack_load(v, stack_linear(v, sp, size, false), size);
+    uint16_t sel = (uint16_t)stack_load(v, stack_linear(v, sp, loaded_bytes, false), loaded_bytes);
     unsigned width = v->stack_size;
 
     segment_load(v, i->dst, sel);

@@ -91,6 +91,20 @@ static uint64_t count_of(const struct vcpu *v, const struct insn *i)
     return v->gpr[RCX] & address_mask(i);
 }
 
+/* Whether a repeated instruction has nothing left to do. Of addresses of 32 bits in 64-bit code, Intel's processors first cut RCX, and
+ * of MOVS and STOS the pointers too, whatever comes then; KVM's emulator does for a count of 0. */
+static bool is_over(struct vcpu *v, const struct insn *i, bool cut_rsi, bool cut_rdi)
+{
+    if (!v->amd && i->am == AM_64A32) {
+        advance(v, RCX, UINT32_MAX, 0);
+        if (cut_rsi)
+            advance(v, RSI, UINT32_MAX, 0);
+        if (cut_rdi)
+            advance(v, RDI, UINT32_MAX, 0);
+    }
+    return !count_of(v, i);
+}
+
 /* ---- MOVS, STOS, LODS ----------------------------------------------------------------------- */
 
 static uint64_t element_at(const uint8_t *p, unsigned size)
@@ -149,7 +163,7 @@ static const struct insn *movs(struct vcpu *v, const struct insn *i, unsigned si
     uint64_t mask = address_mask(i), done = 1;
 
     if (repeated(i)) {
-        if (!count_of(v, i))
+        if (is_over(v, i, true, true))
             return insn_next(i);
         done = movs_stretch(v, i, size);
         if (done)
@@ -200,7 +214,7 @@ static const struct insn *stos(struct vcpu *v, const struct insn *i, unsigned si
     uint64_t mask = address_mask(i), done;
 
     if (repeated(i)) {
-        if (!count_of(v, i))
+        if (is_over(v, i, false, true))
             return insn_next(i);
         done = stos_stretch(v, i, size);
         if (done)
@@ -218,7 +232,7 @@ static const struct insn *lods(struct vcpu *v, const struct insn *i, unsigned si
 {
     uint64_t mask = address_mask(i);
 
-    if (repeated(i) && !count_of(v, i))
+    if (repeated(i) && is_over(v, i, false, false))
         return insn_next(i);
     reg_set(v, RAX, size, mem_load(v, source(v, i, size), size));
     advance(v, RSI, mask, step_of(v, size));
@@ -235,11 +249,11 @@ static const struct insn *compared(struct vcpu *v, const struct insn *i, uint64_
     uint32_t flags = v->oszapc;
 
     alu_cmp(&flags, a, b, size == 1 ? 1 : size == 2 ? 2 : size == 4 ? 4 : 8);
-    v->oszapc = flags;
-    if (!repeated(i))
-        return insn_next(i);
-    advance(v, RCX, address_mask(i), -(int64_t)n);
-    bool more = count_of(v, i) != 0 && !!(flags & PF_ZF) == !(i->prefix & PFX_REPNE);
+    if (repeated(i))
+        advance(v, RCX, address_mask(i), -(int64_t)n);
+    bool more = repeated(i) && count_of(v, i) != 0 && !!(flags & PF_ZF) == !(i->prefix & PFX_REPNE);
+    if (v->amd || !more) /* Intel's processors show no flags of an iteration before the last: SDM vol. 2, REP */
+        v->oszapc = flags;
     return repeat(v, i, n, more);
 }
 
@@ -269,7 +283,7 @@ static const struct insn *cmps(struct vcpu *v, const struct insn *i, unsigned si
     uint64_t mask = address_mask(i), n = 1, from, to, a, b;
     int64_t step = step_of(v, size);
 
-    if (repeated(i) && !count_of(v, i))
+    if (repeated(i) && is_over(v, i, false, false))
         return insn_next(i);
     to = destination(v, i, size, false);
     b = mem_load(v, to, size); /* first, its segment too, when both fault: so does the processor */
@@ -294,7 +308,7 @@ static const struct insn *scas(struct vcpu *v, const struct insn *i, unsigned si
     uint64_t mask = address_mask(i), n = 1, to, b;
     int64_t step = step_of(v, size);
 
-    if (repeated(i) && !count_of(v, i))
+    if (repeated(i) && is_over(v, i, false, false))
         return insn_next(i);
     to = destination(v, i, size, false);
     if (repeated(i) && is_plain(v, ES)) {
@@ -356,14 +370,11 @@ static uint64_t io_batch(struct vcpu *v, const struct insn *i, enum segreg seg, 
     return n ? n : 1;
 }
 
-/* Is there an element to move? AMD looks at the rights for the port whatever the count. */
+/* Is there an element to move? The rights for the port are looked at whatever the count. */
 static bool io_due(struct vcpu *v, const struct insn *i, uint16_t port, unsigned size)
 {
-    bool due = !repeated(i) || count_of(v, i);
-
-    if (v->amd || due)
-        io_check(v, port, size);
-    return due;
+    io_check(v, port, size);
+    return !repeated(i) || !is_over(v, i, false, false);
 }
 
 /* How many elements the client has dealt with; it may have written RCX meanwhile. */

@@ -34,7 +34,7 @@ static const struct insn *write_base(struct vcpu *v, const struct insn *i, enum 
     uint64_t base = reg_get(v, i->dst, i->size);
 
     need_fsgsbase(v);
-    if (!msr_canonical(v, base))
+    if (v->amd ? !msr_canonical(v, base) : !cpu_canonical(v, base)) /* Intel's go by CR4.LA57 */
         cpu_gp(v, 0);
     v->seg[s].base = base;
     cpu_update_flat(v, s);

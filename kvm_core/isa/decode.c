@@ -487,7 +487,7 @@ static bool is_ud_without_modrm(const uint8_t *bytes, unsigned n, unsigned code_
     return k + 1 < n && bytes[k] == 0x0f && (bytes[k + 1] == 0xff || bytes[k + 1] == 0xb9);
 }
 
-/* F3 90 with REX.B is no PAUSE but XCHG r8, rAX: the prefix is replaced by one that says nothing in 64-bit mode. */
+/* F3 90 with REX.B is PAUSE to Intel's processors, to AMD's XCHG r8, rAX: the prefix is replaced by one that says nothing in 64-bit mode. */
 static void copy_without_rep(const uint8_t *bytes, const ZydisDecodedInstruction *z, uint8_t copy[15])
 {
     memcpy(copy, bytes, z->length);
@@ -550,7 +550,7 @@ static enum decode_result decode_new(struct decoder *dec, struct vcpu *v, const 
         return DECODE_TOO_LONG;
     if (!ZYAN_SUCCESS(status) || !offered(v, &z) || refused(v, &z))
         return DECODE_INVALID;
-    if (z.mnemonic == ZYDIS_MNEMONIC_PAUSE && z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.B) {
+    if (v->amd && z.mnemonic == ZYDIS_MNEMONIC_PAUSE && z.attributes & ZYDIS_ATTRIB_HAS_REX && z.raw.rex.B) {
         uint8_t copy[15];
         copy_without_rep(bytes, &z, copy);
         return decode_new(dec, v, copy, z.length, off, new);

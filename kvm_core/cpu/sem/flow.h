@@ -27,15 +27,17 @@ static inline void check_target(struct vcpu *v, uint64_t target)
         cpu_gp(v, 0);
 }
 
-/* AMD's processors look whether the return address can be pushed before they look at the target. */
-static inline void check_call_target(struct vcpu *v, uint64_t target, unsigned size)
+/* Whether the return address can be pushed comes first; of one that cannot be gone from, Intel's processors leave it in memory. */
+static inline void check_call_target(struct vcpu *v, const struct insn *i, uint64_t target, unsigned size)
 {
     if (likely(v->code_bits == 64 ? cpu_canonical(v, target) : target <= v->seg[CS].limit))
         return;
+    uint64_t linear = stack_linear(v, (v->gpr[RSP] - size) & stack_mask(v), size, true);
     if (v->amd) {
-        uint64_t linear = stack_linear(v, (v->gpr[RSP] - size) & stack_mask(v), size, true);
         stack_check_canonical(v, linear, size);
         mem_check_write(v, linear, size);
+    } else {
+        stack_store(v, linear, size, cpu_next_rip(v, i));
     }
     cpu_gp(v, 0);
 }
@@ -46,12 +48,12 @@ SEM sem_call(struct vcpu *v, const struct insn *i, const int unused, const enum 
     if (form == FORM_I) {
         uint64_t target = branch_target(v, i, size);
         if (!i->target)
-            check_call_target(v, target, size);
+            check_call_target(v, i, target, size);
         stack_push(v, size, cpu_next_rip(v, i));
         return branch_direct(v, i, size);
     }
     uint64_t target = form == FORM_R ? reg_get(v, i->dst, size) : mem_load(v, ea(v, i, size, false), size);
-    check_call_target(v, target, size);
+    check_call_target(v, i, target, size);
     stack_push(v, size, cpu_next_rip(v, i));
     v->rip = target;
     return NULL;
