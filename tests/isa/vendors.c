@@ -1,6 +1,6 @@
 /* What AMD's and Intel's processors do differently, by the vendor that CPUID names, on whatever host: both expectations.
  *
- * AMD's were seen on an AMD host (harness.c compares them with the host's own where that is one); Intel's are the SDM's.
+ * AMD's were seen on an AMD host, Intel's on an Intel host (harness.c compares them with the host's own where that is one).
  */
 #include "cpu/cpuid.h"
 #include "emu.h"
@@ -46,6 +46,14 @@ static void run(void)
     emu_code_put(c.before.rip, NULL, c.len);
 }
 
+static uint64_t get64(uint64_t linear)
+{
+    uint64_t value;
+
+    memcpy(&value, emu_data + (linear - DATA_ADDR), 8);
+    return value;
+}
+
 static void put64(uint64_t linear, uint64_t value) { memcpy(emu_data + (linear - DATA_ADDR), &value, 8); }
 
 /* 66 in front of a near branch in 64-bit mode: AMD APM vol. 3, 1.2.4; SDM vol. 2, Jcc, RET */
@@ -62,15 +70,25 @@ static void check_branches(bool amd)
     EXPECT(after.rip == (amd ? 0x1000 : CODE_ADDR + 0x1000));
     EXPECT(after.gpr[RSP] == c.before.gpr[RSP] + (amd ? 2 : 8));
 
-    PREPARE(64, 0xff, 0xd0); /* call rax: not canonical, and no room to push */
+    PREPARE(64, 0xff, 0xd0); /* call rax: not canonical, with room to push and without */
     c.before.gpr[RAX] = 1ull << 60;
+    run();
+    EXPECT(after.vector == VEC_GP && after.gpr[RSP] == c.before.gpr[RSP]);
+    EXPECT(get64(c.before.gpr[RSP] - 8) == (amd ? 0 : CODE_ADDR + 258));
     c.before.gpr[RSP] = DATA_ADDR + DATA_READONLY + 64;
     run();
-    EXPECT(after.vector == (amd ? VEC_PF : VEC_GP));
+    EXPECT(after.vector == VEC_PF);
 
     PREPARE(64, 0x48, 0xff, 0x1b); /* call far [rbx]: m16:64 is Intel's alone */
     put64(DATA_ADDR, CODE_ADDR + 0x1000);
     put64(DATA_ADDR + 8, 0x33);
+    run();
+    EXPECT(amd ? after.vector == VEC_GP && after.error == 0 : after.vector == -1 && after.rip == CODE_ADDR + 0x1000);
+
+    PREPARE(64, 0x48, 0xcb); /* ret far: 64 bits of offset for a segment of 32 */
+    put64(c.before.gpr[RSP] - 16, 1ull << 62 | (CODE_ADDR + 0x1000));
+    put64(c.before.gpr[RSP] - 8, 0x23);
+    c.before.gpr[RSP] -= 16;
     run();
     EXPECT(amd ? after.vector == VEC_GP && after.error == 0 : after.vector == -1 && after.rip == CODE_ADDR + 0x1000);
 }
@@ -91,6 +109,11 @@ static void check_decoding(bool amd)
     run();
     EXPECT(amd ? after.vector == VEC_UD : after.vector == -1 && after.gpr[RAX] == 0x5a5a5a5a);
 
+    PREPARE(64, 0xf3, 0x41, 0x90); /* pause with REX.B */
+    c.before.gpr[R8] = 1;
+    run();
+    EXPECT(after.gpr[RAX] == amd);
+
     PREPARE(64, 0x66, 0x63, 0x03); /* movsxd ax, [rbx] at a page's end */
     c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE - 2;
     emu_data[DATA_HOLE - 2] = 0x34;
@@ -104,13 +127,25 @@ static void check_stack(bool amd)
     c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 8;
     memset(emu_data + DATA_HOLE - 8, 0x11, 8);
     run();
-    EXPECT(after.vector == VEC_PF && after.gpr[RSP] == c.before.gpr[RSP]);
-    EXPECT(after.gpr[RDI] == (amd ? 0x11111111 : 0));
+    EXPECT(after.vector == VEC_PF && after.gpr[RSP] == c.before.gpr[RSP] && after.gpr[RDI] == 0x11111111);
 
-    PREPARE(64, 0x48, 0xcf); /* iretq: which slot is read first */
+    PREPARE(64, 0x48, 0xcf); /* iretq: the flags are read first */
     c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 12;
     run();
-    EXPECT(after.vector == VEC_PF && after.cr2 == DATA_ADDR + DATA_HOLE + (amd ? 4 : 0));
+    EXPECT(after.vector == VEC_PF && after.cr2 == DATA_ADDR + DATA_HOLE + 4);
+
+    PREPARE(64, 0x48, 0xcb); /* ret far: CS is read first, AMD's processors read 64 bits of it */
+    c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 4;
+    run();
+    EXPECT(after.vector == VEC_PF && after.cr2 == DATA_ADDR + DATA_HOLE + 4);
+    c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 10;
+    run();
+    EXPECT(after.vector == (amd ? VEC_PF : VEC_GP));
+
+    PREPARE(32, 0x07); /* pop es */
+    c.before.gpr[RSP] = DATA_ADDR + DATA_HOLE - 2;
+    run();
+    EXPECT(amd ? after.vector == VEC_PF : after.vector == -1 && after.gpr[RSP] == DATA_ADDR + DATA_HOLE + 2);
 
     PREPARE(32, 0x06); /* push es */
     put64(c.before.gpr[RSP] - 4, ~0ull);
@@ -118,11 +153,43 @@ static void check_stack(bool amd)
     EXPECT(*(uint32_t *)(emu_data + 4092) == (amd ? 0x0000002b : 0xffff002b));
 }
 
-static void check_data(bool amd)
+static void check_repeated(bool amd)
 {
     PREPARE(64, 0xf3, 0x6e); /* rep outsb, nothing to do */
     run();
-    EXPECT(after.vector == (amd ? VEC_GP : -1));
+    EXPECT(after.vector == VEC_GP);
+
+    PREPARE(64, 0xf3, 0xae); /* repe scasb, a fault behind one that is equal: SDM vol. 2, REP */
+    c.before.gpr[RDI] = DATA_ADDR + DATA_HOLE - 1;
+    c.before.gpr[RCX] = 2;
+    c.before.rflags = FL_CF;
+    run();
+    EXPECT(after.vector == VEC_PF && after.gpr[RCX] == 1);
+    EXPECT(after.rflags == (amd ? FL_ZF | FL_PF : FL_CF));
+
+    PREPARE(64, 0x67, 0xf3, 0xa4); /* rep movsb with addresses of 32 bits, nothing to do */
+    c.before.gpr[RCX] = c.before.gpr[RSI] = c.before.gpr[RDI] = 1ull << 32;
+    run();
+    EXPECT(after.gpr[RCX] == (amd ? 1ull << 32 : 0) && after.gpr[RSI] == after.gpr[RCX] && after.gpr[RDI] == after.gpr[RCX]);
+
+    PREPARE(64, 0x67, 0xf3, 0xac); /* rep lodsb */
+    c.before.gpr[RCX] = c.before.gpr[RSI] = 1ull << 32;
+    run();
+    EXPECT(after.gpr[RCX] == (amd ? 1ull << 32 : 0) && after.gpr[RSI] == 1ull << 32);
+}
+
+static void check_data(bool amd)
+{
+    PREPARE(32, 0x62, 0x03); /* bound eax, [ebx]: too low, and no upper bound */
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE - 4;
+    emu_data[DATA_HOLE - 4] = 1;
+    run();
+    EXPECT(after.vector == (amd ? VEC_PF : VEC_BR));
+
+    PREPARE(64, 0xf3, 0x48, 0x0f, 0xae, 0xd0); /* wrfsbase rax: canonical with CR4.LA57 */
+    c.before.gpr[RAX] = 1ull << 50;
+    run();
+    EXPECT(after.vector == (amd ? -1 : VEC_GP));
 
     PREPARE(64, 0x0f, 0x38, 0xcc, 0x03); /* sha256msg1 xmm0, [rbx] */
     c.before.gpr[RBX] += 1;
@@ -146,6 +213,7 @@ static void check_vendor(bool amd)
     check_branches(amd);
     check_decoding(amd);
     check_stack(amd);
+    check_repeated(amd);
     check_data(amd);
 }
 
