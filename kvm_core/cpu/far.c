@@ -483,7 +483,7 @@ void insn_ret_far(struct vcpu *v, const struct insn *i, unsigned opsize, unsigne
     rip = far_ip(v, &cs, rip);
     if (v->amd) /* before the stack segment is looked at */
         far_check_ip(v, &cs, rip, 0);
-    if (v->amd && cpu_lma(v) && cs.ar & AR_L && v->mode != MODE_LONG)
+    if (cpu_lma(v) && cs.ar & AR_L && v->mode != MODE_LONG)
         st.mask = UINT64_MAX; /* in the width of the stack to come */
     st.sp = (st.sp & ~st.mask) | ((st.sp + pop_bytes) & st.mask);
     if (sel_rpl(sel) == v->cpl) {
