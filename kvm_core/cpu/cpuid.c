@@ -27,7 +27,7 @@ struct cpuid_model {
     struct kvm_cpuid_entry2 entry[CPUID_MODEL_MAX];
 };
 
-enum provider { OURS, OURS_AMD, HOST, NEVER };
+enum provider { OURS, OURS_AMD, OURS_INTEL, HOST, NEVER };
 
 static const struct feature {
     uint32_t leaf;
@@ -110,7 +110,7 @@ static void probe(void)
         if (!f || row->leaf != row[-1].leaf || row->sub != row[-1].sub)
             host_cpuid(row->leaf, row->sub, out);
         has = out[row->reg] >> row->bit & 1;
-        if (row->who == OURS || (row->who == OURS_AMD && amd_host) ||
+        if (row->who == OURS || (row->who == OURS_AMD && amd_host) || (row->who == OURS_INTEL && !amd_host) ||
             (row->who == HOST && has && (avx || !needs_avx(f))))
             offered_bits[f / 64] |= 1ull << (f % 64);
     }
@@ -279,7 +279,9 @@ static void put_basic(struct list *l)
     add_features(7, 0, out);
     put(l, 7, 0, flags, out);
     put(l, 7, 1, flags, (uint32_t[4]){0});
-    put(l, 7, 2, flags, (uint32_t[4]){0, 0, 0, 1 << 5}); /* MCDT_NO */
+    memcpy(out, (uint32_t[4]){0, 0, 0, 1 << 5}, sizeof(out)); /* MCDT_NO */
+    add_features(7, 2, out);
+    put(l, 7, 2, flags, out);
     put(l, 0xa, 0, 0, (uint32_t[4]){0});                 /* no PMU */
     put(l, 0xb, 0, flags, (uint32_t[4]){0});             /* no topology */
     put_xsave(l);

@@ -1,8 +1,8 @@
 /* What the guest is told its processor can do, and what the interpreter therefore allows.
  *
  * One row per feature bit: name, CPUID leaf, subleaf, register (EAX 0, EBX 1, ECX 2, EDX 3), bit,
- * and who provides it: OURS the interpreter alone; OURS_AMD likewise, on a host of that vendor;
- * HOST the host processor, which executes these instructions; NEVER is known by name (a client may
+ * and who provides it: OURS the interpreter alone; OURS_AMD, OURS_INTEL likewise, on a host of that
+ * vendor; HOST the host processor, which executes these instructions; NEVER is known by name (a client may
  * set it) but not offered by KVM_GET_SUPPORTED_CPUID: TSC_DEADLINE needs an irqchip of ours, so that
  * only KVM_CAP_TSC_DEADLINE_TIMER tells of it (KVM API 4.46). SDM vol. 2, CPUID; AMD
  * APM vol. 3, appendix E.
@@ -44,7 +44,8 @@
     X(FSRM, 7, 0, 3, 4, OURS) X(MD_CLEAR, 7, 0, 3, 10, OURS) X(SERIALIZE, 7, 0, 3, 14, OURS)  \
     X(SPEC_CTRL, 7, 0, 3, 26, OURS) X(STIBP, 7, 0, 3, 27, OURS)                               \
     X(FLUSH_L1D, 7, 0, 3, 28, OURS) X(ARCH_CAPABILITIES, 7, 0, 3, 29, OURS)                   \
-    X(SSBD, 7, 0, 3, 31, OURS) X(XSAVEOPT, 0xd, 1, 0, 0, OURS) X(XSAVEC, 0xd, 1, 0, 1, OURS)  \
+    X(SSBD, 7, 0, 3, 31, OURS) X(BHI_CTRL, 7, 2, 3, 4, OURS_INTEL)                            \
+    X(XSAVEOPT, 0xd, 1, 0, 0, OURS) X(XSAVEC, 0xd, 1, 0, 1, OURS)                             \
     X(XGETBV1, 0xd, 1, 0, 2, OURS) X(XSAVES, 0xd, 1, 0, 3, OURS)                              \
     X(LAHF_LM, 0x80000001, 0, 2, 0, OURS) X(CMP_LEGACY, 0x80000001, 0, 2, 1, OURS_AMD)        \
     X(SVM, 0x80000001, 0, 2, 2, NEVER) X(CR8_LEGACY, 0x80000001, 0, 2, 4, NEVER)              \

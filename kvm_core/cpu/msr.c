@@ -355,6 +355,12 @@ static bool has_spec_ctrl(const struct vcpu *v)
            cpu_has(v, FEAT_AMD_SSBD);
 }
 
+/* IBRS, STIBP, SSBD, PSFD; BHI_DIS_S. SDM vol. 4, table 2-2 */
+static uint64_t spec_ctrl_bits(const struct vcpu *v, bool host)
+{
+    return 0x87 | (host || cpu_has(v, FEAT_BHI_CTRL) ? 1 << 10 : 0);
+}
+
 static int write_feature_control(struct vcpu *v, uint64_t value, bool host)
 {
     uint64_t allowed = 1 | (v->mcg_cap & MCG_LMCE_P ? 1 << 20 : 0);
@@ -430,8 +436,8 @@ static int write_special(struct vcpu *v, uint32_t index, uint64_t value, bool ho
         return DONE;
     case MSR_IA32_MISC_ENABLE: return write_misc_enable(v, value, host);
     case MSR_IA32_FEATURE_CONTROL: return write_feature_control(v, value, host);
-    case MSR_IA32_SPEC_CTRL: /* IBRS, STIBP, SSBD, PSFD */
-        if ((!host && !has_spec_ctrl(v)) || (value & ~0x87ull))
+    case MSR_IA32_SPEC_CTRL:
+        if ((!host && !has_spec_ctrl(v)) || (value & ~spec_ctrl_bits(v, host)))
             return REFUSED;
         v->spec_ctrl = value;
         return DONE;

@@ -193,6 +193,18 @@ static void test_registers_by_cpuid(void)
         CHECK(msr_read(v, index[k], &value, true) == 0 && msr_write(v, index[k], 0, true) == 0,
               "%x", index[k]);
     }
+    for (unsigned has = 0; has < 2; has++) { /* BHI_DIS_S by BHI_CTRL */
+        struct kvm_cpuid_entry2 e[] = {
+            {.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .edx = 1 << 26},
+            {.function = 7, .index = 2, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .edx = has << 4},
+        };
+        CHECK(cpuid_set(v, e, 2) == 0);
+        CHECK(msr_write(v, MSR_IA32_SPEC_CTRL, 1 << 10 | 1, false) == (has ? 0 : -1));
+        CHECK(msr_read(v, MSR_IA32_SPEC_CTRL, &value, false) == 0 && value == (has ? 1 << 10 | 1 : 0));
+        CHECK(msr_write(v, MSR_IA32_SPEC_CTRL, 1 << 11, false) == -1);
+    }
+    CHECK(msr_write(v, MSR_IA32_SPEC_CTRL, 1 << 10, true) == 0);
+    CHECK(cpuid_set(v, NULL, 0) == 0);
     CHECK(msr_write(v, MSR_EFER, EFER_LME, false) == -1 &&
           msr_write(v, MSR_EFER, EFER_LME, true) == 0);
     CHECK(msr_write(v, MSR_EFER, EFER_SCE, false) == 0, "Linux boots with -cpu host,-syscall");
