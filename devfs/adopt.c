@@ -126,18 +126,31 @@ static bool must_move(const struct work *w, const struct vma *v)
 
 /* ---- memory that is moved ------------------------------------------------------------------------------------------- */
 
-static void read_run(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes)
+/* exists: of each page, as /proc/PID/pagemap has it, or NULL. What lies beyond the end of a file cannot be read by any means, what may
+ * only be written or executed can in this way. -EFAULT: a page that is there cannot. */
+static int read_pages(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes, const uint64_t *exists)
+{
+    char path[64];
+    int mem, err = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/mem", tgid);
+    mem = open(path, O_RDONLY | O_CLOEXEC);
+    if (mem < 0)
+        return -errno;
+    for (size_t at = 0; at < bytes && !err; at += PAGE)
+        if (pread(mem, to + at, PAGE, (off_t)(from + at)) != PAGE && exists && exists[at / PAGE] >> 63)
+            err = -EFAULT;
+    close(mem);
+    return err;
+}
+
+static int read_run(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes, const uint64_t *exists)
 {
     struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
 
     if (process_vm_readv(tgid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
-        return;
-    for (size_t at = 0; at < bytes; at += PAGE) { /* what lies beyond the end of a file cannot be read */
-        local = (struct iovec){to + at, PAGE};
-        remote = (struct iovec){(void *)(from + at), PAGE};
-        if (process_vm_readv(tgid, &local, 1, &remote, 1, 0) < 0)
-            continue;
-    }
+        return 0;
+    return read_pages(tgid, from, to, bytes, exists);
 }
 
 /* Copies the pages that exist: present or swapped out, bits 63 and 62 of /proc/PID/pagemap. The others are zero. */
@@ -145,31 +158,29 @@ static int copy_pages(pid_t tgid, const struct vma *v, uintptr_t addr, size_t by
 {
     static uint64_t entry[RUN_PAGES];
     char path[64];
-    int map;
+    int map, err = 0;
 
     snprintf(path, sizeof(path), "/proc/%d/pagemap", tgid);
     map = open(path, O_RDONLY | O_CLOEXEC);
     if (map < 0)
         return -errno;
-    for (size_t at = 0; at < bytes;) {
+    for (size_t at = 0; at < bytes && !err;) {
         size_t pages = (bytes - at) / PAGE < RUN_PAGES ? (bytes - at) / PAGE : RUN_PAGES;
         ssize_t got = pread(map, entry, pages * 8, (off_t)((addr + at) / PAGE * 8));
-        if (got != (ssize_t)(pages * 8)) {
-            close(map);
-            return -EFAULT;
-        }
-        for (size_t i = 0; i < pages;) {
+        if (got != (ssize_t)(pages * 8))
+            err = -EFAULT;
+        for (size_t i = 0; i < pages && !err;) {
             size_t run = 0;
             while (i + run < pages && (v->m.ino || entry[i + run] >> 62))
                 run++;
             if (run)
-                read_run(tgid, addr + at + i * PAGE, to + at + i * PAGE, run * PAGE);
+                err = read_run(tgid, addr + at + i * PAGE, to + at + i * PAGE, run * PAGE, entry + i);
             i += run ? run : 1;
         }
         at += pages * PAGE;
     }
     close(map);
-    return 0;
+    return err;
 }
 
 static int move(const struct work *w, const struct vma *v)
@@ -230,7 +241,7 @@ static int copy_code(const struct work *w, const struct vma *v)
     if (!ftruncate(fd, (off_t)a.bytes))
         to = mmap(NULL, a.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (to != MAP_FAILED) {
-        read_run(w->tgid, w->what.addr + a.at, to, a.bytes);
+        read_run(w->tgid, w->what.addr + a.at, to, a.bytes, NULL);
         munmap(to, a.bytes);
         err = w->ops->area(w->ops->owner, &a, fd);
     }

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "devfs/adopt.h"
@@ -19,6 +21,40 @@ static int mode(const struct mapped *m)
 static bool is_it(const struct mapped *m, const struct stat *st)
 {
     return st->st_dev == m->dev && st->st_ino == m->ino;
+}
+
+/* As /proc/PID/maps has it, which on some file systems (overlayfs, btrfs) is not what stat says. */
+static bool is_it_mapped(const struct mapped *m, int fd)
+{
+    void *at = mmap(NULL, 1, PROT_NONE, MAP_SHARED, fd, 0);
+    unsigned long start, end = 0, ino;
+    bool found = false, same = false;
+    unsigned major, minor;
+    char line[512];
+    FILE *f;
+
+    if (at == MAP_FAILED)
+        return false;
+    f = fopen("/proc/self/maps", "re");
+    while (f && !found && fgets(line, sizeof(line), f)) {
+        found = sscanf(line, "%lx-%lx %*s %*x %x:%x %lu", &start, &end, &major, &minor, &ino) == 5 && start == (uintptr_t)at;
+        same = found && makedev(major, minor) == m->dev && ino == m->ino;
+    }
+    if (f)
+        fclose(f);
+    munmap(at, found ? end - start : 1);
+    return same;
+}
+
+/* Since we have looked another file may have taken its place, or its name or number: one that the process may not write to. */
+static int still(const struct mapped *m, int fd)
+{
+    struct stat st;
+
+    if (fd < 0 || (!fstat(fd, &st) && is_it(m, &st)) || is_it_mapped(m, fd))
+        return fd;
+    close(fd);
+    return -EFAULT;
 }
 
 /* /proc/PID/map_files needs CAP_CHECKPOINT_RESTORE. */
@@ -73,5 +109,5 @@ int mapped_open(pid_t tgid, const struct mapped *m)
         fd = by_descriptor(tgid, m);
     if (fd == -ENXIO)
         fd = by_name(tgid, m);
-    return fd == -ENOENT ? -EFAULT : fd;
+    return fd == -ENOENT ? -EFAULT : still(m, fd);
 }

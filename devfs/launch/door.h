@@ -70,10 +70,11 @@ struct ram {
     uint64_t dev, ino;
     int fd;
     pid_t tgid;
+    enum { RAM_UNKNOWN, RAM_UNWANTED, RAM_WANTED } state; /* while it is swept */
 };
 
 struct lent;
-enum { CALLERS = 1024, LENT_BUCKETS = 256, RAMS_MAX = 4096 };
+enum { CALLERS = 1024, LENT_BUCKETS = 256, RAMS_MAX = 4096, RAMS_FEW = 16 };
 
 struct door {
     int listener;
@@ -95,7 +96,7 @@ struct door {
     pthread_mutex_t moving; /* one client at a time is stopped and changed */
     pthread_mutex_t ram_lock;
     struct ram ram[RAMS_MAX];
-    unsigned rams;
+    unsigned rams, sweep_at;
     /* An answer lets a thread of the client's run. Who exchanges its memory holds this for writing. */
     pthread_rwlock_t answers;
 };

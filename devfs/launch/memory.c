@@ -30,48 +30,67 @@ static int ram_known(struct door *d, uint64_t dev, uint64_t ino)
     return fd;
 }
 
-/* Takes over fd. When there is no room it is not kept, and its memory may be moved once more. */
-static void ram_keep(struct door *d, int fd, pid_t tgid)
-{
-    struct stat st;
-
-    pthread_mutex_lock(&d->ram_lock);
-    if (d->rams < RAMS_MAX && !fstat(fd, &st))
-        d->ram[d->rams++] = (struct ram){st.st_dev, st.st_ino, fd, tgid};
-    else
-        close(fd);
-    pthread_mutex_unlock(&d->ram_lock);
-}
-
-static bool is_mapped(const struct ram *r)
+/* Those of one process that it has mapped are wanted. */
+static void note_wanted(struct door *d, pid_t tgid)
 {
     char path[64], line[512];
-    bool found = false;
     FILE *f;
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", r->tgid);
+    for (unsigned i = 0; i < d->rams; i++)
+        if (d->ram[i].tgid == tgid)
+            d->ram[i].state = RAM_UNWANTED;
+    snprintf(path, sizeof(path), "/proc/%d/maps", tgid);
     f = fopen(path, "re");
-    if (!f)
-        return false;
-    while (!found && fgets(line, sizeof(line), f)) {
+    while (f && fgets(line, sizeof(line), f)) {
         unsigned major, minor;
         unsigned long ino;
-        found = sscanf(line, "%*x-%*x %*s %*x %x:%x %lu", &major, &minor, &ino) == 3 && ino == r->ino &&
-                makedev(major, minor) == r->dev;
+        if (sscanf(line, "%*x-%*x %*s %*x %x:%x %lu", &major, &minor, &ino) != 3 || !ino)
+            continue;
+        for (unsigned i = 0; i < d->rams; i++)
+            if (d->ram[i].tgid == tgid && d->ram[i].ino == ino && d->ram[i].dev == makedev(major, minor))
+                d->ram[i].state = RAM_WANTED;
     }
-    fclose(f);
-    return found;
+    if (f)
+        fclose(f);
+}
+
+/* With ram_lock. */
+static void sweep(struct door *d)
+{
+    for (unsigned i = 0; i < d->rams; i++)
+        d->ram[i].state = RAM_UNKNOWN;
+    for (unsigned i = 0; i < d->rams; i++)
+        if (d->ram[i].state == RAM_UNKNOWN)
+            note_wanted(d, d->ram[i].tgid);
+    for (unsigned i = 0; i < d->rams; i++) {
+        if (d->ram[i].state == RAM_WANTED)
+            continue;
+        close(d->ram[i].fd);
+        d->ram[i--] = d->ram[--d->rams];
+    }
+    d->sweep_at = 2 * d->rams + RAMS_FEW;
 }
 
 void memory_sweep(struct door *d)
 {
     pthread_mutex_lock(&d->ram_lock);
-    for (unsigned i = 0; i < d->rams; i++) {
-        if (is_mapped(&d->ram[i]))
-            continue;
-        close(d->ram[i].fd);
-        d->ram[i--] = d->ram[--d->rams];
-    }
+    sweep(d);
+    pthread_mutex_unlock(&d->ram_lock);
+}
+
+/* Takes over fd. When there is no room it is not kept, and its memory may be moved once more. What a client has no longer is kept for a
+ * while: to look for it takes time. */
+static void ram_keep(struct door *d, int fd, pid_t tgid)
+{
+    struct stat st;
+
+    pthread_mutex_lock(&d->ram_lock);
+    if (d->rams >= d->sweep_at)
+        sweep(d);
+    if (d->rams < RAMS_MAX && !fstat(fd, &st))
+        d->ram[d->rams++] = (struct ram){.dev = st.st_dev, .ino = st.st_ino, .fd = fd, .tgid = tgid};
+    else
+        close(fd);
     pthread_mutex_unlock(&d->ram_lock);
 }
 

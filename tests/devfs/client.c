@@ -411,6 +411,20 @@ static void orders(void)
     tell_and_wait("after");
 }
 
+/* Slots of ever new memory, in one machine. */
+static void fresh(void)
+{
+    struct machine m;
+
+    start(&m, 1);
+    for (unsigned i = 0; i < 60; i++) {
+        uint8_t *p = guest_memory("\xf4", 1);
+        CHECK(!add_slot(m.vm, 0, 0, p, 16 * PAGE) && !add_slot(m.vm, 0, 0, NULL, 0) && !munmap(p, 16 * PAGE));
+    }
+    tell_and_wait("here");
+    finish(&m);
+}
+
 /* What needs nobody to change this process: it may be traced. */
 static void unchanged(void)
 {
@@ -576,7 +590,7 @@ int main(int argc, char **argv)
         {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits},
         {"kicks", kicks}, {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile},
         {"forever", forever}, {"orders", orders}, {"unchanged", unchanged}, {"int80", int80},
-        {"executed", executed}, {"inherited", inherited}, {NULL, NULL}
+        {"executed", executed}, {"inherited", inherited}, {"fresh", fresh}, {NULL, NULL}
     };
 
     if (argc != 3)

@@ -107,6 +107,16 @@ static void run_in(uint8_t *memory, const char *what)
     finish(&m);
 }
 
+/* It is a slot for a moment. */
+static void lend(uint8_t *memory)
+{
+    struct machine m;
+
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, CODE, memory, PAGE));
+    finish(&m);
+}
+
 static uint8_t in_bss[4 * PAGE] __attribute__((aligned(PAGE)));
 static uint8_t in_data[4 * PAGE] __attribute__((aligned(PAGE))) = {1};
 
@@ -130,6 +140,13 @@ static void memory(void)
     run_in(p + PAGE, "the middle of an anonymous mapping");
     CHECK(p[PAGE - 1] == 7 && p[2 * PAGE] == 7);
     run_in(p + PAGE, "the same again, by another VM");
+    p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(!mprotect(p, PAGE, PROT_WRITE)); /* for which the processor has no name: it can be read, but by no system call */
+    run_in(p, "only to be written");
+    p[PAGE] = 7;
+    CHECK(!mprotect(p + PAGE, PAGE, PROT_EXEC));
+    lend(p + PAGE);
+    CHECK(!mprotect(p + PAGE, PAGE, PROT_READ) && p[PAGE] == 7);
     free(heap);
 }
 

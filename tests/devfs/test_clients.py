@@ -96,6 +96,13 @@ def test_a_thread_that_still_holds(may_mount: None, c_program: Callable[[str], P
     assert done.returncode == 0, done.stderr
 
 
+def test_a_file_that_takes_another_s_place(c_program: Callable[[str], Path]) -> None:
+    """It was opened for writing, whatever it was, by the hand, which may open all files."""
+    program = c_program("devfs/mapped.c")
+    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_filter_of_system_calls_stays(may_mount: None, c_program: Callable[[str], Path]) -> None:
     """Of a thread that is held, which may make calls before it stops."""
     program = c_program("devfs/filtered.c")

@@ -112,6 +112,14 @@ def test_descriptors_closed_in_every_order(compiled: Callable[[str], Path], kind
         assert one.front.wait(SECONDS) == 0
 
 
+def test_memory_that_is_no_slot_any_more(client: Path) -> None:
+    """The door kept what had been moved, with its contents, until an object was closed."""
+    with launched(client, "/dev/kvm", "fresh") as one:
+        assert one.said == "here"  # type: ignore[attr-defined]
+        files = [os.readlink(fd) for fd in Path(f"/proc/{one.door}/fd").iterdir()]
+        assert sum(name.startswith("/memfd:kvmish-ram") for name in files) < 30
+
+
 def test_program_killed_in_kvm_run(client: Path) -> None:
     with launched(client, "/dev/kvm", "forever") as one:
         os.kill(one.program, signal.SIGKILL)
