@@ -94,17 +94,21 @@ static bool keeps_selectors(const struct vcpu *v)
     return v->mode >= MODE_PROT && !cpu_has(v, FEAT_ZERO_FCS_FDS);
 }
 
+/* Intel's note the opcode with an unmasked exception only: SDM vol. 1, 8.1.9.1. */
 void x87_set_code_pointer(struct vcpu *v, uint8_t *fx, unsigned fop, uint64_t fip)
 {
     if (v->mode < MODE_PROT)
         fip = (uint32_t)(v->seg[CS].base + fip);
-    set16(fx + FX_FOP, (uint16_t)fop);
+    if (v->amd || fx[2] & FSW_ES)
+        set16(fx + FX_FOP, (uint16_t)fop);
     memcpy(fx + FX_FIP, &fip, 8);
     v->fcs = keeps_selectors(v) ? v->seg[CS].sel : 0;
 }
 
 void x87_set_data_pointer(struct vcpu *v, uint8_t *fx, unsigned seg, uint64_t fdp)
 {
+    if (cpu_has(v, FEAT_FDP_EXCPTN_ONLY) && !(fx[2] & FSW_ES))
+        return;
     if (v->mode < MODE_PROT)
         fdp = (uint32_t)(v->seg[seg].base + fdp);
     memcpy(fx + FX_FDP, &fdp, 8);
@@ -115,7 +119,7 @@ void x87_set_data_pointer(struct vcpu *v, uint8_t *fx, unsigned seg, uint64_t fd
 static void set_pointers(struct vcpu *v, const struct insn *i, const struct native_op *op, uint8_t *fx,
                          const uint8_t old[24])
 {
-    memcpy(fx + FX_FIP, old + FX_FIP, 16);
+    memcpy(fx + FX_FOP, old + FX_FOP, 18);
     x87_set_code_pointer(v, fx, op->fop, cpu_this_rip(v, i));
     if (op->mem_bytes)
         x87_set_data_pointer(v, fx, i->seg, ea_offset(v, i));
