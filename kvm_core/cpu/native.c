@@ -270,9 +270,12 @@ static const struct insn *run_load(struct vcpu *v, const struct insn *i)
     native_check(v, op);
     uint64_t linear = operand_linear(v, i, op, false);
     void *p = mem_probe_read(v, linear, op->mem_bytes);
-    if (unlikely(!p)) {
+    if (unlikely(!p || (uintptr_t)p & op->host_align)) {
         p = v->native->bounce;
-        mem_read_bytes(v, linear, p, op->mem_bytes);
+        if (op->any_alignment)
+            mem_read_elements(v, linear, p, op->mem_bytes);
+        else
+            mem_read_bytes(v, linear, p, op->mem_bytes);
     }
     native_run(v, op, p, NULL);
     v->xinuse |= op->xinuse;
@@ -286,14 +289,26 @@ static const struct insn *run_store(struct vcpu *v, const struct insn *i)
     native_check(v, op);
     uint64_t linear = operand_linear(v, i, op, true);
     void *p = mem_probe_write(v, linear, op->mem_bytes);
-    if (likely(p && (!op->mxcsr || (native_mxcsr(v) & MXCSR_MASKS) == MXCSR_MASKS))) {
-        native_run(v, op, p, NULL);
+    if (likely(p)) {
+        op->code(v, p, NULL);
         return insn_next(i);
     }
-    if (op->mxcsr) /* its flags are set by the run: no page fault may follow */
-        mem_check_write(v, linear, op->mem_bytes);
-    native_run(v, op, v->native->bounce, NULL);
+    op->code(v, v->native->bounce, NULL);
     mem_write_bytes(v, linear, v->native->bounce, op->mem_bytes);
+    return insn_next(i);
+}
+
+/* VCVTPS2PH: AMD's processors look at the operand before MXCSR is changed, Intel's store after that, at any alignment (SDM vol. 2,
+ * exceptions type 11). */
+static const struct insn *run_store_mxcsr(struct vcpu *v, const struct insn *i)
+{
+    const struct native_op *op = native_op_of(i);
+
+    native_check(v, op);
+    if (v->amd)
+        mem_check_write(v, ea(v, i, op->mem_bytes, true), op->mem_bytes);
+    native_run(v, op, v->native->bounce, NULL);
+    mem_write_elements(v, ea(v, i, op->mem_bytes, true), v->native->bounce, op->mem_bytes);
     return insn_next(i);
 }
 
@@ -303,15 +318,15 @@ static insn_fn *handler_for(const struct native_op *op)
         return mmx_execute;
     if (!op->mem_bytes)
         return op->mxcsr ? run_reg_mxcsr : run_reg;
-    return op->mem_action & OPND_WRITE ? run_store : run_load;
+    return !(op->mem_action & OPND_WRITE) ? run_load : op->mxcsr ? run_store_mxcsr : run_store;
 }
 
 const struct native_op *native_plain(const struct insn *i)
 {
     bool plain = i->fn == run_reg || i->fn == run_reg_mxcsr || i->fn == run_load || i->fn == run_store ||
-                 i->fn == mmx_execute || i->fn == x87_execute;
+                 i->fn == run_store_mxcsr || i->fn == mmx_execute || i->fn == x87_execute;
 
-    return plain ? native_op_of(i) : NULL;
+    return plain && !native_op_of(i)->host_align ? native_op_of(i) : NULL;
 }
 
 /* ---- binding -------------------------------------------------------------------------------- */

@@ -46,7 +46,9 @@ struct native_op { /* what insn.stub points to */
     uint8_t mem_bytes;  /* 0: no memory operand */
     uint8_t mem_action; /* OPND_READ | OPND_WRITE */
     uint8_t align_mask; /* of the linear address; else #GP(0) */
+    uint8_t host_align; /* what only the host wants of it: the operand is copied */
     bool mxcsr;         /* uses MXCSR */
+    bool any_alignment; /* of what is loaded, whatever EFLAGS.AC says */
     uint16_t fop;       /* x87 opcode, 11 bits */
     uint16_t special;   /* vector_special.c, x87.c: which */
     uint8_t dst, mask, index; /* gathers: vector register numbers; masked moves: mask, source */

@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "cpu/cpuid.h"
 #include "cpu/native.h"
 
 enum { HOST_RDX = 2, HOST_RSI = 6, HOST_RDI = 7 };
@@ -65,7 +66,7 @@ static bool is_general(const struct decoded *d)
 }
 
 /* Mask of the low address bits that must be 0: SDM vol. 1, 10.4.1.1 and vol. 2, table 2-18. */
-static uint8_t alignment(const struct vcpu *v, const struct decoded *d, bool vex, unsigned bytes)
+static uint8_t alignment(const struct decoded *d, bool vex, unsigned bytes, bool amd)
 {
     unsigned o = d->opcode, pfx = d->mandatory;
 
@@ -82,7 +83,7 @@ static uint8_t alignment(const struct vcpu *v, const struct decoded *d, bool vex
         return 0;
     if (d->map == 3 && o >= 0x60 && o <= 0x63) /* PCMPxSTRx */
         return 0;
-    if (v->amd && ((d->map == 2 && o >= 0xc8 && o <= 0xcd) || (d->map == 3 && o == 0xcc)))
+    if (amd && ((d->map == 2 && o >= 0xc8 && o <= 0xcd) || (d->map == 3 && o == 0xcc)))
         return 0; /* SHA: AMD's processors do not check */
     return 15;
 }
@@ -542,8 +543,11 @@ bool native_plan(const struct vcpu *v, const struct decoded *d, struct native_op
     op->mxcsr = !x87 && op->kind != NATIVE_GPR && uses_mxcsr(d, s.vex);
     if (op->mxcsr)
         plan_tiny(&s);
-    if (!x87)
-        op->align_mask = op->kind == NATIVE_GPR ? 0 : alignment(v, d, s.vex, op->mem_bytes);
+    if (!x87 && op->kind != NATIVE_GPR) {
+        op->align_mask = alignment(d, s.vex, op->mem_bytes, v->amd);
+        op->host_align = alignment(d, s.vex, op->mem_bytes, cpuid_host_is_amd()) & (uint8_t)~op->align_mask;
+    }
+    op->any_alignment = s.vex && d->map == 2 && d->opcode == 0x13 && !v->amd; /* VCVTPH2PS: SDM vol. 2, exceptions type 11 */
     op->addr_bits = d->address_bits;
     set_conditions(&s);
     if (op->kind == NATIVE_AVX && !v->native->host_avx)

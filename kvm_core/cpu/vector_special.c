@@ -16,6 +16,14 @@ static bool masked(const uint8_t *mask, unsigned k, unsigned element)
     return mask[(k + 1) * element - 1] & 0x80;
 }
 
+/* Intel's processors look at the addresses of all elements before they look for their pages. */
+static void check_canonical(struct vcpu *v, const uint8_t *mask, const struct native_op *op, uint64_t linear)
+{
+    for (unsigned k = 0; !v->amd && k < op->mem_bytes / op->element; k++)
+        if (masked(mask, k, op->element))
+            mem_check_canonical(v, linear + k * op->element, op->element);
+}
+
 static bool masked_any(const uint8_t *mask, const struct native_op *op)
 {
     for (unsigned k = 0; k < op->mem_bytes / op->element; k++)
@@ -37,6 +45,8 @@ static const struct insn *mask_load(struct vcpu *v, const struct insn *i)
     if (unlikely(!p)) {
         uint8_t *bounce = v->native->bounce;
 
+        if (any)
+            check_canonical(v, mask, op, linear);
         for (unsigned k = 0; k < op->mem_bytes / n; k++)
             if (masked(mask, k, n))
                 mem_read_elements(v, linear + k * n, bounce + k * n, n);
@@ -62,6 +72,7 @@ static const struct insn *mask_store(struct vcpu *v, const struct insn *i)
         op->code(v, p, NULL);
         return insn_next(i);
     }
+    check_canonical(v, mask, op, linear);
     for (unsigned k = 0; k < op->mem_bytes / n; k++)
         if (masked(mask, k, n))
             mem_check_elements(v, linear + k * n, n);
@@ -76,22 +87,12 @@ static const struct insn *mask_store(struct vcpu *v, const struct insn *i)
 static void byte_masked_store(struct vcpu *v, const struct insn *i, const uint8_t *data, const uint8_t *mask,
                               unsigned n)
 {
-    unsigned k, any[2] = {0, 0}, first; /* mask bits in the first and in a second page */
-    uint64_t linear;
+    uint64_t linear = ea(v, i, n, true);
 
-    linear = ea(v, i, n, true);
-    if (v->amd) { /* whatever the mask says; SDM: up to the implementation */
-        mem_check_write(v, linear, 8); /* the alignment that AC wants */
-        mem_check_write(v, linear + n - 8, 8);
-    }
-    first = 4096 - (linear & 4095);
-    for (k = 0; k < n; k++)
-        any[k >= first] |= mask[k] & 0x80;
-    if (any[0])
-        mem_check_write(v, linear, 1);
-    if (any[1])
-        mem_check_write(v, linear + first, 1);
-    for (k = 0; k < n; k++)
+    /* Whatever the mask says: up to the implementation (SDM vol. 2, MASKMOVDQU), and so on both vendors'. Alignment: of 8 bytes */
+    mem_check_write(v, linear, 8);
+    mem_check_write(v, linear + n - 8, 8);
+    for (unsigned k = 0; k < n; k++)
         if (mask[k] & 0x80)
             mem_write_bytes(v, linear + k, data + k, 1);
 }
@@ -108,15 +109,11 @@ static const struct insn *maskmov_xmm(struct vcpu *v, const struct insn *i)
 static const struct insn *maskmov_mmx(struct vcpu *v, const struct insn *i)
 {
     const struct native_op *op = native_op_of(i);
-    unsigned top;
 
     native_check(v, op);
     x87_check_pending(v);
-    if (v->amd) /* before any fault */
-        x87_mmx_transition(v->fx);
-    top = v->fx[3] >> 3 & 7; /* register k is ST((k - TOP) & 7) */
-    byte_masked_store(v, i, v->fx + 32 + 16 * ((op->dst - top) & 7), v->fx + 32 + 16 * ((op->mask - top) & 7), 8);
-    x87_mmx_transition(v->fx);
+    x87_mmx_transition(v->fx); /* before any fault; register k is ST(k) now */
+    byte_masked_store(v, i, v->fx + 32 + 16 * (op->dst & 7), v->fx + 32 + 16 * (op->mask & 7), 8);
     v->xinuse |= XSAVE_X87;
     return insn_next(i);
 }
@@ -190,9 +187,11 @@ static const struct insn *gather(struct vcpu *v, const struct insn *i)
     native_check(v, op);
     memcpy(dst, v->ymm[op->dst], 32);
     memcpy(mask, v->ymm[op->mask], 32);
-    if (!v->amd) /* SDM: the mask is first widened to all bits of an element; seen after a fault */
-        for (unsigned k = 0; k < count; k++)
+    if (!v->amd) { /* SDM: the mask is first widened to all bits of an element; seen after a fault, like the upper halves */
+        for (unsigned k = 0; k < bytes / n; k++)
             memset(mask + k * n, masked(mask, k, n) ? 0xff : 0, n);
+        memset(mask + bytes, 0, sizeof(mask) - bytes);
+    }
     for (unsigned k = 0; k < count; k++) {
         if (masked(mask, k, n)) {
             const void *p = NULL;
@@ -202,6 +201,8 @@ static const struct insn *gather(struct vcpu *v, const struct insn *i)
                 memcpy(dst + k * n, p, n);
             else
                 gather_slow(v, i, &progress, k);
+            if (!v->amd)
+                memset(dst + bytes, 0, sizeof(dst) - bytes);
         }
         memset(mask + k * n, 0, n);
     }

@@ -125,17 +125,28 @@ static void set_pointers(struct vcpu *v, const struct insn *i, const struct nati
         x87_set_data_pointer(v, fx, i->seg, ea_offset(v, i));
 }
 
-static void store_bounced(struct vcpu *v, const struct insn *i, const struct native_op *op, uint64_t linear)
+/* Intel's processors store an m80 in two parts; the first is seen where the second faults. */
+static void store_parts(struct vcpu *v, uint64_t linear, const uint8_t *value, unsigned bytes)
+{
+    unsigned first = bytes == 10 && !v->amd ? 8 : bytes;
+
+    mem_write_bytes(v, linear, value, first);
+    if (first < bytes)
+        mem_write_bytes(v, linear + first, value + first, bytes - first);
+}
+
+/* With an unmasked exception other than precision nothing is stored, and Intel's processors do not look at the operand. */
+static void store_bounced(struct vcpu *v, const struct insn *i, const struct native_op *op)
 {
     struct native_cache *n = v->native;
     uint8_t *fx = n->fx_copy;
 
-    mem_check_write(v, linear, op->mem_bytes);
+    if (v->amd)
+        mem_check_write(v, ea(v, i, op->mem_bytes, true), op->mem_bytes);
     memcpy(fx, v->fx, sizeof(v->fx));
     run_stub(v, op, n->bounce, fx);
-    /* Nothing is stored after an unmasked exception other than precision. */
     if (!(x87_fsw(fx) & ~x87_fcw(fx) & 0x1f))
-        mem_write_bytes(v, linear, n->bounce, op->mem_bytes);
+        store_parts(v, ea(v, i, op->mem_bytes, true), n->bounce, op->mem_bytes);
     set_pointers(v, i, op, fx, v->fx);
     memcpy(v->fx, fx, sizeof(v->fx));
 }
@@ -149,16 +160,13 @@ const struct insn *x87_execute(struct vcpu *v, const struct insn *i)
     native_check(v, op);
     x87_check_pending(v);
     if (op->mem_bytes) {
-        bool write = op->mem_action & OPND_WRITE;
-        uint64_t linear = ea(v, i, op->mem_bytes, write);
-
-        if (write) {
-            store_bounced(v, i, op, linear);
+        if (op->mem_action & OPND_WRITE) {
+            store_bounced(v, i, op);
             v->xinuse |= 1;
             return insn_next(i);
         }
         p = v->native->bounce;
-        mem_read_bytes(v, linear, p, op->mem_bytes);
+        mem_read_bytes(v, ea(v, i, op->mem_bytes, false), p, op->mem_bytes);
     }
     memcpy(old, v->fx, sizeof(old));
     run_stub(v, op, p, v->fx);
@@ -178,6 +186,8 @@ const struct insn *mmx_execute(struct vcpu *v, const struct insn *i)
     if (op->mem_bytes) {
         bool write = op->mem_action & OPND_WRITE;
 
+        if (write && !v->amd) /* seen after a fault */
+            set_top(v->fx, 0);
         linear = ea(v, i, op->mem_bytes, write);
         if (unlikely(linear & op->align_mask))
             cpu_gp(v, 0);

@@ -107,11 +107,12 @@ static void x87_from_image(struct vcpu *v, const uint8_t *image, bool wide)
     v->fx[5] = 0;
     v->fx[6] = image[6];
     v->fx[7] = image[7] & 7;
-    for (unsigned k = 8; k < 24; k += 8) { /* FIP and FDP have 57 bits, sign-extended */
+    for (unsigned k = 8; k < 24; k += 8) { /* FIP has 57 bits, sign-extended, and so has AMD's FDP */
         int64_t pointer;
 
         memcpy(&pointer, image + k, 8);
-        pointer = (int64_t)((uint64_t)pointer << 7) >> 7;
+        if (k == 8 || v->amd)
+            pointer = (int64_t)((uint64_t)pointer << 7) >> 7;
         memcpy(v->fx + k, &pointer, 8);
     }
     v->fcs = v->fds = 0;
@@ -174,12 +175,14 @@ static uint64_t aligned_area(struct vcpu *v, const struct insn *i, unsigned size
 {
     uint64_t linear = ea(v, i, size, write);
 
+    if (!v->amd)
+        mem_check_canonical(v, linear, size);
     if (linear & (align - 1))
         cpu_gp(v, 0);
     return linear;
 }
 
-/* FXSAVE's and FXRSTOR's: unlike others they look whether the address is canonical before they look at its alignment. */
+/* FXSAVE's and FXRSTOR's: AMD's processors, too, look whether the address is canonical before they look at its alignment. */
 static uint64_t fx_area(struct vcpu *v, const struct insn *i, bool write)
 {
     mem_check_canonical(v, ea(v, i, XSAVE_LEGACY_BYTES, write), XSAVE_LEGACY_BYTES);
@@ -406,10 +409,10 @@ static void commit_restore(struct vcpu *v, const struct restore *r, uint64_t rfb
         set_pkru(v, r->pkru);
 }
 
-/* Where reading a compacted area ends: what is not loaded may lie beyond the segment's limit. */
-static size_t compact_end(uint64_t load, uint64_t xcomp_bv)
+/* Where reading these components of a compacted area ends: what AMD's processors do not load may lie beyond the segment's limit. */
+static size_t compact_end(uint64_t components, uint64_t xcomp_bv)
 {
-    return load & XSAVE_PKRU ? component_offset(XSAVE_PKRU, xcomp_bv, true) + XSAVE_PKRU_BYTES : xsave_compact_bytes(load);
+    return components & XSAVE_PKRU ? component_offset(XSAVE_PKRU, xcomp_bv, true) + XSAVE_PKRU_BYTES : xsave_compact_bytes(components);
 }
 
 static const struct insn *restore_area(struct vcpu *v, const struct insn *i, bool supervisor)
@@ -423,12 +426,16 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
     rfbm = requested(v, supervisor);
     linear = aligned_area(v, i, XSAVE_MIN_BYTES, false, 64);
     mem_read_bytes(v, linear + IMG_HEADER, header, sizeof(header));
-    check_header(v, header, supervisor);
     bool compact = header[1] & XCOMP_COMPACT;
     load = rfbm & header[0];
-    (void)ea(v, i, (unsigned)(compact ? compact_end(load, header[1]) : xsave_size_bytes(rfbm)), false);
-    if (!compact) /* the end of the area is touched whether or not it is loaded from */
-        (void)mem_load(v, linear + xsave_size_bytes(rfbm) - 1, 1);
+    if (v->amd)
+        check_header(v, header, supervisor);
+    size_t end = compact ? compact_end(v->amd ? load : rfbm & header[1], header[1]) : xsave_size_bytes(rfbm);
+    (void)ea(v, i, (unsigned)end, false);
+    if (!compact || !v->amd) /* the end of the area is touched whether or not it is loaded from */
+        (void)mem_load(v, linear + end - 1, 1);
+    if (!v->amd)
+        check_header(v, header, supervisor);
     memset(&r, 0, sizeof(r));
     r.mxcsr = MXCSR_DEFAULT;
     /* Standard: MXCSR goes with RFBM, whatever XSTATE_BV says; compacted: it belongs to SSE. */

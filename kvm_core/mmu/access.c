@@ -217,31 +217,36 @@ static enum tlb_set_kind current_kind(const struct vcpu *v)
     return (enum tlb_set_kind)(v->tlb - v->tlb_sets);
 }
 
-/* What an operand of `size` bytes must be aligned to with CR0.AM and EFLAGS.AC: its size up to 16, 8 for an m80; what is
- * longer and no vector (FSAVE, FSTENV) 4, in 16-bit form 2. SDM vol. 3, table 6-7 */
-static unsigned alignment_of(size_t size)
+/* What an operand of `size` bytes must be aligned to with CR0.AM and EFLAGS.AC: its size up to 8, also for an m80; what is
+ * longer and no vector (FSAVE, FSTENV) 4, in 16-bit form 2: SDM vol. 3, table 6-7. Vectors: AMD's processors want 16, Intel's
+ * nothing (SDM vol. 1, 15.7) */
+static unsigned alignment_of(const struct vcpu *v, size_t size)
 {
     switch (size) {
     case 1:
     case 2:
     case 4:
-    case 8:
-    case 16: return (unsigned)size;
+    case 8: return (unsigned)size;
     case 10: return 8;
     case 14:
     case 94: return 2;
     case 28:
     case 108: return 4;
-    case 32: return 16;
+    case 16:
+    case 32: return v->amd ? 16 : 1;
     }
     return 1;
 }
 
-static void check_aligned(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, size_t size)
+/* Canonical addresses, alignment. Intel's processors see that the last byte lies beyond the canonical ones when all else is right. */
+static void check_operand(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, size_t size)
 {
-    if (likely(kind != TLB_USER_AC) || !(linear & (alignment_of(size) - 1)))
-        return;
-    cpu_fault_error(v, VEC_AC, 0);
+    if (unlikely(kind == TLB_USER_AC)) {
+        check_canonical(v, linear, v->amd ? size : 1);
+        if (linear & (alignment_of(v, size) - 1))
+            cpu_fault_error(v, VEC_AC, 0);
+    }
+    check_canonical(v, linear, size);
 }
 
 static uint64_t load_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, unsigned size)
@@ -250,8 +255,7 @@ static uint64_t load_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linea
     struct page a, b;
 
     linear = wrap_linear(v, linear);
-    check_canonical(v, linear, size);
-    check_aligned(v, kind, linear, size);
+    check_operand(v, kind, linear, size);
     if (v->slow & SLOW_BREAKPOINT)
         debug_data_access(v, linear, size, false);
     translate(v, kind, linear, ACC_READ, &a);
@@ -268,8 +272,7 @@ static void store_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, 
     struct page a, b;
 
     linear = wrap_linear(v, linear);
-    check_canonical(v, linear, size);
-    check_aligned(v, kind, linear, size);
+    check_operand(v, kind, linear, size);
     translate(v, kind, linear, ACC_WRITE, &a);
     if (first >= size) {
         page_store(v, &a, linear, size, value);
@@ -340,8 +343,7 @@ static void bytes_load(struct vcpu *v, const struct page *p, uint64_t linear, ui
 void mem_read_bytes(struct vcpu *v, uint64_t linear, void *buf, size_t n)
 {
     linear = wrap_linear(v, linear);
-    check_canonical(v, linear, n);
-    check_aligned(v, current_kind(v), linear, n);
+    check_operand(v, current_kind(v), linear, n);
     mem_read_elements(v, linear, buf, n);
 }
 
@@ -389,8 +391,7 @@ static void bytes_store(struct vcpu *v, const struct page *p, uint64_t linear, c
 void mem_write_bytes(struct vcpu *v, uint64_t linear, const void *buf, size_t n)
 {
     linear = wrap_linear(v, linear);
-    check_canonical(v, linear, n);
-    check_aligned(v, current_kind(v), linear, n);
+    check_operand(v, current_kind(v), linear, n);
     mem_write_elements(v, linear, buf, n);
 }
 
@@ -422,8 +423,7 @@ void mem_write_elements(struct vcpu *v, uint64_t linear, const void *buf, size_t
 void mem_check_write(struct vcpu *v, uint64_t linear, size_t n)
 {
     linear = wrap_linear(v, linear);
-    check_canonical(v, linear, n);
-    check_aligned(v, current_kind(v), linear, n);
+    check_operand(v, current_kind(v), linear, n);
     mem_check_elements(v, linear, n);
 }
 
@@ -450,8 +450,7 @@ void mem_rmw_begin(struct vcpu *v, uint64_t linear, unsigned size, struct rmw *m
     struct page a, b;
 
     linear = wrap_linear(v, linear);
-    check_canonical(v, linear, size);
-    check_aligned(v, current_kind(v), linear, size);
+    check_operand(v, current_kind(v), linear, size);
     m->linear = linear;
     m->host = NULL;
     m->exclusive = false;
