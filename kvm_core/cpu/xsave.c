@@ -430,6 +430,8 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
     load = rfbm & header[0];
     if (v->amd)
         check_header(v, header, supervisor);
+    else if (compact && header[1] & ~XCOMP_COMPACT & ~(v->xcr0 | v->xss)) /* where does the area end? */
+        cpu_gp(v, 0);
     size_t end = compact ? compact_end(v->amd ? load : rfbm & header[1], header[1]) : xsave_size_bytes(rfbm);
     (void)ea(v, i, (unsigned)end, false);
     if (!compact || !v->amd) /* the end of the area is touched whether or not it is loaded from */
@@ -442,7 +444,8 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
     r.set_mxcsr = rfbm & (compact ? XSAVE_SSE : XSAVE_SSE | XSAVE_AVX);
     if (compact ? load & XSAVE_SSE : r.set_mxcsr)
         mem_read_bytes(v, linear + IMG_MXCSR, &r.mxcsr, 4);
-    if (r.mxcsr & ~(uint32_t)MXCSR_VALID)
+    bool valid = !(r.mxcsr & ~(uint32_t)MXCSR_VALID);
+    if (!valid && (!compact || v->amd))
         cpu_gp(v, 0);
     if (load & XSAVE_X87)
         mem_read_bytes(v, linear, r.legacy, IMG_XMM);
@@ -452,6 +455,11 @@ static const struct insn *restore_area(struct vcpu *v, const struct insn *i, boo
         mem_read_bytes(v, linear + XSAVE_AVX_OFFSET, r.avx, sizeof(r.avx)); /* all of it, whatever the mode */
     if (load & XSAVE_PKRU)
         mem_read_bytes(v, linear + component_offset(XSAVE_PKRU, header[1], compact), &r.pkru, 8);
+    if (!valid) { /* by the time that Intel's processors see it, only what lies behind SSE's has not been loaded */
+        r.set_mxcsr = false;
+        commit_restore(v, &r, rfbm & ~(load & ~(uint64_t)(XSAVE_X87 | XSAVE_SSE)), load & (XSAVE_X87 | XSAVE_SSE), i->prefix & PFX_REXW);
+        cpu_gp(v, 0);
+    }
     commit_restore(v, &r, rfbm, load, i->prefix & PFX_REXW);
     return insn_next(i);
 }
