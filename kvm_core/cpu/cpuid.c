@@ -27,7 +27,7 @@ struct cpuid_model {
     struct kvm_cpuid_entry2 entry[CPUID_MODEL_MAX];
 };
 
-enum provider { OURS, OURS_AMD, OURS_INTEL, HOST, NEVER };
+enum provider { OURS, OURS_AMD, OURS_INTEL, OURS_AS_HOST, HOST, NEVER };
 
 static const struct feature {
     uint32_t leaf;
@@ -111,7 +111,7 @@ static void probe(void)
             host_cpuid(row->leaf, row->sub, out);
         has = out[row->reg] >> row->bit & 1;
         if (row->who == OURS || (row->who == OURS_AMD && amd_host) || (row->who == OURS_INTEL && !amd_host) ||
-            (row->who == HOST && has && (avx || !needs_avx(f))))
+            (row->who == OURS_AS_HOST && has) || (row->who == HOST && has && (avx || !needs_avx(f))))
             offered_bits[f / 64] |= 1ull << (f % 64);
     }
     xcr0_offered = XSAVE_X87 | XSAVE_SSE | (avx ? XSAVE_AVX : 0) | XSAVE_PKRU;

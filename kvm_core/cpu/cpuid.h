@@ -2,7 +2,7 @@
  *
  * One row per feature bit: name, CPUID leaf, subleaf, register (EAX 0, EBX 1, ECX 2, EDX 3), bit,
  * and who provides it: OURS the interpreter alone; OURS_AMD, OURS_INTEL likewise, on a host of that
- * vendor; HOST the host processor, which executes these instructions; NEVER is known by name (a client may
+ * vendor, OURS_AS_HOST on one that has it; HOST the host processor, which executes these instructions; NEVER is known by name (a client may
  * set it) but not offered by KVM_GET_SUPPORTED_CPUID: TSC_DEADLINE needs an irqchip of ours, so that
  * only KVM_CAP_TSC_DEADLINE_TIMER tells of it (KVM API 4.46). SDM vol. 2, CPUID; AMD
  * APM vol. 3, appendix E.
@@ -32,10 +32,10 @@
     X(OSXSAVE, 1, 0, 2, 27, NEVER) X(AVX, 1, 0, 2, 28, HOST) X(F16C, 1, 0, 2, 29, HOST)       \
     X(RDRAND, 1, 0, 2, 30, OURS) X(HYPERVISOR, 1, 0, 2, 31, OURS) X(ARAT, 6, 0, 0, 2, OURS)   \
     X(FSGSBASE, 7, 0, 1, 0, OURS) X(TSC_ADJUST, 7, 0, 1, 1, OURS) X(BMI1, 7, 0, 1, 3, HOST)   \
-    X(HLE, 7, 0, 1, 4, NEVER) X(AVX2, 7, 0, 1, 5, HOST) X(FDP_EXCPTN_ONLY, 7, 0, 1, 6, HOST)  \
+    X(HLE, 7, 0, 1, 4, NEVER) X(AVX2, 7, 0, 1, 5, HOST) X(FDP_EXCPTN_ONLY, 7, 0, 1, 6, OURS_AS_HOST) \
     X(SMEP, 7, 0, 1, 7, OURS) X(BMI2, 7, 0, 1, 8, HOST) X(ERMS, 7, 0, 1, 9, OURS)             \
     X(INVPCID, 7, 0, 1, 10, OURS) X(RTM, 7, 0, 1, 11, NEVER)                                  \
-    X(ZERO_FCS_FDS, 7, 0, 1, 13, HOST) X(RDSEED, 7, 0, 1, 18, OURS) X(ADX, 7, 0, 1, 19, HOST) \
+    X(ZERO_FCS_FDS, 7, 0, 1, 13, OURS_AS_HOST) X(RDSEED, 7, 0, 1, 18, OURS) X(ADX, 7, 0, 1, 19, HOST) \
     X(SMAP, 7, 0, 1, 20, OURS) X(CLFLUSHOPT, 7, 0, 1, 23, OURS) X(CLWB, 7, 0, 1, 24, OURS)    \
     X(SHA, 7, 0, 1, 29, HOST) X(UMIP, 7, 0, 2, 2, OURS) X(PKU, 7, 0, 2, 3, OURS)              \
     X(OSPKE, 7, 0, 2, 4, NEVER) X(VAES, 7, 0, 2, 9, HOST) X(VPCLMULQDQ, 7, 0, 2, 10, HOST)    \
