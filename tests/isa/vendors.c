@@ -214,6 +214,136 @@ static void check_data(bool amd)
     EXPECT(emu_data[8] == (amd ? 0 : 0x77));
 }
 
+/* FOP and FDP: SDM vol. 1, 8.1.8 and 8.1.9; CPUID leaf 7, EBX bit 6 */
+static void check_x87_pointers(bool amd)
+{
+    uint16_t fop;
+    uint64_t fdp;
+
+    PREPARE(64, 0xdd, 0x03); /* fld qword [rbx] */
+    c.before.fx[6] = 0x23;
+    c.before.fx[16] = 0x42;
+    run();
+    memcpy(&fop, after.fx + 6, 2);
+    memcpy(&fdp, after.fx + 16, 8);
+    EXPECT(after.vector == -1 && fop == (amd ? 0x503 : 0x23));
+    EXPECT(fdp == (cpu_has(emu, FEAT_FDP_EXCPTN_ONLY) ? 0x42 : DATA_ADDR));
+
+    PREPARE(64, 0xdd, 0x03); /* with an exception that is not masked: denormal operand */
+    c.before.fx[0] = 0x7d;
+    put64(DATA_ADDR, 1);
+    run();
+    memcpy(&fop, after.fx + 6, 2);
+    memcpy(&fdp, after.fx + 16, 8);
+    EXPECT(after.vector == -1 && after.fx[2] & 0x80 && fop == 0x503 && fdp == DATA_ADDR);
+
+    PREPARE(64, 0x48, 0x0f, 0xae, 0x0b); /* fxrstor64 [rbx]: bits 63 to 57 of FDP */
+    emu_data[0] = 0x7f;
+    emu_data[1] = 3;
+    put64(DATA_ADDR + 16, 1ull << 60 | 1);
+    run();
+    memcpy(&fdp, after.fx + 16, 8);
+    EXPECT(after.vector == -1 && fdp == (amd ? 1 : 1ull << 60 | 1));
+}
+
+/* Stores of x87 and MMX that fault, or would. */
+static void check_x87_stores(bool amd)
+{
+    PREPARE(64, 0xdb, 0x13); /* fist dword [rbx], stack underflow not masked: nothing would be stored */
+    c.before.fx[0] = 0x7e;
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE;
+    run();
+    EXPECT(after.vector == (amd ? VEC_PF : -1));
+
+    PREPARE(64, 0xdb, 0x3b); /* fstp tbyte [rbx]: eight bytes and two */
+    c.before.fx[4] = 1;
+    memset(c.before.fx + 32, 0x5a, 10);
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE - 8;
+    run();
+    EXPECT(after.vector == VEC_PF && emu_data[DATA_HOLE - 8] == (amd ? 0 : 0x5a));
+
+    PREPARE(64, 0x0f, 0x7f, 0x03); /* movq [rbx], mm0: TOP, whose change SDM vol. 1, 9.5.1 has with every MMX instruction */
+    c.before.fx[3] = 3 << 3;
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE;
+    run();
+    EXPECT(after.vector == VEC_PF && after.fx[3] == (amd ? 3 << 3 : 0) && after.fx[4] == 0);
+}
+
+/* EFLAGS.AC: SDM vol. 1, 15.7 */
+static void check_alignment(bool amd)
+{
+    PREPARE(64, 0x0f, 0x10, 0x03); /* movups xmm0, [rbx] */
+    c.before.gpr[RBX] += 1;
+    c.before.rflags = AC_FLAG;
+    run();
+    EXPECT(after.vector == (amd ? VEC_AC : -1));
+
+    PREPARE(64, 0x48, 0x8b, 0x03); /* mov rax, [rbx]: also half canonical */
+    c.before.gpr[RBX] = (1ull << 47) - 1;
+    c.before.rflags = AC_FLAG;
+    run();
+    EXPECT(after.vector == (amd ? VEC_GP : VEC_AC));
+
+    PREPARE(64, 0xc4, 0xe2, 0x79, 0x13, 0x03); /* vcvtph2ps xmm0, [rbx]: SDM vol. 2, exceptions type 11 */
+    c.before.gpr[RBX] += 1;
+    c.before.rflags = AC_FLAG;
+    run();
+    EXPECT(!cpu_has(emu, FEAT_F16C) || after.vector == (amd ? VEC_AC : -1));
+}
+
+/* What is left behind by vector instructions that fault. */
+static void check_vector_faults(bool amd)
+{
+    if (!cpu_has(emu, FEAT_AVX2))
+        return;
+    PREPARE(64, 0xc4, 0xe2, 0x69, 0x90, 0x04, 0x0b); /* vpgatherdd xmm0, [rbx + xmm1], xmm2 */
+    memset(c.before.ymm[0], 0x11, 32);
+    memset(c.before.ymm[1], 0, 16);
+    c.before.ymm[1][5] = DATA_HOLE >> 8; /* the second element's */
+    memset(c.before.ymm[2], 0x80, 32);
+    run();
+    EXPECT(after.vector == VEC_PF && after.ymm[0][0] == 0 && after.ymm[0][4] == 0x11 && after.ymm[2][0] == 0);
+    EXPECT(after.ymm[0][16] == (amd ? 0x11 : 0) && after.ymm[2][16] == (amd ? 0x80 : 0) && after.ymm[2][4] == (amd ? 0x80 : 0xff));
+
+    PREPARE(64, 0xc4, 0xe2, 0x71, 0x2c, 0x03); /* vmaskmovps xmm0, xmm1, [rbx] */
+    memset(c.before.ymm[1], 0x80, 16);
+    c.before.gpr[RBX] = (1ull << 47) - 4;
+    run();
+    EXPECT(after.vector == (amd ? VEC_PF : VEC_GP));
+
+    PREPARE(64, 0xc4, 0xe3, 0x79, 0x1d, 0x03, 0x00); /* vcvtps2ph [rbx], xmm0, 0 */
+    memset(c.before.ymm[0], 0x11, 16); /* tiny */
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE;
+    run();
+    EXPECT(!cpu_has(emu, FEAT_F16C) || (after.vector == VEC_PF && after.fx[24] == (amd ? 0x80 : 0xb0)));
+}
+
+static void check_xsave(bool amd)
+{
+    uint32_t invalid = 1 << 20;
+
+    PREPARE(64, 0x0f, 0xae, 0x24, 0x24); /* xsave [rsp]: neither canonical nor aligned */
+    c.before.gpr[RSP] = (1ull << 60) + 1;
+    run();
+    EXPECT(after.vector == (amd ? VEC_GP : VEC_SS));
+
+    PREPARE(64, 0x0f, 0xae, 0x2b); /* xrstor [rbx]: a compacted area, of which only the header is there, with nothing to load */
+    c.before.gpr[RBX] = DATA_ADDR + DATA_HOLE - 576;
+    c.before.gpr[RAX] = 7;
+    put64(c.before.gpr[RBX] + 520, 1ull << 63 | 7);
+    run();
+    EXPECT(after.vector == (amd ? -1 : VEC_PF));
+
+    PREPARE(64, 0x0f, 0xae, 0x2b); /* MXCSR is not valid */
+    c.before.gpr[RAX] = 7;
+    put64(DATA_ADDR + 512, 7);
+    put64(DATA_ADDR + 520, 1ull << 63 | 7);
+    memcpy(emu_data + 24, &invalid, 4);
+    memset(c.before.ymm[0], 0x11, 32);
+    run();
+    EXPECT(after.vector == VEC_GP && after.ymm[0][0] == (amd ? 0x11 : 0) && after.ymm[0][16] == 0x11);
+}
+
 static void check_vendor(bool amd)
 {
     EXPECT(emu->amd == amd);
@@ -222,6 +352,12 @@ static void check_vendor(bool amd)
     check_stack(amd);
     check_repeated(amd);
     check_data(amd);
+    check_x87_pointers(amd);
+    check_x87_stores(amd);
+    check_alignment(amd);
+    check_vector_faults(amd);
+    if (emu->xcr0 == 7 && cpu_has(emu, FEAT_AVX))
+        check_xsave(amd);
 }
 
 /* The default model with another vendor, and without one feature (bit of a leaf's ECX), if any. */
