@@ -142,10 +142,10 @@ static void check_stack(bool amd)
     run();
     EXPECT(after.vector == (amd ? VEC_PF : VEC_GP));
 
-    PREPARE(32, 0xca, 0x08, 0x00); /* ret far 8, to 64-bit code: rSP goes on as wide as there */
+    PREPARE(32, 0xca, 0x10, 0x00); /* ret far 16, to 64-bit code: rSP goes on as wide as there */
     emu_map(0xfffff000, GPA_DATA, 0x67);
-    put64(DATA_ADDR + 4088, 0x33ull << 32 | (CODE_ADDR + 0x1000));
-    c.before.gpr[RSP] = 0xfffffff8;
+    put64(DATA_ADDR + 4080, 0x33ull << 32 | (CODE_ADDR + 0x1000));
+    c.before.gpr[RSP] = 0xfffffff0;
     run();
     EXPECT(after.vector == -1 && after.gpr[RSP] == (1ull << 32 | 8));
 
