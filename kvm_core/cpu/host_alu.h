@@ -117,6 +117,24 @@ ALU_SHIFT(ror, "ror")
 ALU_SHIFT(rcl, "rcl")
 ALU_SHIFT(rcr, "rcr")
 
+/* A register rotated by an immediate of more than 1, behind which OF is undefined (SDM vol. 2, RCL): Intel's processors leave it as it was,
+ * unlike behind a rotate by CL or of memory; on AMD's all are the same. A 0 that is rotated tells. */
+#define ALU_ROTATE_BY(name)                                                                         \
+    static inline __attribute__((always_inline)) uint64_t alu_##name##_by(uint32_t *fl, uint64_t a, \
+                                                                          uint64_t count, const unsigned size) \
+    {                                                                                               \
+        uint32_t overflow = *fl & 1, keeps = 1, zero = 0;                                           \
+        a = alu_##name(fl, a, count, size);                                                         \
+        if ((count & (size == 8 ? 63 : 31)) <= 1)                                                   \
+            return a;                                                                               \
+        __asm__(ALU_RESTORE #name "l $2, %1\n\t" ALU_SAVE : "+&a"(keeps), "+&r"(zero) : : "cc");    \
+        if (keeps & 1)                                                                              \
+            *fl = (*fl & ~1u) | overflow;                                                           \
+        return a;                                                                                   \
+    }
+ALU_ROTATE_BY(rol)
+ALU_ROTATE_BY(ror)
+
 #define ALU_SHIFT_DOUBLE(name, op)                                                                  \
     static inline __attribute__((always_inline)) uint64_t alu_##name(                              \
         uint32_t *fl, uint64_t a, uint64_t b, uint64_t count, const unsigned size)                  \

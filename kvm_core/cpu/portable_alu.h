@@ -203,6 +203,8 @@ ALU uint64_t alu_ror(uint32_t *fl, uint64_t a, uint64_t count, const unsigned si
         a = a >> k | a << (bits - k);
     return alu_rotated(fl, a, alu_top(a, size), alu_top(a ^ a << 1, size));
 }
+ALU uint64_t alu_rol_by(uint32_t *fl, uint64_t a, uint64_t count, const unsigned size) { return alu_rol(fl, a, count, size); }
+ALU uint64_t alu_ror_by(uint32_t *fl, uint64_t a, uint64_t count, const unsigned size) { return alu_ror(fl, a, count, size); }
 ALU uint64_t alu_rcl(uint32_t *fl, uint64_t a, uint64_t count, const unsigned size)
 {
     unsigned n = alu_count(count, size);

@@ -159,6 +159,8 @@ static bool directly(const struct encoding *x, const struct roles *r, unsigned s
 {
     if (x->map == 0 && (x->opcode & ~1u) == 0x86)
         return false; /* XCHG would lock */
+    if (x->map == 0 && (x->opcode & ~1u) == 0xc0 && (x->modrm >> 3 & 7) < 2)
+        return false; /* ROL, ROR: their OF would be that of memory (cpu/host_alu.h) */
     if (is_bit_string(x))
         return false;
     if (x->map == 2 || (x->map == 1 && (x->opcode & ~1u) == 0xc0))

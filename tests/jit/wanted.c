@@ -20,6 +20,8 @@ static const struct piece pieces[] = {
     {{0xfe, 0x03}, 2},                   /* inc byte [rbx] */
     {{0xd1, 0xc0}, 2},                   /* rol eax, 1 */
     {{0xc1, 0xce, 0x05}, 3},             /* ror esi, 5 */
+    {{0x49, 0xc1, 0xc1, 0x03}, 4},       /* rol r9, 3: a register that is kept in memory */
+    {{0xc0, 0x03, 0x02}, 3},             /* rol byte [rbx], 2 */
     {{0xc1, 0xc6, 0x20}, 3},             /* rol esi, 32: nothing */
     {{0xd3, 0xc2}, 2},                   /* rol edx, cl */
     {{0xd3, 0xe0}, 2},                   /* shl eax, cl */

@@ -145,14 +145,14 @@ SEM sem_unary(struct vcpu *v, const struct insn *i, const enum unary op, const e
 enum shift { SH_SHL, SH_SHR, SH_SAR, SH_ROL, SH_ROR, SH_RCL, SH_RCR };
 
 static inline __attribute__((always_inline)) uint64_t shift1(uint32_t *fl, const enum shift op, uint64_t a,
-                                                            uint64_t count, const unsigned size)
+                                                            uint64_t count, const enum form form, const unsigned size)
 {
     switch (op) {
     case SH_SHL: return alu_shl(fl, a, count, size);
     case SH_SHR: return alu_shr(fl, a, count, size);
     case SH_SAR: return alu_sar(fl, a, count, size);
-    case SH_ROL: return alu_rol(fl, a, count, size);
-    case SH_ROR: return alu_ror(fl, a, count, size);
+    case SH_ROL: return form == FORM_RI ? alu_rol_by(fl, a, count, size) : alu_rol(fl, a, count, size);
+    case SH_ROR: return form == FORM_RI ? alu_ror_by(fl, a, count, size) : alu_ror(fl, a, count, size);
     case SH_RCL: return alu_rcl(fl, a, count, size);
     default: return alu_rcr(fl, a, count, size);
     }
@@ -164,9 +164,9 @@ SEM sem_shift(struct vcpu *v, const struct insn *i, const enum shift op, const e
     uint64_t count = form == FORM_RR || form == FORM_MR ? v->gpr[RCX] & 0xff : i->imm & 0xff;
 
     if (form == FORM_RR || form == FORM_RI)
-        reg_set(v, i->dst, size, shift1(&v->oszapc, op, reg_get(v, i->dst, size), count, size));
+        reg_set(v, i->dst, size, shift1(&v->oszapc, op, reg_get(v, i->dst, size), count, form, size));
     else
-        RMW(v, i, ea(v, i, size, true), size, false, shift1(&fl, op, old, count, size));
+        RMW(v, i, ea(v, i, size, true), size, false, shift1(&fl, op, old, count, form, size));
     return insn_next(i);
 }
 
