@@ -4,6 +4,8 @@
  */
 #include <inttypes.h>
 
+#include "cpu/cpuid.h"
+
 #include "../isa/emu.h"
 #include "../isa/host.h"
 #include "device.h"
@@ -175,6 +177,18 @@ static void run(const struct engine *engine, struct outcome *o)
     memcpy(o->data, emu_ram + GPA_AREA, sizeof(content));
 }
 
+/* A fast string operation moves up to a line's bytes at once (SDM vol. 1, 7.3.9.3). That elements overlap Intel's processors see by their linear
+ * addresses alone: one that is to be read by the page's other address after it was written may be read before. */
+static bool host_moves_element_by_element(void)
+{
+    enum { LINE = 64, OTHER_ADDRESS = 4 * 4096 };
+    const struct state *s = &kase.before;
+    uint64_t apart = s->gpr[RDI] - s->gpr[RSI];
+    bool moves = (kase.bytes[kase.len - 1] | 1) == 0xa5 && !(s->rflags & DF_FLAG);
+
+    return cpuid_host_is_amd() || !moves || (apart + OTHER_ADDRESS + LINE > 2 * LINE && apart - OTHER_ADDRESS + LINE > 2 * LINE);
+}
+
 /* Which operand of CMPS faults when neither is there: RDI's, but with REPE CMPSB RSI's on some processors. */
 static void settle_order(void)
 {
@@ -220,7 +234,7 @@ static bool holds(void)
     make_case();
     emu_code_put(kase.before.rip, kase.bytes, kase.len);
     run(NULL, &want);
-    if (changes[change].host >= 0) {
+    if (changes[change].host >= 0 && host_moves_element_by_element()) {
         run_host(&got);
         settle_order();
         well &= same("host", first);
