@@ -69,18 +69,21 @@ static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 enum { OVERDRAWN = -(1 << 16) };
 
-/* After a stretch of a repeated instruction: done, or go on here after a look at the outside. One that has written over itself
- * is not what it was after that: a budget's end, which the guest should not notice, is put off, by 8,192 elements at most. */
+/* After a stretch of a repeated instruction: done, or go on here after a look at the outside. One that has written over itself Intel's
+ * processors read anew at once, as seen on one; AMD's go on, and as it is not what it was, a budget's end, which the guest should not notice, is
+ * put off, by 8,192 elements at most. */
 static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t done, bool more)
 {
-    int32_t end = unlikely(codecache_is_stale(i)) ? OVERDRAWN : 0;
+    bool stale = unlikely(codecache_is_stale(i));
 
     if (!more)
         return insn_next(i);
     v->budget -= done > 64 ? (int32_t)(done >> 3) : 8;
-    if (v->budget > end && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !v->slow)
-        return i;
-    v->eflags |= FL_RF; /* as an interrupt between iterations saves it: SDM vol. 3, 18.3.1.1 */
+    if (!stale || v->amd) {
+        if (v->budget > (stale ? OVERDRAWN : 0) && !__atomic_load_n(&v->kick, __ATOMIC_RELAXED) && !v->slow)
+            return i;
+        v->eflags |= FL_RF; /* as an interrupt between iterations saves it: SDM vol. 3, 18.3.1.1 */
+    }
     v->rip = cpu_this_rip(v, i);
     v->blk_start = NULL;
     return NULL;
@@ -322,7 +325,7 @@ static const struct insn *scas(struct vcpu *v, const struct insn *i, unsigned si
     return compared(v, i, v->gpr[RAX], b, size, n);
 }
 
-/* Where it writes over itself, which drops its page, it goes on: the processor reads it anew only behind an interrupt. */
+/* Where it writes over itself, which drops its page, it goes on: AMD's processors read it anew only behind an interrupt. */
 #define STRING_OP(op, name, size)                                                                   \
     const struct insn *op(struct vcpu *v, const struct insn *i)                                     \
     {                                                                                               \

@@ -183,6 +183,13 @@ static void check_repeated(bool amd)
     c.before.gpr[RCX] = c.before.gpr[RSI] = 1ull << 32;
     run();
     EXPECT(after.gpr[RCX] == (amd ? 1ull << 32 : 0) && after.gpr[RSI] == 1ull << 32);
+
+    PREPARE(64, 0xf3, 0xaa); /* rep stosb over itself: read anew, it is nop; stosb */
+    c.before.gpr[RDI] = c.before.rip;
+    c.before.gpr[RCX] = 2;
+    c.before.gpr[RAX] = 0x90;
+    run();
+    EXPECT(after.gpr[RDI] == CODE_ADDR + 258 && after.gpr[RCX] == (amd ? 0 : 1));
 }
 
 static void check_data(bool amd)

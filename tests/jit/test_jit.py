@@ -83,7 +83,7 @@ def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) ->
 
 
 def test_overlapping_strings(c_program: Callable[..., Path], full: bool) -> None:
-    """One that wrote over itself was read anew at once; the processor goes on with what it has."""
+    """One that wrote over itself was read anew at once, as Intel's processors do; AMD's go on."""
     if platform.machine() != "x86_64":
         pytest.skip("translates for an x86-64 host")
     program = c_program("jit/overlap.c")
