@@ -31,7 +31,7 @@ struct cold { /* code behind the block for what is rare */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
     bool zero;           /* EDGE: and are those of a result of zero */
     uint8_t *from;       /* the jump that leads here */
-    uint8_t *also_from;  /* INTERPRET, NEXT_PAGE, FAR, FAR_CALL: another, or NULL */
+    uint8_t *also_from;  /* INTERPRET, NEXT_PAGE, FAR, FAR_CALL, MISMATCH: another, or NULL */
     const uint8_t *again; /* INTERPRET, GROUP: where a probe looks for its entry in the TLB, for reading or ... */
     bool write;           /* ... writing; NULL: there was no probe */
     const uint8_t *join; /* INTERPRET, CALLS, POLL: where it goes on; NULL: nowhere */

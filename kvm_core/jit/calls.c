@@ -11,17 +11,12 @@
 
 #include "cpu/sem/common.h"
 
-enum { SUPER_TAG = 46 }; /* a bit that tells addresses remembered without SMAP from all others: see translatable() */
-
-/* What is remembered of the address in `reg`: callee and caller may be made for different sets of the TLB (STAC, CLAC). */
-static void put_tag(struct build *b, unsigned reg)
+/* Callee and caller may be made for different sets of the TLB (STAC, CLAC). So with SMAP none that is made for TLB_SUPER returns to what
+ * is remembered, and to none that is does anybody return. -> a jump that is taken with SMAP */
+static uint8_t *put_jump_smap(struct build *b)
 {
-    struct emit *e = &b->e;
-
-    if (b->kind != TLB_SUPER)
-        return;
-    put_rex(e, true, 0, 0, reg, false); /* btc reg, SUPER_TAG */
-    put8(e, 0x0f), put8(e, 0xba), put8(e, 0xf8 | (reg & 7)), put8(e, SUPER_TAG);
+    test_field(&b->e, FIELD(cr4) + 2, CR4_SMAP >> 16);
+    return put_jump(&b->e, CC_JNE);
 }
 
 /* ---- who returns elsewhere --------------------------------------------------------------------------------- */
@@ -66,18 +61,16 @@ static bool is_true_call(const struct build *b, const struct insn *call)
 
 /* ---- calls --------------------------------------------------------------------------------------------------- */
 
-/* The return address in r11 becomes what is to be remembered of it, and there is room for it. */
 static void put_room(struct build *b)
 {
     struct emit *e = &b->e;
 
-    put_tag(b, H_T1);
     op_mem(e, true, 0x3b, H_HOST_SP, H_BASE, NO_INDEX, 0, FIELD(run.calls_end));
     struct cold *c = cold_add(b, COLD_CALLS, put_jump(e, CC_JBE), 0);
     c->join = e->p;
 }
 
-static void put_remember(struct build *b) { put8(&b->e, 0x41), put8(&b->e, 0x53); } /* push r11 */
+static void put_remember(struct build *b) { put8(&b->e, 0x41), put8(&b->e, 0x53); } /* push r11, the return address */
 
 /* Where the host returns to: r10 is the guest's address of it, at `off` from the start of the page. */
 static void put_behind_call(struct build *b, unsigned off)
@@ -85,6 +78,8 @@ static void put_behind_call(struct build *b, unsigned off)
     struct emit *e = &b->e;
 
     put8(e, 0x41), put8(e, 0x5b); /* pop r11 */
+    if (b->kind == TLB_SUPER)
+        set_jump(put_jump_smap(b), e->rw + b->j->exit_rip);
     lea_word(b, H_T0, H_T0, -(int32_t)off);
     store_field(e, H_T0, GPR_FIELD(REG_PAGE));
     if (in_page(off))
@@ -109,18 +104,15 @@ static void put_call_in_page(struct build *b, unsigned n, bool remembered)
     put_link(b, put_call_jump(e), target);
 }
 
-/* The interpreter does it as long as it is not linked: what has been written below RSP is written once more. r11 is what is
- * remembered of the return address. */
+/* The interpreter does it as long as it is not linked: what has been written below RSP is written once more. r11 is the
+ * return address. */
 static void put_far_call(struct build *b, unsigned n, bool remembered)
 {
     struct emit *e = &b->e;
     const struct insn *i = b->op[n].i;
     int64_t page = page_of(target_of(i));
 
-    if (b->kind == TLB_SUPER)
-        put_linear(b, H_T0, page);
-    else
-        lea_word(b, H_T0, H_T1, (int32_t)(page - (i->off + i->len)));
+    lea_word(b, H_T0, H_T1, (int32_t)(page - (i->off + i->len)));
     lea_word(b, H_SP, H_SP, -b->word);
     put_count(b, n + 1);
     uint8_t *poll = put_jump(e, CC_JS);
@@ -203,7 +195,6 @@ bool lower_ret(struct build *b, unsigned n)
 {
     const struct op *op = &b->op[n];
     struct emit *e = &b->e;
-    unsigned address = H_T0;
     struct cold *c;
 
     if (op->i->size != b->word)
@@ -216,13 +207,9 @@ bool lower_ret(struct build *b, unsigned n)
         put_other_return(b, n, false);
         return true;
     }
-    if (b->kind == TLB_SUPER) {
-        move(e, H_T1, H_T0);
-        put_tag(b, H_T1);
-        address = H_T1;
-    }
-    op_mem(e, true, 0x3b, address, H_HOST_SP, NO_INDEX, 0, 8);
-    cold_add(b, COLD_MISMATCH, put_jump(e, CC_JNE), n);
+    uint8_t *with_smap = b->kind == TLB_SUPER ? put_jump_smap(b) : NULL;
+    op_mem(e, true, 0x3b, H_T0, H_HOST_SP, NO_INDEX, 0, 8);
+    cold_add(b, COLD_MISMATCH, put_jump(e, CC_JNE), n)->also_from = with_smap;
     lea_word(b, H_SP, H_SP, b->word + (op->row->form == FORM_I ? (uint16_t)op->i->imm : 0));
     put_count(b, n + 1); /* without a poll: no more returns follow each other than calls are remembered */
     put8(e, 0xc3);

@@ -207,6 +207,19 @@ static void rights(void) /* the callee takes away the right to see the user's me
     PUT("\x83\xfd\x01\x75\x05\x0f\x01\xca\x50\x58\xc3"); /* cmp ebp, 1; jne 1f; clac; push rax; pop rax; 1: ret */
 }
 
+static void elsewhere(void) /* without that right to another address, of which only one bit is not the caller's */
+{
+    supervisor = true;
+    rounds();
+    PUT("\x0f\x01\xcb"); /* stac */
+    call(OTHER);
+    PUT("\xff\xc1"); /* inc ecx */
+    again(5);
+    at(OTHER);
+    PUT("\x83\xfd\x01\x75\x09\x0f\x01\xca");   /* cmp ebp, 1; jne 1f; clac */
+    PUT("\x48\x0f\xba\x3c\x24\x2e\xc3");       /* btc qword [rsp], 46; 1: ret */
+}
+
 /* ---- running them ----------------------------------------------------------------------------------------- */
 
 static uint64_t *code_entry(void)
@@ -295,7 +308,8 @@ int main(void)
     } programs[] = {{"deep", deep, VEC_BP}, {"nonlocal", nonlocal, VEC_BP}, {"skips", skips, VEC_BP}, {"where", where, VEC_BP},
                     {"retpoline", retpoline, VEC_BP}, {"counted", counted, VEC_BP}, {"nowhere", nowhere, VEC_GP},
                     {"zero", zero, VEC_PF}, {"changed", changed, VEC_BP}, {"dropped", dropped, VEC_BP},
-                    {"across", across, VEC_BP}, {"remapped", remapped, VEC_BP}, {"rights", rights, VEC_PF}};
+                    {"across", across, VEC_BP}, {"remapped", remapped, VEC_BP}, {"rights", rights, VEC_PF},
+                    {"elsewhere", elsewhere, VEC_PF}};
     struct state want, got;
 
     emu_create();
