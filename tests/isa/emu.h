@@ -119,6 +119,21 @@ static bool host_has_la57(void)
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 16 & 1;
 }
 
+/* The default model with the name of this vendor; how many entries. */
+static inline int emu_vendor_model(struct kvm_cpuid_entry2 *model, unsigned max, bool amd)
+{
+    int n = cpuid_supported(model, max);
+
+    for (int k = 0; k < n; k++) {
+        if (model[k].function == 0 || model[k].function == 0x80000000) {
+            memcpy(&model[k].ebx, amd ? "Auth" : "Genu", 4);
+            memcpy(&model[k].edx, amd ? "enti" : "ineI", 4);
+            memcpy(&model[k].ecx, amd ? "cAMD" : "ntel", 4);
+        }
+    }
+    return n;
+}
+
 static const struct engine *emu_engine = &engine_emulate; /* KVMISH_ENGINE=translate: the translator, exact */
 
 static void emu_create(void)

@@ -92,6 +92,21 @@ def test_conditions_and_vendors(
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("engine", ["emulate", "translate"])
+@pytest.mark.parametrize("mode", [64, 32])
+def test_the_other_vendor(
+    harness: Path, engine: str, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the host executes for a guest of the other vendor is nothing that it would fault on."""
+    monkeypatch.setenv("KVMISH_ENGINE", engine)
+    monkeypatch.setenv("OTHER_VENDOR", "1")
+    arguments = [harness, "kvm_core/isa", "4", "20", str(time.time_ns()), str(mode)]
+    result = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, f"{arguments[-2]}\n{result.stdout[-1000:]}{result.stderr}"
+
+
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_known_forms(c_program: Callable[..., Path], full: bool, asan: bool) -> None:
     """An instruction that is found by its form is what decoding it alone gives."""

@@ -371,14 +371,9 @@ static void check_vendor(bool amd)
 static void set_model(bool amd, uint32_t leaf, unsigned bit)
 {
     static struct kvm_cpuid_entry2 model[256];
-    int n = cpuid_supported(model, sizeof(model) / sizeof(model[0]));
+    int n = emu_vendor_model(model, sizeof(model) / sizeof(model[0]), amd);
 
     for (int k = 0; k < n; k++) {
-        if (model[k].function == 0 || model[k].function == 0x80000000) {
-            memcpy(&model[k].ebx, amd ? "Auth" : "Genu", 4);
-            memcpy(&model[k].edx, amd ? "enti" : "ineI", 4);
-            memcpy(&model[k].ecx, amd ? "cAMD" : "ntel", 4);
-        }
         if (leaf && model[k].function == leaf && model[k].index == 0)
             model[k].ecx &= ~(1u << bit);
     }
