@@ -180,6 +180,12 @@ static inline uint64_t stack_linear(struct vcpu *v, uint64_t sp, unsigned size, 
 }
 /* Loads and stores of the stack: an address that is not canonical is #SS(0), not #GP(0). */
 void stack_check_canonical(struct vcpu *v, uint64_t linear, unsigned size);
+/* How much of a slot is looked at for that. What straddles the end is misaligned, and with alignment checks Intel's processors
+ * say so first. */
+static inline unsigned stack_canonical_bytes(const struct vcpu *v, unsigned size)
+{
+    return v->tlb == &v->tlb_sets[TLB_USER_AC] && !v->amd ? 1 : size;
+}
 uint64_t stack_load_slow(struct vcpu *v, uint64_t linear, unsigned size);
 void stack_store_slow(struct vcpu *v, uint64_t linear, unsigned size, uint64_t value);
 static inline uint64_t stack_load(struct vcpu *v, uint64_t linear, const unsigned size)

@@ -63,7 +63,8 @@ static uint64_t stack_slot(struct vcpu *v, const struct far_stack *st, uint64_t 
     uint64_t last = off + size - 1;
 
     if (st->flat) {
-        if (!cpu_canonical(v, off) || !cpu_canonical(v, last))
+        unsigned seen = st->current ? stack_canonical_bytes(v, size) : size;
+        if (!cpu_canonical(v, off) || !cpu_canonical(v, off + seen - 1))
             cpu_fault_error(v, VEC_SS, st->error);
         return off;
     }

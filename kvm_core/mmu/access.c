@@ -288,7 +288,7 @@ static void store_kind(struct vcpu *v, enum tlb_set_kind kind, uint64_t linear, 
 
 void stack_check_canonical(struct vcpu *v, uint64_t linear, unsigned size)
 {
-    if (cpu_lma(v) && (!cpu_canonical(v, linear) || !cpu_canonical(v, linear + size - 1)))
+    if (cpu_lma(v) && (!cpu_canonical(v, linear) || !cpu_canonical(v, linear + stack_canonical_bytes(v, size) - 1)))
         cpu_fault_error(v, VEC_SS, 0);
 }
 

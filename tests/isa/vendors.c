@@ -154,6 +154,17 @@ static void check_stack(bool amd)
     run();
     EXPECT(amd ? after.vector == VEC_PF : after.vector == -1 && after.gpr[RSP] == DATA_ADDR + DATA_HOLE + 2);
 
+    PREPARE(64, 0x58); /* pop rax, misaligned, at the end of the canonical addresses */
+    c.before.gpr[RSP] = (1ull << 47) - 4;
+    c.before.rflags = FL_AC;
+    run();
+    EXPECT(after.vector == (amd ? VEC_SS : VEC_AC));
+    PREPARE(64, 0x48, 0xcb); /* ret far */
+    c.before.gpr[RSP] = (1ull << 47) - 9;
+    c.before.rflags = FL_AC;
+    run();
+    EXPECT(after.vector == (amd ? VEC_SS : VEC_AC));
+
     PREPARE(32, 0x06); /* push es */
     put64(c.before.gpr[RSP] - 4, ~0ull);
     run();
