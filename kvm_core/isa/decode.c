@@ -109,8 +109,12 @@ static const struct {
     {ZYDIS_ISA_SET_XSAVES, FEAT_XSAVES},
 };
 
+/* No model has EVEX (AVX-512) or XOP, but many of their instructions have a mnemonic, and so a row, with one of VEX. */
 static bool offered(const struct vcpu *v, const ZydisDecodedInstruction *z)
 {
+    if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
+        z->encoding != ZYDIS_INSTRUCTION_ENCODING_3DNOW)
+        return false;
     for (unsigned n = 0; n < sizeof(set_feature) / sizeof(set_feature[0]); n++)
         if (set_feature[n].set == z->meta.isa_set)
             return cpu_has(v, (enum cpu_feature)set_feature[n].feature);
