@@ -1,8 +1,8 @@
 /* CPUID in the program itself, for those that look for VMX or SVM before they open /dev/kvm (kvmtool): they find what a processor has
  * that can virtualize. Only when asked for: kvmish exec --cpuid.
  *
- * CPUID is no system call. A processor may be told to fault at it (arch_prctl(2), ARCH_SET_CPUID), but many cannot, and hypervisors
- * seldom pass it on. So each CPUID in the program's file, not in libraries, becomes UD2, which is as long, and SIGILL answers it.
+ * CPUID is no system call. A processor may be told to fault at it (arch_prctl(2), ARCH_SET_CPUID), but AMD's on which this was written
+ * cannot. So each CPUID in the program's file, not in libraries, becomes UD2, which is as long, and SIGILL answers it.
  */
 #include <cpuid.h>
 #include <link.h>
