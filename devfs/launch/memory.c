@@ -201,5 +201,7 @@ int memory_renew(const struct client *client, uintptr_t addr, size_t bytes, uint
     struct adoption a = {.c = (struct call *)client, .host = host};
     int err = map_into(&a, &(struct range){addr, bytes, at});
 
+    if (err == -EBUSY && !a.c->stopped)
+        return -EFAULT;
     return err ? err : a.c->stopped;
 }

@@ -219,7 +219,7 @@ bool backing_has_come(struct kvm_vcpu *kv, const struct client *c, int *ret)
     pthread_mutex_lock(&kv->vm->slots_lock);
     r = renew(kv->vm, c, wanted & ~(KVM_PAGE - 1ull), wanted & UNBACKED_WRITE);
     pthread_mutex_unlock(&kv->vm->slots_lock);
-    if (r > 0) {
+    if (r > 0 || r == -EBUSY) { /* which is not its lack: once more */
         kv->run->exit_reason = KVM_EXIT_INTR;
         *ret = -ERESTARTNOHAND;
     }

@@ -55,7 +55,8 @@ struct client_ops {
     int (*map)(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t **host);
     void (*unmap)(uint8_t *host, size_t size_bytes);
     /* The same for what the client has mapped at `at` since map() made host of that memory. 1: its thread is stopped, and waits for the
-     * call's end. NULL: host is the client's memory itself. */
+     * call's end; -EBUSY: so it does, but others of the client's do not stand still, and nothing was done. NULL: host is the client's
+     * memory itself. */
     int (*renew)(const struct client *c, uintptr_t addr, size_t size_bytes, uint8_t *host, uintptr_t at);
 };
 

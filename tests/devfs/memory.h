@@ -282,6 +282,40 @@ static void later(void)
     finish(&m);
 }
 
+enum { LONG_S = 6 /* than we wait for threads to stand still: devfs/hold.c */ };
+
+static void *start_slowly(void *arg)
+{
+    atomic_bool *begun = arg;
+
+    if (!vfork()) {
+        *begun = true;
+        sleep(LONG_S);
+        _exit(0);
+    }
+    return NULL;
+}
+
+/* For threads that cannot stand still we wait: who is about to start a program waits for that. */
+static void late(void)
+{
+    atomic_bool begun = false;
+    uint8_t *p = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct machine m;
+    pthread_t t;
+
+    memcpy(p + CODE, count_and_tell, sizeof(count_and_tell));
+    CHECK(!mprotect(p + DATA, PAGE, PROT_NONE));
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, p, 4 * PAGE) && !mprotect(p + DATA, PAGE, PROT_READ | PROT_WRITE));
+    CHECK(!pthread_create(&t, NULL, start_slowly, &begun));
+    while (!begun)
+        usleep(100);
+    expect_told(&m, DATA, 1);
+    pthread_join(t, NULL);
+    finish(&m);
+}
+
 /* The kernel's code in every program, which nobody can write to. */
 static void vdso(void)
 {

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
     "slots", "memory", "aliases", "holes", "later", "vdso", "signals", "eventfds", "forked",
     "threads", "crowd", "exits", "kicks", "full-table", "no-files", "hostile", "int80",
-    "executed",
+    "executed", pytest.param("late", marks=pytest.mark.full),
 ]  # fmt: skip
 KINDS = ["dynamic", pytest.param("32-bit", marks=pytest.mark.full)]
 

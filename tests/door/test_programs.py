@@ -22,6 +22,7 @@ KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 SCENARIOS = [
     "slots", "memory", "aliases", "holes", "later", "vdso", "signals", "eventfds", "forked",
     "threads", "crowd", "exits", "kicks", "full-table", "hostile", "int80",
+    pytest.param("late", marks=pytest.mark.full),
 ]  # fmt: skip
 KINDS = ["glibc", "musl", pytest.param("32-bit", marks=pytest.mark.full)]
 
