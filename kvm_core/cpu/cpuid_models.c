@@ -20,7 +20,8 @@ static const uint8_t level3[] = {FEAT_AVX, FEAT_AVX2,  FEAT_BMI1,  FEAT_BMI2,  F
 /* Go with XSAVE; what only the host's own model has. */
 static const uint8_t with_level3[] = {FEAT_XSAVEOPT, FEAT_XSAVEC, FEAT_XGETBV1, FEAT_XSAVES, END};
 static const uint8_t host_only[] = {FEAT_AES,    FEAT_PCLMUL, FEAT_VAES,  FEAT_VPCLMULQDQ, FEAT_SHA, FEAT_ADX,
-                                    FEAT_MMXEXT, FEAT_SSE4A,  FEAT_PKU,   FEAT_PKS,        END};
+                                    FEAT_MMXEXT, FEAT_SSE4A,  FEAT_PKU,   FEAT_PKS,        FEAT_FDP_EXCPTN_ONLY,
+                                    FEAT_ZERO_FCS_FDS, END};
 /* QEMU's qemu64 has level 1, these, and nothing newer that is the interpreter's own. */
 static const uint8_t qemu64_has[] = {FEAT_SSE3, FEAT_CX16, FEAT_LAHF_LM, END};
 static const uint8_t qemu64_not[] = {
