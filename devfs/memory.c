@@ -67,7 +67,7 @@ int memory_renew(struct call *c, uintptr_t addr, size_t bytes, uint8_t *host, ui
     struct adoption a = {.w = c->w, .host = host};
     int err = adopt_into(&a, c, &(struct range){addr, bytes, at});
 
-    if (err == -EBUSY && !c->stopped)
+    if (err == -EBUSY && !c->stopped) /* its own thread was not caught: there is nothing to begin anew */
         return -EFAULT;
     return err ? err : c->stopped;
 }

@@ -29,8 +29,8 @@ programs are in `tests/bench/guest`.
 - Date: {date}; commit: {commit}
 - Processor: {processor}, {count} processors; load average before: {before}, after: {after}
 - Host kernel: {release}; {qemu}
-- Medians of {runs} runs a side, of the integer and vector programs three times as many but for TCG,
-  the sides taking turns, by the host's clock at the lines on the console; the guest's clock has to
+- Medians of {runs} runs a side, of short rows more but for TCG (`turns` in that table), the sides
+  taking turns, by the host's clock at the lines on the console; the guest's clock has to
   agree within 0.5 %, and each checksum with the host's
 - "native": the same static binary on the host. "QEMU, kvmish": the same QEMU and machine as under
   TCG, with `-accel kvm` on our preload door (`-cpu max`); "QEMU, file": on the device file. TCG is

@@ -201,7 +201,7 @@ int memory_renew(const struct client *client, uintptr_t addr, size_t bytes, uint
     struct adoption a = {.c = (struct call *)client, .host = host};
     int err = map_into(&a, &(struct range){addr, bytes, at});
 
-    if (err == -EBUSY && !a.c->stopped)
+    if (err == -EBUSY && !a.c->stopped) /* its own thread was not caught: there is nothing to begin anew */
         return -EFAULT;
     return err ? err : a.c->stopped;
 }

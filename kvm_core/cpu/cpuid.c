@@ -27,13 +27,11 @@ struct cpuid_model {
     struct kvm_cpuid_entry2 entry[CPUID_MODEL_MAX];
 };
 
-enum provider { OURS, OURS_AMD, OURS_INTEL, OURS_AS_HOST, HOST, NEVER };
-
 static const struct feature {
     uint32_t leaf;
     uint8_t sub, reg, bit, who;
 } features[FEAT_COUNT] = {
-#define X(name, leaf, sub, reg, bit, who) [FEAT_##name] = {leaf, sub, reg, bit, who},
+#define X(name, leaf, sub, reg, bit, who) [FEAT_##name] = {leaf, sub, reg, bit, BY_##who},
     CPU_FEATURES(X)
 #undef X
 };
@@ -110,8 +108,8 @@ static void probe(void)
         if (!f || row->leaf != row[-1].leaf || row->sub != row[-1].sub)
             host_cpuid(row->leaf, row->sub, out);
         has = out[row->reg] >> row->bit & 1;
-        if (row->who == OURS || (row->who == OURS_AMD && amd_host) || (row->who == OURS_INTEL && !amd_host) ||
-            (row->who == OURS_AS_HOST && has) || (row->who == HOST && has && (avx || !needs_avx(f))))
+        if (row->who == BY_OURS || (row->who == BY_OURS_AMD && amd_host) || (row->who == BY_OURS_INTEL && !amd_host) ||
+            (row->who == BY_OURS_AS_HOST && has) || (row->who == BY_HOST && has && (avx || !needs_avx(f))))
             offered_bits[f / 64] |= 1ull << (f % 64);
     }
     xcr0_offered = XSAVE_X87 | XSAVE_SSE | (avx ? XSAVE_AVX : 0) | XSAVE_PKRU;
@@ -398,7 +396,7 @@ static void derive(struct vcpu *v)
         registers(find(m->entry, m->count, features[f].leaf, features[f].sub), out);
         if (!(out[features[f].reg] >> features[f].bit & 1))
             continue;
-        if (features[f].who != HOST || offered(f)) /* else its instructions are #UD, whatever the client says */
+        if (features[f].who != BY_HOST || offered(f)) /* else its instructions are #UD, whatever the client says */
             v->features[f / 64] |= 1ull << (f % 64);
     }
     registers(find(m->entry, m->count, 0, 0), out);

@@ -67,6 +67,8 @@
     X(TSA_SQ_NO, 0x80000021, 0, 2, 1, OURS) X(TSA_L1_NO, 0x80000021, 0, 2, 2, OURS)
 /* clang-format on */
 
+enum cpu_provider { BY_OURS, BY_OURS_AMD, BY_OURS_INTEL, BY_OURS_AS_HOST, BY_HOST, BY_NEVER }; /* the last word of a row */
+
 enum cpu_feature {
 #define X(name, leaf, sub, reg, bit, who) FEAT_##name,
     CPU_FEATURES(X)

@@ -179,13 +179,13 @@ def _read_at_once() -> Iterator[None]:
     """Stamp lines when they come, if the system lets us: a pipe's reader may be left to wait behind
     who has written, for milliseconds of a row of ten.
     """
-    first = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    before, param = os.sched_getscheduler(0), os.sched_getparam(0)
     with suppress(PermissionError):
-        os.sched_setscheduler(0, first, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     try:
         yield
     finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setscheduler(0, before, param)
 
 
 def _take(

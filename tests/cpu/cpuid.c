@@ -181,8 +181,6 @@ static void test_out_of_range(void)
     free_vcpu(v);
 }
 
-enum { OURS, OURS_AMD, OURS_INTEL, OURS_AS_HOST, HOST, NEVER };
-
 /* What the host executes, or has the like of, and a level does not name would make the guest depend on its host (VAES did). */
 static void check_levels(const struct vcpu *v, const char *name)
 {
@@ -190,7 +188,7 @@ static void check_levels(const struct vcpu *v, const char *name)
         const char *name;
         uint8_t feature, who;
     } all[] = {
-#define X(name, leaf, sub, reg, bit, who) {#name, FEAT_##name, who},
+#define X(name, leaf, sub, reg, bit, who) {#name, FEAT_##name, BY_##who},
         CPU_FEATURES(X)
 #undef X
     };
@@ -199,7 +197,7 @@ static void check_levels(const struct vcpu *v, const char *name)
                                     FEAT_FMA,    FEAT_LZCNT};
 
     for (unsigned n = 0; n < sizeof(all) / sizeof(all[0]); n++)
-        if ((all[n].who == HOST || all[n].who == OURS_AS_HOST) && !memchr(level, all[n].feature, sizeof(level)))
+        if ((all[n].who == BY_HOST || all[n].who == BY_OURS_AS_HOST) && !memchr(level, all[n].feature, sizeof(level)))
             CHECK(!cpu_has(v, all[n].feature), "%s has %s", name, all[n].name);
 }
 

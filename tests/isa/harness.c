@@ -72,8 +72,6 @@ static void report(const struct icase *c, const struct state *host, const struct
         printf("\n");
     }
     printf("  memory operand at %" PRIx64 "\n", c->target);
-    for (int k = 0; getenv("ALL") && k < 16; k++) { printf("  Y%d ", k); print_bytes(c->before.ymm[k], 32); printf("\n"); }
-    for (int k = 0; getenv("ALL") && k < 8; k++) { printf("  S%d ", k); print_bytes(c->before.fx + 32 + 16 * k, 8); printf("\n"); }
     for (int k = 0; k < 6; k++)
         if (host->sel[k] != ours->sel[k])
             printf("  segment register %d: host %x ours %x\n", k, host->sel[k], ours->sel[k]);
