@@ -1,6 +1,6 @@
 /* The functions that the parts of the processor offer one another; one section per file.
  *
- * Conventions. A function marked `_Noreturn` leaves the instruction by longjmp to v->out, with the
+ * Conventions. A function marked `_Noreturn` leaves the instruction by a jump to v->out, with the
  * architectural state as it was before the instruction. Therefore: an instruction commits nothing
  * (registers, flags, segment caches) before its last access that can fault or exit.
  */
@@ -17,6 +17,7 @@ _Noreturn void cpu_fault_error(struct vcpu *v, unsigned vector, uint32_t error);
 _Noreturn void cpu_page_fault(struct vcpu *v, uint64_t linear, uint32_t error);
 _Noreturn void cpu_debug_fault(struct vcpu *v, uint64_t dr6_bits);           /* fault-like #DB */
 _Noreturn void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason);       /* v->exit is filled */
+_Noreturn void cpu_jump_out(struct vcpu *v, uint8_t left);                   /* LEFT_*: all is noted */
 _Noreturn void cpu_unbacked(struct vcpu *v, uint64_t gpa, bool write);        /* leaves with EXIT_UNBACKED */
 #define cpu_ud(v) cpu_fault((v), VEC_UD)
 #define cpu_gp(v, err) cpu_fault_error((v), VEC_GP, (err))
@@ -29,7 +30,10 @@ _Noreturn void cpu_unbacked(struct vcpu *v, uint64_t gpa, bool write);        /*
 void cpu_update_mode(struct vcpu *v);
 void cpu_update_flat(struct vcpu *v, enum segreg s); /* after loading one data segment */
 void cpu_reset(struct vcpu *v, bool init);           /* SDM vol. 3, table 9-1; init: INIT# */
-uint64_t cpu_get_eflags(const struct vcpu *v);
+static inline uint64_t cpu_get_eflags(const struct vcpu *v)
+{
+    return v->eflags | FL_FIXED | ((v->oszapc >> 8) & (FL_ARITH & 0xff)) | (v->oszapc & PF_OF ? FL_OF : 0);
+}
 /* Raw write of all flags; recomputes what depends on them (mode when VM changed, TLB set when AC
  * changed, slow when TF changed). No privilege rules: those are the instruction's. */
 void cpu_set_eflags(struct vcpu *v, uint64_t value);
@@ -77,7 +81,6 @@ bool segment_lsl(struct vcpu *v, uint16_t sel, uint32_t *limit);
 bool segment_verify(struct vcpu *v, uint16_t sel, bool write);
 /* Reads an 8-byte descriptor at the selector (GDT or LDT); false when beyond the limit. */
 bool segment_read_desc(struct vcpu *v, uint16_t sel, uint64_t *desc);
-void segment_from_desc(struct segment *out, uint16_t sel, uint64_t desc);
 
 /* ---- far.c, task.c: control transfers between segments ------------------------------------ */
 

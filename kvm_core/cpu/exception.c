@@ -235,6 +235,7 @@ void exception_deliver(struct vcpu *v)
     const struct event *e = &v->pending;
 
     v->delivering = e->type;
+    __asm__("" ::: "memory"); /* not both in one: what has just been stored apart would be waited for */
     v->delivering_vector = e->vector;
     if (e->type == EVENT_NMI)
         v->nmi_masked = true;

@@ -8,13 +8,15 @@
 
 void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error)
 {
-    *st = (struct far_stack){.ss = v->seg[SS],
-                             .sp = v->gpr[RSP],
-                             .mask = stack_mask(v),
-                             .error = error,
-                             .flat = v->mode == MODE_LONG,
-                             .user = v->cpl == 3,
-                             .current = true};
+    st->sp = v->gpr[RSP];
+    st->mask = stack_mask(v);
+    st->error = error;
+    st->flat = v->mode == MODE_LONG;
+    st->user = v->cpl == 3;
+    st->current = true;
+    st->host = NULL;
+    if (!st->flat)
+        st->ss = v->seg[SS];
 }
 
 static void tss_check(struct vcpu *v, uint64_t last, uint32_t ext)
@@ -146,8 +148,8 @@ void far_commit(struct vcpu *v, const struct segment *cs, const struct segment *
 void far_go(struct vcpu *v, unsigned cpl, uint64_t rip)
 {
     v->cpl = (uint8_t)cpl;
-    if (likely(v->mode == MODE_LONG && v->seg[CS].ar & AR_L))
-        cpu_update_privilege(v);
+    if (likely(v->mode == MODE_LONG && v->seg[CS].ar & AR_L)) /* to 64-bit code again: all but the rights stays as it is */
+        cpu_update_tlb_set(v);
     else
         cpu_update_mode(v);
     v->rip = rip;
@@ -350,6 +352,7 @@ static void call_direct(struct vcpu *v, const struct segment *cs, uint16_t sel, 
 
     far_stack_current(v, &st, 0);
     if (cs && cpu_lma(v)) { /* on the stack as the new code's mode sees it */
+        st.ss = v->seg[SS];
         st.flat = cs->ar & AR_L;
         st.mask = st.flat ? UINT64_MAX : st.ss.ar & AR_DB ? UINT32_MAX : 0xffff;
         if (!st.flat || v->mode != MODE_LONG)

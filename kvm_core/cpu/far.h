@@ -11,7 +11,7 @@
 
 /* A stack being filled or emptied, perhaps not the current one. */
 struct far_stack {
-    struct segment ss;
+    struct segment ss; /* unless it is flat */
     uint64_t sp; /* the whole register; only `mask` of it moves */
     uint64_t mask;
     uint32_t error; /* code of the #SS that a lack of room raises */

@@ -6,12 +6,19 @@
  */
 #include "cpu/cpu.h"
 
+/* No signal mask, no cleanup handlers: what the C library's longjmp() would look at at each fault of the guest. */
+void cpu_jump_out(struct vcpu *v, uint8_t left)
+{
+    v->left = left;
+    __builtin_longjmp(v->out, 1);
+}
+
 static _Noreturn void raise_event(struct vcpu *v, struct event event)
 {
     event.type = EVENT_FAULT;
     v->fault = event;
     v->stat_faults++;
-    longjmp(v->out, LEFT_FAULT);
+    cpu_jump_out(v, LEFT_FAULT);
 }
 
 void cpu_fault(struct vcpu *v, unsigned vector)
@@ -39,7 +46,7 @@ void cpu_leave(struct vcpu *v, enum cpu_exit_reason reason)
 {
     v->fault.type = EVENT_NONE;
     v->exit.reason = reason;
-    longjmp(v->out, LEFT_EXIT);
+    cpu_jump_out(v, LEFT_EXIT);
 }
 
 void cpu_unbacked(struct vcpu *v, uint64_t gpa, bool write)

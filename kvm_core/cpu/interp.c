@@ -288,15 +288,12 @@ static bool left(struct vcpu *v, int how)
 
 enum cpu_exit_reason engine_enter(struct vcpu *v, int32_t budget, void (*run_guest)(struct vcpu *v))
 {
-    int how;
-
     v->budget = budget;
     v->blk_start = v->cur = NULL;
     if (!v->log.replay)
         v->log.count = 0;
     native_enter(v);
-    how = setjmp(v->out);
-    if (!how || left(v, how))
+    if (!__builtin_setjmp(v->out) || left(v, v->left))
         run_guest(v);
     native_leave(v);
     v->cur = NULL;

@@ -80,12 +80,6 @@ void segment_mark_busy(struct vcpu *v, uint16_t sel, bool busy)
     sys_store(v, linear, 1, busy ? type | TSS_BUSY : type & ~(uint64_t)TSS_BUSY);
 }
 
-void segment_from_desc(struct segment *out, uint16_t sel, uint64_t desc)
-{
-    *out = (struct segment){
-        .base = desc_base(desc), .limit = desc_limit(desc), .ar = desc_ar(desc), .sel = sel};
-}
-
 /* ---- checks ---------------- */
 
 uint64_t segment_need_stack(struct vcpu *v, uint16_t sel, unsigned cpl, unsigned vector,

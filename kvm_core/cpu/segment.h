@@ -61,6 +61,11 @@ static inline uint32_t gate_offset(uint64_t d, bool wide)
     return wide ? (uint32_t)((d & 0xffff) | (d >> 32 & 0xffff0000)) : (uint32_t)(d & 0xffff);
 }
 
+static inline void segment_from_desc(struct segment *out, uint16_t sel, uint64_t desc)
+{
+    *out = (struct segment){.base = desc_base(desc), .limit = desc_limit(desc), .ar = desc_ar(desc), .sel = sel};
+}
+
 /* Field by field: a wide load of what narrower stores have just left would wait for them. */
 static inline void segment_put(struct segment *to, const struct segment *from)
 {

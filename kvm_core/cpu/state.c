@@ -102,20 +102,6 @@ void cpu_update_mode(struct vcpu *v)
     cpu_update_slow(v);
 }
 
-void cpu_update_privilege(struct vcpu *v)
-{
-    update_data_segment(v, &v->seg[CS]);
-    update_data_segment(v, &v->seg[SS]);
-    cpu_update_tlb_set(v);
-    cpu_update_slow(v);
-}
-
-uint64_t cpu_get_eflags(const struct vcpu *v)
-{
-    return v->eflags | FL_FIXED | ((v->oszapc >> 8) & (FL_ARITH & 0xff)) |
-           (v->oszapc & PF_OF ? FL_OF : 0);
-}
-
 void cpu_set_eflags(struct vcpu *v, uint64_t value)
 {
     uint32_t changed = v->eflags ^ (uint32_t)value;

@@ -21,9 +21,6 @@ static inline void cpu_update_tlb_set(struct vcpu *v)
     v->tlb = v->tlb_sets + kind;
 }
 
-/* From 64-bit code to 64-bit code, after a change of CPL, CS and SS. */
-void cpu_update_privilege(struct vcpu *v);
-
 /* After a change of EFLAGS.TF, DR7 or guest_debug: SLOW_*; SLOW_SINGLE stays as it is. */
 void cpu_update_slow(struct vcpu *v);
 

@@ -7,7 +7,6 @@
 #ifndef KVMISH_CPU_VCPU_H
 #define KVMISH_CPU_VCPU_H
 
-#include <setjmp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -111,6 +110,8 @@ struct event {
     uint32_t error;
     uint64_t payload;  /* #PF: CR2; #DB: bits to merge into DR6 */
 };
+
+typedef void *way_out[5]; /* of __builtin_setjmp() */
 
 enum cpu_exit_reason { /* why engine->enter() came back */
     EXIT_POLL,     /* the budget ran out or `kick` was set */
@@ -308,7 +309,8 @@ struct vcpu {
     uint64_t db_pending;      /* DR6 bits of a trap (#DB) that is due after this instruction, or the one behind MOV SS */
 
     /* leaving an instruction in its middle */
-    jmp_buf out;              /* set by the engine; cpu_fault*() jump here with LEFT_FAULT, cpu_leave() with LEFT_EXIT */
+    way_out out;              /* set by the engine: cpu_fault*() and cpu_leave() jump there */
+    uint8_t left;             /* and say which of both: LEFT_FAULT, LEFT_EXIT */
     struct event fault;       /* what cpu_fault() raised */
     struct cpu_exit exit;
     uint64_t unbacked;        /* a guest page that the client's memory does not have, | UNBACKED_*; else 0 */

@@ -159,18 +159,16 @@ static void commit_progress(struct vcpu *v, const struct progress *p)
 
 static void gather_slow(struct vcpu *v, const struct insn *i, const struct progress *p, unsigned k)
 {
-    jmp_buf out;
-    int left;
+    way_out out;
 
     memcpy(out, v->out, sizeof(out));
-    left = setjmp(v->out);
-    if (left) {
+    if (__builtin_setjmp(v->out)) {
         memcpy(v->out, out, sizeof(out));
-        if (left == LEFT_FAULT) {
+        if (v->left == LEFT_FAULT) {
             commit_progress(v, p);
             v->xinuse |= p->op->xinuse;
         }
-        longjmp(v->out, left);
+        cpu_jump_out(v, v->left);
     }
     mem_read_elements(v, gather_linear(v, i, p->op, k), p->dst + k * p->op->element, p->op->element);
     memcpy(v->out, out, sizeof(out));

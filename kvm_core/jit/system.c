@@ -164,6 +164,25 @@ static bool lower_rdtsc(struct build *b, unsigned n)
     return true;
 }
 
+/* The rights that are there already. To change them, or to do it wrongly, is left to the interpreter. */
+static bool lower_wrpkru(struct build *b, unsigned n)
+{
+    struct emit *e = &b->e;
+    struct cold *off, *other;
+
+    clobber_flags(b, n);
+    test_field(e, FIELD(cr4) + 2, CR4_PKE >> 16);
+    off = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JE), n);
+    op_reg(e, false, 0x8b, H_T0, H_RAX);
+    op_mem(e, false, 0x33, H_T0, H_BASE, NO_INDEX, 0, FIELD(pkru));
+    op_reg(e, false, 0x0b, H_T0, H_RCX);
+    op_reg(e, false, 0x0b, H_T0, H_RDX);
+    other = cold_add(b, COLD_INTERPRET, put_jump(e, CC_JNE), n);
+    cold_join(b, off);
+    cold_join(b, other);
+    return true;
+}
+
 /* -> false: by the interpreter. What is none of these is not touched. */
 bool lower_system(struct build *b, unsigned n)
 {
@@ -173,6 +192,8 @@ bool lower_system(struct build *b, unsigned n)
         return lower_pushf(b, n);
     if (i->fn == op_rdtsc || i->fn == op_rdtscp)
         return lower_rdtsc(b, n);
+    if (i->fn == op_wrpkru)
+        return lower_wrpkru(b, n);
     if (i->fn == op_cld || i->fn == op_std) {
         bool set = i->fn == op_std;
         clobber_flags(b, n);

@@ -14,7 +14,7 @@
 #include "cpu/state.h"
 #include "mmu/phys.h"
 
-/* Nothing is changed between a setjmp of OUTCOME() and its longjmp. */
+/* Nothing is changed between the way into OUTCOME() and a jump out of it. */
 #pragma GCC diagnostic ignored "-Wclobbered"
 
 static unsigned failures, checks;
@@ -105,11 +105,12 @@ static inline void free_vcpu(struct vcpu *v)
 #define OUTCOME(v, statement)                                    \
     ({                                                           \
         volatile int outcome = -1;                               \
-        switch (setjmp((v)->out)) {                              \
-        case 0: statement; break;                                \
-        case LEFT_FAULT: outcome = (v)->fault.vector; break;     \
-        default: outcome = 0x100 + (int)(v)->exit.reason; break; \
-        }                                                        \
+        if (!__builtin_setjmp((v)->out))                         \
+            statement;                                           \
+        else if ((v)->left == LEFT_FAULT)                        \
+            outcome = (v)->fault.vector;                         \
+        else                                                     \
+            outcome = 0x100 + (int)(v)->exit.reason;             \
         outcome;                                                 \
     })
 

@@ -18,6 +18,7 @@
 #include "cpu/cpu.h"
 #include "cpu/cpuid.h"
 #include "cpu/native.h"
+#include "cpu/segment.h"
 #include "cpu/xsave.h"
 #include "isa/codecache.h"
 #include "jit/translate.h"
