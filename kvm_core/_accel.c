@@ -271,6 +271,8 @@ static int run_loop(struct kvm_vcpu *kv)
         r = serve_events(kv);
         if (r <= 0)
             return r;
+        if (unlikely(kv->late && !kv->late_looked_for))
+            return -EFAULT; /* to be looked for */
         pv_eoi_check(kv); /* what has ended no longer hides what waits */
         if (kv->run->request_interrupt_window && kv->vm->irq.mode != IRQCHIP_KERNEL && run_ready_for_injection(kv)) {
             kv->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
@@ -352,6 +354,9 @@ int vcpu_run(struct kvm_vcpu *kv, const struct client *c)
         kv->masked = true;
         pthread_sigmask(SIG_SETMASK, &kv->sigmask, NULL); /* what is pending arrives here */
     }
+    kv->late_looked_for = !c->ops->renew;
+    if (kv->late)
+        clock_has_come(kv);
     do /* what looks for memory comes last: the client's thread may stand still afterwards */
         ret = run_and_tell(kv);
     while (ret == -EFAULT && backing_has_come(kv, c, &ret));

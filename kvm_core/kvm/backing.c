@@ -210,7 +210,8 @@ static int renew(struct kvm_vm *vm, const struct client *c, uint64_t gpa, bool w
 
 bool backing_has_come(struct kvm_vcpu *kv, const struct client *c, int *ret)
 {
-    uint64_t wanted = kv->cpu.unbacked;
+    bool clocks = kv->late && !kv->late_looked_for;
+    uint64_t wanted = clocks ? (kv->late & ~(uint64_t)LATE) | UNBACKED_WRITE : kv->cpu.unbacked;
     int r;
 
     kv->cpu.unbacked = 0;
@@ -223,5 +224,9 @@ bool backing_has_come(struct kvm_vcpu *kv, const struct client *c, int *ret)
         kv->run->exit_reason = KVM_EXIT_INTR;
         *ret = -ERESTARTNOHAND;
     }
-    return !r;
+    if (clocks) {
+        kv->late_looked_for = true;
+        clock_has_come(kv);
+    }
+    return !r || (clocks && *ret == -EFAULT);
 }

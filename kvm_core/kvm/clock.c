@@ -146,14 +146,25 @@ static uint32_t scale_of(uint32_t khz, int8_t *shift)
     return (uint32_t)((NS_PER_S << 32) / hz);
 }
 
-static void time_page_write(struct kvm_vcpu *kv, uint8_t extra_flags)
+/* False: it is not there, which the guest does not learn. A client elsewhere may have mapped it after it made the slot: KVM_RUN
+ * looks for it before the next instruction, and the clocks are written again. */
+static bool read_there(struct kvm_vcpu *kv, uint64_t gpa, void *old, size_t n)
+{
+    if (!vcpu_guest_read(kv, gpa, old, n))
+        return true;
+    kv->late = gpa | LATE;
+    vcpu_kick(kv);
+    return false;
+}
+
+static void time_page_write(struct kvm_vcpu *kv)
 {
     uint64_t gpa = kv->msr_system_time & ~1ull;
     struct kvm_vm *vm = kv->vm;
     struct pv_time t, old;
     int8_t shift;
 
-    if (!(kv->msr_system_time & 1) || vcpu_guest_read(kv, gpa, &old, sizeof(old)))
+    if (!(kv->msr_system_time & 1) || !read_there(kv, gpa, &old, sizeof(old)))
         return;
     memset(&t, 0, sizeof(t));
     pthread_mutex_lock(&vm->clock_lock);
@@ -162,7 +173,9 @@ static void time_page_write(struct kvm_vcpu *kv, uint8_t extra_flags)
     pthread_mutex_unlock(&vm->clock_lock);
     t.tsc_to_system_mul = scale_of(kv->cpu.tsc_khz, &shift);
     t.tsc_shift = shift;
-    t.flags = (tsc_matched(vm) ? PV_TIME_STABLE : 0) | (old.flags & PV_TIME_GUEST_STOPPED) | extra_flags;
+    t.flags = (tsc_matched(vm) ? PV_TIME_STABLE : 0) | (old.flags & PV_TIME_GUEST_STOPPED) |
+              (kv->clock_stopped ? PV_TIME_GUEST_STOPPED : 0);
+    kv->clock_stopped = false;
     t.version = (old.version + 1) | 1;
     vcpu_guest_write(kv, gpa, &t.version, sizeof(t.version));
     atomic_thread_fence(memory_order_seq_cst);
@@ -172,9 +185,34 @@ static void time_page_write(struct kvm_vcpu *kv, uint8_t extra_flags)
     vcpu_guest_write(kv, gpa, &t.version, sizeof(t.version));
 }
 
+static void wall_clock_write(struct kvm_vcpu *kv, uint64_t gpa)
+{
+    uint64_t boot = now_ns(CLOCK_REALTIME) - clock_guest_ns(kv->vm);
+    struct pv_wall_clock w = {.version = 0, .sec = (uint32_t)(boot / NS_PER_S), .nsec = (uint32_t)(boot % NS_PER_S)};
+    uint32_t version;
+
+    kv->wall_clock_late = 0;
+    if (!gpa)
+        return;
+    if (!read_there(kv, gpa, &version, sizeof(version))) {
+        kv->wall_clock_late = gpa;
+        return;
+    }
+    w.version = (version + 2) & ~1u;
+    vcpu_guest_write(kv, gpa, &w, sizeof(w));
+}
+
 void clock_update(struct kvm_vcpu *kv)
 {
-    time_page_write(kv, 0);
+    kv->late = 0;
+    time_page_write(kv);
+    wall_clock_write(kv, kv->wall_clock_late);
+}
+
+void clock_has_come(struct kvm_vcpu *kv)
+{
+    kv->steal_tsc = 0;
+    atomic_fetch_or(&kv->events, VCPU_CLOCK);
 }
 
 /* KVM API 4.67. -EINVAL: the guest has no kvmclock */
@@ -182,20 +220,9 @@ int clock_ctrl(struct kvm_vcpu *kv)
 {
     if (!(kv->msr_system_time & 1))
         return -EINVAL;
-    time_page_write(kv, PV_TIME_GUEST_STOPPED);
+    kv->clock_stopped = true;
+    clock_update(kv);
     return 0;
-}
-
-static void wall_clock_write(struct kvm_vcpu *kv, uint64_t gpa)
-{
-    uint64_t boot = now_ns(CLOCK_REALTIME) - clock_guest_ns(kv->vm);
-    struct pv_wall_clock w = {.version = 0, .sec = (uint32_t)(boot / NS_PER_S), .nsec = (uint32_t)(boot % NS_PER_S)};
-    uint32_t version;
-
-    if (!gpa || vcpu_guest_read(kv, gpa, &version, sizeof(version)))
-        return;
-    w.version = (version + 2) & ~1u;
-    vcpu_guest_write(kv, gpa, &w, sizeof(w));
 }
 
 /* ---- steal time ------------------------------------------------------------------------------------------------ */
@@ -240,7 +267,7 @@ void clock_steal(struct kvm_vcpu *kv)
     if (goes_on && switches == kv->steal_switches)
         return;
     delay = run_delay_ns();
-    if (vcpu_guest_read(kv, gpa, &s, sizeof(s)))
+    if (!read_there(kv, gpa, &s, sizeof(s)))
         return;
     if (goes_on && delay > kv->steal_ns)
         s.steal_ns += delay - kv->steal_ns;

@@ -207,6 +207,8 @@ struct vcpu_stats { /* uint64_t each, in the order of stats.c */
     uint64_t irq_injections, nmi_injections, hypercalls, emulation_fail, user_exits;
 };
 
+enum { LATE = 1 }; /* kvm_vcpu.late is set */
+
 enum { /* kvm_vcpu.events: from other threads, acted upon by the entry loop */
     VCPU_INIT = 1, VCPU_SIPI = 2, VCPU_NMI = 4, VCPU_CLOCK = 8, VCPU_PV_KICK = 16, VCPU_TRIPLE_FAULT = 32
 };
@@ -254,6 +256,9 @@ struct kvm_vcpu {
     /* PV and other MSRs of this layer: clock.c, msrs.c */
     uint64_t msr_system_time, msr_steal, msr_pv_eoi, msr_poll_control, msr_apf_en, msr_apf_int;
     bool clock_boot_msr; /* MSR 0x12 rather than 0x4b564d01 */
+    bool clock_stopped;  /* to be told by the next time page: KVM_KVMCLOCK_CTRL */
+    bool late_looked_for; /* in this KVM_RUN */
+    uint64_t late, wall_clock_late; /* a gpa that a clock was to be written to and that is not there, | LATE; the wall clock's */
     bool pv_eoi_set; /* the guest may end the vector in service without an exit */
     uint64_t steal_tsc, steal_thread, steal_switches, steal_ns; /* when, and what of which thread, was last looked at */
     uint32_t guest_debug_control;
@@ -327,7 +332,8 @@ void backing_add(struct kvm_vm *vm);
 void backing_remove(struct kvm_vm *vm);
 void backing_widen(uintptr_t addr, size_t size_bytes); /* a slot is there */
 void backing_forked(void);
-/* A run that ends with EFAULT: the client may have mapped memory there since. True: the guest goes on; else *ret is KVM_RUN's. */
+/* A run that ends with EFAULT: the client may have mapped memory there since. True: the guest goes on, as it does without the clocks'
+ * memory; else *ret is KVM_RUN's. */
 bool backing_has_come(struct kvm_vcpu *kv, const struct client *c, int *ret);
 
 /* ---- sync.c --------------------------------------------------------------------------------------------------- */
@@ -417,6 +423,7 @@ int clock_set(struct kvm_vm *vm, const struct kvm_clock_data *d);
 int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool host);
 int clock_read_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bool host);
 void clock_update(struct kvm_vcpu *kv); /* rewrites the vCPU's time page */
+void clock_has_come(struct kvm_vcpu *kv); /* memory that kv->late was about, or may have */
 int clock_ctrl(struct kvm_vcpu *kv);    /* KVM_KVMCLOCK_CTRL */
 void clock_steal(struct kvm_vcpu *kv);
 void pv_eoi_check(struct kvm_vcpu *kv); /* before interrupts are looked at: has the guest ended it? */

@@ -586,7 +586,7 @@ int main(int argc, char **argv)
 {
     static const struct scenario scenario[] = {
         {"slots", slots}, {"memory", memory}, {"aliases", aliases}, {"holes", holes}, {"later", later}, {"late", late},
-        {"vdso", vdso}, {"signals", signals},
+        {"clocks", clocks}, {"vdso", vdso}, {"signals", signals},
         {"eventfds", eventfds}, {"forked", forked}, {"threads", threads}, {"crowd", crowd}, {"exits", exits},
         {"kicks", kicks}, {"full-table", full_table}, {"no-files", no_files}, {"hostile", hostile},
         {"forever", forever}, {"orders", orders}, {"unchanged", unchanged}, {"int80", int80},

@@ -282,6 +282,46 @@ static void later(void)
     finish(&m);
 }
 
+/* The guest gives its clocks pages that the client has mapped after the slot, or maps after that: they are written, and no KVM_RUN fails. */
+static void clocks(void)
+{
+    enum { TIME = 4 * PAGE, WALL = 5 * PAGE, STEAL = 6 * PAGE };
+    static const struct {
+        uint32_t index, value;
+    } msr[] = {{0x4b564d01, TIME | 1}, {0x4b564d00, WALL}, {0x4b564d03, STEAL | 1}};
+    static const uint8_t tell[] = {0xe6, 0x10, 0xf4}; /* out 0x10, al; hlt */
+
+    for (int there = 0; there < 2; there++) {
+        uint8_t *p = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at = p + CODE;
+        struct machine m;
+
+        for (unsigned i = 0; i < 3; i++) { /* mov ecx, index; mov eax, value; xor edx, edx; wrmsr */
+            memcpy(at, "\x66\xb9\0\0\0\0\x66\xb8\0\0\0\0\x66\x31\xd2\x0f\x30", 17);
+            memcpy(at + 2, &msr[i].index, 4);
+            memcpy(at + 8, &msr[i].value, 4);
+            at += 17;
+        }
+        memcpy(at, tell, sizeof(tell));
+        CHECK(!mprotect(p + TIME, 3 * PAGE, PROT_NONE));
+        start(&m, 1);
+        CHECK(!add_slot(m.vm, 0, 0, p, 16 * PAGE));
+        if (there)
+            CHECK(!mprotect(p + TIME, 3 * PAGE, PROT_READ | PROT_WRITE));
+        set_registers(m.vcpu[0], CODE, 0);
+        CHECK(!ioctl(m.vcpu[0], KVM_RUN, 0) && m.run[0]->exit_reason == KVM_EXIT_IO);
+        if (!there) {
+            CHECK(!ioctl(m.vcpu[0], KVM_KVMCLOCK_CTRL, 0));
+            CHECK(!mprotect(p + TIME, 3 * PAGE, PROT_READ | PROT_WRITE));
+            CHECK(!ioctl(m.vcpu[0], KVM_RUN, 0) && m.run[0]->exit_reason == KVM_EXIT_HLT);
+        }
+        CHECK(*(uint32_t *)(p + TIME) >= 2 && *(uint32_t *)(p + TIME + 24)); /* version, tsc_to_system_mul */
+        CHECK(!!(p[TIME + 29] & 2) == !there);                               /* PVCLOCK_GUEST_STOPPED */
+        CHECK(*(uint32_t *)(p + WALL) >= 2 && *(uint32_t *)(p + WALL + 4));  /* version, seconds */
+        CHECK(*(uint32_t *)(p + STEAL + 8) >= 2);                            /* version */
+        finish(&m);
+    }
+}
+
 enum { LONG_S = 6 /* than we wait for threads to stand still: devfs/hold.c */ };
 
 static void *start_slowly(void *arg)

@@ -17,7 +17,7 @@ from tests.devfs.place import at_the_usual_place
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
-    "slots", "memory", "aliases", "holes", "later", "vdso", "signals", "eventfds", "forked",
+    "slots", "memory", "aliases", "holes", "later", "clocks", "vdso", "signals", "eventfds", "forked",
     "threads", "crowd", "exits", "kicks", "full-table", "no-files", "hostile", "int80",
     "executed", pytest.param("late", marks=pytest.mark.full),
 ]  # fmt: skip

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 SCENARIOS = [
-    "slots", "memory", "aliases", "holes", "later", "vdso", "signals", "eventfds", "forked",
+    "slots", "memory", "aliases", "holes", "later", "clocks", "vdso", "signals", "eventfds", "forked",
     "threads", "crowd", "exits", "kicks", "full-table", "hostile", "int80",
     pytest.param("late", marks=pytest.mark.full),
 ]  # fmt: skip
