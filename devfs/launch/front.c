@@ -37,11 +37,16 @@ static int die_of(int sig)
     return 128 + sig;
 }
 
+struct others {
+    pid_t door, keeper, program;
+};
+
 /* -1: it goes on. */
-static int take_news(const struct news *n, pid_t *program)
+static int take_news(const struct news *n, struct others *o)
 {
     switch (n->kind) {
-    case NEWS_PROGRAM: *program = n->value; return -1;
+    case NEWS_PARENT: o->keeper = n->value; return -1;
+    case NEWS_PROGRAM: o->program = n->value; return -1;
     case NEWS_NO_FILTER:
         if (n->value == EBUSY)
             return say("--door seccomp inside of another such door, or of a container manager that listens, too", EBUSY);
@@ -55,13 +60,7 @@ static int take_news(const struct news *n, pid_t *program)
         break;
     default: break;
     }
-    if (WIFEXITED(n->value))
-        return WEXITSTATUS(n->value);
-    if (WIFSIGNALED(n->value))
-        return die_of(WTERMSIG(n->value));
-    if (WIFSTOPPED(n->value))
-        kill(getpid(), SIGSTOP);
-    return -1;
+    return WIFSIGNALED(n->value) ? die_of(WTERMSIG(n->value)) : WEXITSTATUS(n->value);
 }
 
 static void door_ended(pid_t door)
@@ -73,20 +72,20 @@ static void door_ended(pid_t door)
                         "and for every file that it opens\n", strsignal(WTERMSIG(status)), strerror(ENOSYS));
 }
 
-/* From a terminal a signal comes to the whole foreground group: the program has it already. */
-static void pass_on(const struct signalfd_siginfo *s, pid_t door, pid_t program)
+/* From a terminal a signal comes to the whole foreground group: the program has it already. So it has what the keeper sends. */
+static void pass_on(const struct signalfd_siginfo *s, const struct others *o)
 {
     if (s->ssi_signo == SIGCHLD)
-        door_ended(door);
-    else if (s->ssi_code <= 0)
-        kill(program, (int)s->ssi_signo);
+        door_ended(o->door);
+    else if (s->ssi_code <= 0 && (pid_t)s->ssi_pid != o->keeper)
+        kill(o->program, (int)s->ssi_signo);
 }
 
 int front_main(pid_t door, int news)
 {
     struct signalfd_siginfo s;
     struct news n;
-    pid_t program = 0;
+    struct others o = {.door = door};
     int status = -1, fd, signals;
     struct pollfd p[2] = {{.fd = news, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
     sigset_t all;
@@ -100,13 +99,13 @@ int front_main(pid_t door, int news)
         if (poll(p, 2, -1) < 0)
             continue;
         if (p[1].revents && read(p[1].fd, &s, sizeof(s)) == sizeof(s))
-            pass_on(&s, door, program);
+            pass_on(&s, &o);
         if (!p[0].revents)
             continue;
         if (packet_receive(news, &n, sizeof(n), &fd) != sizeof(n))
             return say("the program's parent process has gone", ECHILD);
-        status = take_news(&n, &program);
-        if (program)
+        status = take_news(&n, &o);
+        if (o.program)
             p[1].fd = signals; /* before there is a program they wait for it */
     }
     return status;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,8 +39,15 @@ static void be_program(int news, int listener, char *const argv[], const char *p
     _exit(127);
 }
 
+/* The front is stopped, and goes on, as the program does: by us, for who is stopped learns of nothing; in this order, as a front that
+ * stopped itself when it is told might do so after the program goes on. */
+static void stop_or_go_on(int front, int status)
+{
+    syscall(SYS_pidfd_send_signal, front, WIFSTOPPED(status) ? SIGSTOP : SIGCONT, NULL, 0);
+}
+
 /* What is told of the program's end waits until it is known whether it was the last. False: there is nobody left. */
-static bool reap(int news, pid_t program, bool *ended)
+static bool reap(int news, int front, pid_t program, bool *ended)
 {
     int status, end = 0;
     bool ends = false, left;
@@ -52,11 +60,11 @@ static bool reap(int news, pid_t program, bool *ended)
         if (ends)
             end = status;
         else
-            tell(news, NEWS_CHANGE, status);
+            stop_or_go_on(front, status);
     }
     left = !pid || errno != ECHILD;
     if (ends)
-        tell(news, left ? NEWS_CHANGE : NEWS_LAST, end);
+        tell(news, left ? NEWS_END : NEWS_LAST, end);
     *ended |= ends;
     return left;
 }
@@ -71,8 +79,9 @@ void leave_files(int up_to)
         close(null);
 }
 
-int keeper_main(int news, int listener, char *const argv[], const char *path, const sigset_t *mask)
+int keeper_main(int news, int listener, char *const argv[], const char *path, const sigset_t *mask, pid_t front)
 {
+    int front_fd = (int)syscall(SYS_pidfd_open, front, 0);
     struct pollfd p[2] = {{.fd = news, .events = POLLIN}, {.events = POLLIN}};
     struct signalfd_siginfo s;
     bool ended = false;
@@ -87,6 +96,7 @@ int keeper_main(int news, int listener, char *const argv[], const char *path, co
     close(listener);
     leave_files(STDERR_FILENO);
     setpgid(0, 0); /* the terminal's signals are for the program */
+    tell(news, NEWS_PARENT, getpid());
     tell(news, NEWS_PROGRAM, program);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
@@ -100,6 +110,6 @@ int keeper_main(int news, int listener, char *const argv[], const char *path, co
                 kill(program, SIGKILL);
             p[0].fd = -1;
         }
-    } while (reap(news, program, &ended));
+    } while (reap(news, front_fd, program, &ended));
     return 0;
 }

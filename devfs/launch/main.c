@@ -99,7 +99,7 @@ static int become_door(const int s[SOCKETS], char *const argv[], const sigset_t 
         return 1;
     if (!keeper) {
         close(s[LISTENER_DOOR]);
-        return keeper_main(s[NEWS_KEEPER], s[LISTENER_PROGRAM], argv + 2, argv[1], mask);
+        return keeper_main(s[NEWS_KEEPER], s[LISTENER_PROGRAM], argv + 2, argv[1], mask, front);
     }
     close(s[NEWS_KEEPER]);
     close(s[LISTENER_PROGRAM]);

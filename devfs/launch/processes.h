@@ -1,6 +1,6 @@
 /* The processes of one `kvmish exec`: front -> door -> keeper -> the program.
  *
- * The front is the one that was called: it passes signals on and ends as the program ends. The door serves (door.h). The keeper is the
+ * The front is the one that was called: it passes signals on, is stopped and goes on with the program, and ends as that ends. The door serves (door.h). The keeper is the
  * program's parent, since the door, which traces the program now and then, cannot tell a child's stop from a tracee's; being the door's
  * child it makes every process of the program a descendant of the door, and only those may be traced by it where Yama is strict.
  */
@@ -13,8 +13,9 @@
 
 /* What the front is told, in packets. */
 enum news_kind {
+    NEWS_PARENT,    /* value: the keeper's process */
     NEWS_PROGRAM,   /* value: its process */
-    NEWS_CHANGE,    /* value: as from waitpid() */
+    NEWS_END,       /* value: as from waitpid() */
     NEWS_LAST,      /* the same, of the end; no process of the program's is left */
     NEWS_NO_FILTER, /* value: errno */
     NEWS_NO_EXEC,
@@ -28,7 +29,7 @@ struct news {
 int front_main(pid_t door, int news);
 /* Starts the file `path`, under the filter whose listener goes to `listener` and with these signals blocked, and waits for all that
  * comes of it. */
-int keeper_main(int news, int listener, char *const argv[], const char *path, const sigset_t *mask);
+int keeper_main(int news, int listener, char *const argv[], const char *path, const sigset_t *mask, pid_t front);
 
 /* probe.c: a client of our own. */
 int probe_main(void);

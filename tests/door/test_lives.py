@@ -250,6 +250,23 @@ def test_stopped_and_continued(client: Path) -> None:
         assert answer == "standing 0"
 
 
+def test_the_command_stops_and_goes_on_with_the_program(client: Path) -> None:
+    """Whoever tells the program to; as often as it is told."""
+    with launched(client, "/dev/kvm", "forever") as one:
+        for sent in (one.program, one.front.pid):
+            os.kill(one.program, signal.SIGSTOP)
+            _, status = os.waitpid(one.front.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            os.kill(sent, signal.SIGCONT)
+            _, status = os.waitpid(one.front.pid, os.WCONTINUED)
+            assert os.WIFCONTINUED(status)
+        for _ in range(20):
+            os.kill(one.program, signal.SIGSTOP)
+            os.kill(one.program, signal.SIGCONT)
+        one.front.terminate()
+        assert one.front.wait(SECONDS) == -signal.SIGTERM
+
+
 def test_a_child_that_stays_behind(client: Path) -> None:
     """A daemon keeps its machine when the program that started it has ended."""
     script = f'(exec "{client}" /dev/kvm forever <&3 >/dev/null 2>&1 3<&-) 3<&0 & echo $!'
