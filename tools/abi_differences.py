@@ -160,6 +160,11 @@ BEHAVIOUR = (
         "behind the device file there is none.",
     ),
     (
+        "KVM_IRQFD",
+        "takes an eventfd for one machine only: EBUSY for a second, in another process too, as in "
+        "Linux since 6.17. Before that both machines got each event.",
+    ),
+    (
         "REP INS and REP OUTS",
         "exit once for as many elements as lie in a page; in Linux, REP INS once for each 1 KiB, "
         "REP OUTS once for each element.",

@@ -17,8 +17,8 @@ from tests.devfs.place import at_the_usual_place
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = [
-    "slots", "memory", "aliases", "holes", "later", "clocks", "vdso", "signals", "eventfds", "forked",
-    "threads", "crowd", "exits", "kicks", "full-table", "no-files", "hostile", "int80",
+    "slots", "memory", "aliases", "holes", "later", "clocks", "vdso", "signals", "eventfds",
+    "forked", "threads", "crowd", "exits", "kicks", "full-table", "no-files", "hostile", "int80",
     "executed", pytest.param("late", marks=pytest.mark.full),
 ]  # fmt: skip
 KINDS = ["dynamic", pytest.param("32-bit", marks=pytest.mark.full)]

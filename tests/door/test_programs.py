@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 KVMISH = Path(sys.prefix) / "bin" / "kvmish"
 SCENARIOS = [
-    "slots", "memory", "aliases", "holes", "later", "clocks", "vdso", "signals", "eventfds", "forked",
-    "threads", "crowd", "exits", "kicks", "full-table", "hostile", "int80",
+    "slots", "memory", "aliases", "holes", "later", "clocks", "vdso", "signals", "eventfds",
+    "forked", "threads", "crowd", "exits", "kicks", "full-table", "hostile", "int80",
     pytest.param("late", marks=pytest.mark.full),
 ]  # fmt: skip
 KINDS = ["glibc", "musl", pytest.param("32-bit", marks=pytest.mark.full)]
