@@ -179,6 +179,33 @@ def test_panic_ends_the_run(linux: Linux) -> None:
     assert report["outcome"] == "reset"
 
 
+def test_an_init_by_name(linux: Linux) -> None:
+    """One that ends, upon which the kernel panics."""
+    done, report = linux("--append", "init=/bin/free")
+    assert done.has("Mem:"), done.tail(30)
+    assert not done.has("(guest)")
+    assert report["outcome"] == "crash"
+
+
+@pytest.mark.parametrize(
+    ("append", "said"),
+    [
+        ("init=/nothing", "kvmish: no /nothing in the initramfs"),
+        ("root=/dev/vda", "kvmish: root=/dev/vda has no /sbin/init"),
+        ("root=/dev/vda init=/nothing", "kvmish: root=/dev/vda has no /nothing"),
+    ],
+)
+def test_an_init_that_is_not_there(linux: Linux, tmp_path: Path, append: str, said: str) -> None:
+    """Without a terminal nobody could answer a prompt."""
+    disk = tmp_path / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mke2fs", "-q", disk], check=True)
+    done, report = linux("--disk", disk, "--append", append)
+    assert done.has(said), done.tail(30)
+    assert (done.status, report["outcome"]) == (1, "reset")
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_twenty_boots(linux: Linux, count: int) -> None:
