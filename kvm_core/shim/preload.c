@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -118,6 +119,12 @@ EXPORT int __openat64_2(int dir, const char *path, int flags)
 
 /* ---- descriptors ----------------------------------------------------------------------------------------------- */
 
+/* Which the kernel answers for any file: Python's os.set_inheritable() is one. */
+static bool is_of_any_file(unsigned long req)
+{
+    return req == FIOCLEX || req == FIONCLEX || req == FIONBIO || req == FIOASYNC;
+}
+
 EXPORT int ioctl(int fd, unsigned long req, ...)
 {
     uintptr_t arg;
@@ -126,6 +133,8 @@ EXPORT int ioctl(int fd, unsigned long req, ...)
     va_start(ap, req);
     arg = va_arg(ap, uintptr_t);
     va_end(ap);
+    if (is_of_any_file(req))
+        return (int)syscall(SYS_ioctl, fd, req, arg);
     if (kvmish_owns(fd) || (_IOC_TYPE(req) == KVMIO && kvmish_recognise(fd)))
         return finish(ioctl_of_client(fd, req, arg));
     return (int)syscall(SYS_ioctl, fd, req, arg);

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import struct
+import termios
 
 import pytest
 
@@ -221,6 +223,19 @@ def test_another_descriptors_request(client: Client) -> None:
     vm = client.vm()
     assert client.call(vm, GET_REGS, bytes(144)) == ENOTTY
     assert client.call(client.vcpu(vm), CREATE_IRQCHIP) == EINVAL
+
+
+def test_what_the_kernel_answers_for_any_file(client: Client) -> None:
+    """FIOCLEX and FIONCLEX, of which os.set_inheritable() takes only ENOTTY for no answer."""
+    vm = client.vm()
+    for fd in (client.system, vm, client.vcpu(vm)):
+        for inheritable in (True, False):
+            os.set_inheritable(fd, inheritable)
+            assert os.get_inheritable(fd) == inheritable
+            os.set_blocking(fd, not inheritable)
+            assert os.get_blocking(fd) != inheritable
+        assert fcntl.ioctl(fd, termios.FIONBIO, struct.pack("i", 1))
+        assert not os.get_blocking(fd)
 
 
 def test_descriptors_are_not_files(client: Client) -> None:
