@@ -50,10 +50,12 @@ static bool is_vfork_child(void)
 
 /* ---- open --------------------------------------------------------------------------------------------------- */
 
-static int open_device(int flags)
+int open_device(int flags)
 {
-    int fd = flags & O_DIRECTORY ? -ENOTDIR : kvmish_open();
+    int fd;
 
+    take_faults();
+    fd = flags & O_DIRECTORY ? -ENOTDIR : kvmish_open();
     if (fd >= 0 && !(flags & O_CLOEXEC))
         syscall(SYS_fcntl, fd, F_SETFD, 0);
     return finish(fd);
@@ -61,10 +63,8 @@ static int open_device(int flags)
 
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
-    if (kvmish_is_device(path)) {
-        take_faults();
+    if (kvmish_is_device(path))
         return open_device(flags);
-    }
     return (int)syscall(SYS_openat, dir, path, flags, mode);
 }
 
@@ -145,6 +145,12 @@ EXPORT int close(int fd)
     if (kvmish_owns(fd) && !is_vfork_child())
         return finish(kvmish_close(fd));
     return (int)syscall(SYS_close, fd);
+}
+
+void closes(int fd)
+{
+    if (!is_vfork_child())
+        kvmish_forget(fd);
 }
 
 EXPORT int dup(int fd)
@@ -359,6 +365,10 @@ EXPORT int fstatat64(int dir, const char *path, struct stat64 *st, int flags)
 /* Programs linked against a C library before 2.33. */
 int __xstat(int version, const char *path, struct stat *st);
 int __lxstat(int version, const char *path, struct stat *st);
+int __fxstatat(int version, int dir, const char *path, struct stat *st, int flags);
+int __xstat64(int version, const char *path, struct stat64 *st);
+int __lxstat64(int version, const char *path, struct stat64 *st);
+int __fxstatat64(int version, int dir, const char *path, struct stat64 *st, int flags);
 EXPORT int __xstat(int version, const char *path, struct stat *st)
 {
     return kvmish_is_device(path) ? device_stat(st) : NEXT(__xstat)(version, path, st);
@@ -366,6 +376,23 @@ EXPORT int __xstat(int version, const char *path, struct stat *st)
 EXPORT int __lxstat(int version, const char *path, struct stat *st)
 {
     return kvmish_is_device(path) ? device_stat(st) : NEXT(__lxstat)(version, path, st);
+}
+
+EXPORT int __fxstatat(int version, int dir, const char *path, struct stat *st, int flags)
+{
+    return kvmish_is_device(path) ? device_stat(st) : NEXT(__fxstatat)(version, dir, path, st, flags);
+}
+EXPORT int __xstat64(int version, const char *path, struct stat64 *st)
+{
+    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(__xstat64)(version, path, st);
+}
+EXPORT int __lxstat64(int version, const char *path, struct stat64 *st)
+{
+    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(__lxstat64)(version, path, st);
+}
+EXPORT int __fxstatat64(int version, int dir, const char *path, struct stat64 *st, int flags)
+{
+    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(__fxstatat64)(version, dir, path, st, flags);
 }
 
 EXPORT int statx(int dir, const char *path, int flags, unsigned mask, struct statx *st)

@@ -22,6 +22,10 @@
 
 enum { FD_LIMIT = 65536 }; /* descriptors above it are never ours */
 
+/* open() of /dev/kvm: a descriptor, or -1 and errno. */
+int open_device(int flags);
+/* What has this number, if it is ours, is about to be closed by somebody else. */
+void closes(int fd);
 /* From now on signals that come of faults are looked at before the program has them. */
 void take_faults(void);
 /* kvmish_ioctl(), behind which the handlers of signals run that have come meanwhile, and the thread is cancelled if it is to be. */

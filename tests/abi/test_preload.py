@@ -46,9 +46,15 @@ def test_memory_that_comes_and_goes(c_program: Callable[[str], Path], scenario: 
     _runs(c_program, scenario)
 
 
-def _runs(c_program: Callable[[str], Path], scenario: str) -> None:
+def test_the_device_as_a_stream(c_program: Callable[[str], Path]) -> None:
+    _runs(c_program, program="abi/stream.c")
+
+
+def _runs(
+    c_program: Callable[[str], Path], *arguments: str, program: str = "devfs/client.c"
+) -> None:
     environment = {**os.environ, "LD_PRELOAD": f"{ROOT}/build/libkvmish-preload.so"}
-    command = [str(c_program("devfs/client.c")), "/dev/kvm", scenario]
+    command = [str(c_program(program)), "/dev/kvm", *arguments]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
