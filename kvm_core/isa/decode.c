@@ -479,8 +479,7 @@ static bool refused(const struct vcpu *v, const ZydisDecodedInstruction *z)
     return z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3;
 }
 
-/* AMD's processors read no ModRM behind UD0 (0F FF) and UD1 (0F B9): #UD even where the next byte cannot be fetched. */
-static bool is_ud_without_modrm(const uint8_t *bytes, unsigned n, unsigned code_bits)
+static unsigned skip_prefixes(const uint8_t *bytes, unsigned n, unsigned code_bits)
 {
     unsigned k = 0;
 
@@ -488,7 +487,20 @@ static bool is_ud_without_modrm(const uint8_t *bytes, unsigned n, unsigned code_
                      (bytes[k] & 0xe7) == 0x26 || bytes[k] == 0x64 || bytes[k] == 0x65 ||
                      (code_bits == 64 && (bytes[k] & 0xf0) == 0x40)))
         k++;
-    return k + 1 < n && bytes[k] == 0x0f && (bytes[k + 1] == 0xff || bytes[k + 1] == 0xb9);
+    return k;
+}
+
+/* #UD even where what follows cannot be fetched or makes the instruction too long: XOP, which without it is POP with a
+ * ModRM.reg that is not 0; and UD0 (0F FF) and UD1 (0F B9), behind which AMD's processors read no ModRM. */
+static bool is_ud_at_once(const struct vcpu *v, const uint8_t *bytes, unsigned n)
+{
+    unsigned k = skip_prefixes(bytes, n, v->code_bits);
+
+    if (k + 1 >= n)
+        return false;
+    if (bytes[k] == 0x8f)
+        return bytes[k + 1] & 0x38;
+    return v->amd && bytes[k] == 0x0f && (bytes[k + 1] == 0xff || bytes[k + 1] == 0xb9);
 }
 
 /* F3 90 with REX.B is PAUSE to Intel's processors, to AMD's XCHG r8, rAX: the prefix is replaced by one that says nothing in 64-bit mode. */
@@ -546,7 +558,7 @@ static enum decode_result decode_new(struct decoder *dec, struct vcpu *v, const 
 
     *new = (struct known){.code_bits = v->code_bits, .ends = true};
     status = ZydisDecoderDecodeFull(&dec->mode[v->code_bits / 32], bytes, n, &z, op);
-    if (status == ZYDIS_STATUS_NO_MORE_DATA && v->amd && is_ud_without_modrm(bytes, n, v->code_bits))
+    if ((status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) && is_ud_at_once(v, bytes, n))
         return DECODE_INVALID;
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
         return n >= 15 ? DECODE_TOO_LONG : DECODE_MORE;

@@ -433,6 +433,8 @@ static void random_fields(const struct template *t, struct fields *f)
         f->imm[2] &= 3;
     }
     f->rex = below(2);
+    f->vex2 = chance(50);
+    f->unread = chance(30);
     if (t->imm_bytes == 1 && !t->branch && below(3))
         f->imm[0] &= 31;
     f->disp = f->form == 2 ? (int32_t)rnd() : (int8_t)rnd();

@@ -54,6 +54,8 @@ struct fields {
     int form; /* memory: 0 [b], 1 [b+d8], 2 [b+d32], 3 [b+i*s+d8], 4 [rip+d32] */
     int32_t disp;
     bool rex; /* one that changes nothing, but for byte registers */
+    bool vex2; /* C5 where it says all */
+    bool unread; /* VEX.B and VEX.vvvv[3] outside of 64-bit mode, set */
     uint8_t seg; /* override, or 0 */
     bool addr32; /* 67 */
     uint8_t imm[8];
@@ -106,6 +108,28 @@ static unsigned put_modrm(const struct template *t, const struct fields *f, uint
     return n;
 }
 
+/* SDM vol. 2, 2.3.5: outside of 64-bit mode the bits that would say LES and LDS are ones, and two more say nothing. */
+static unsigned put_vex(const struct template *t, const struct fields *f, unsigned r, unsigned x, unsigned b, uint8_t *p)
+{
+    unsigned pp = t->pfx == 0x66 ? 1 : t->pfx == 0xf3 ? 2 : t->pfx == 0xf2 ? 3 : 0;
+    unsigned vvvv = t->no_vvvv ? 15 : ~f->vvvv & 15;
+    uint8_t last = vvvv << 3 | (t->l ? 4 : 0) | pp;
+
+    if (f->vex2 && t->map == 1 && !t->w && !x && !b) {
+        p[0] = 0xc5;
+        p[1] = (r ? 0 : 0x80) | last;
+        return 2;
+    }
+    if (f->unread && mode != 64) {
+        b = 1;
+        last ^= 0x40;
+    }
+    p[0] = 0xc4;
+    p[1] = (r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | t->map;
+    p[2] = (t->w ? 0x80 : 0) | last;
+    return 3;
+}
+
 static unsigned encode(const struct template *t, const struct fields *f, uint8_t bytes[15])
 {
     unsigned n = 0, r = t->digit >= 0 ? 0 : f->reg >> 3 & 1, x = t->mem && f->form == 3 ? f->index >> 3 & 1 : 0;
@@ -117,12 +141,7 @@ static unsigned encode(const struct template *t, const struct fields *f, uint8_t
     if (f->addr32)
         buf[n++] = 0x67;
     if (t->vex) {
-        unsigned pp = t->pfx == 0x66 ? 1 : t->pfx == 0xf3 ? 2 : t->pfx == 0xf2 ? 3 : 0;
-        unsigned vvvv = t->no_vvvv ? 15 : ~f->vvvv & 15;
-
-        buf[n++] = 0xc4;
-        buf[n++] = (r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | t->map;
-        buf[n++] = (t->w ? 0x80 : 0) | vvvv << 3 | (t->l ? 4 : 0) | pp;
+        n += put_vex(t, f, r, x, b, buf + n);
     } else {
         if (t->pfx == 0x66 || t->pfx == 1)
             buf[n++] = 0x66;

@@ -452,6 +452,33 @@ static void check_absent(void)
     EXPECT(after.vector == VEC_UD);
 }
 
+/* Any P0 to P2, opcode and operands of EVEX; of XOP whatever would follow. */
+static void check_absent_bytes(void)
+{
+    uint64_t x = 0x9e3779b97f4a7c15ull;
+    uint8_t code[15];
+
+    for (unsigned n = 0; n < 20000; n++) {
+        for (unsigned k = 0; k < sizeof(code); k++, x ^= x << 13, x ^= x >> 7, x ^= x << 17)
+            code[k] = (uint8_t)(x >> 24);
+        code[0] = n & 1 ? 0x62 : 0x8f;
+        code[1] |= n & 1 ? 0xc0 : 8; /* not BOUND, not POP */
+        prepare(n & 2 ? 64 : 32, code, sizeof(code));
+        run();
+        if (after.vector != VEC_UD)
+            printf("instruction %u\n", n);
+        EXPECT(after.vector == VEC_UD && after.rip == c.before.rip);
+    }
+    /* 16 bytes as XOP, and so #GP; as POP with /1 not. */
+    PREPARE(32, 0x3e, 0x36, 0x8f, 0x0a, 0xc0, 0x10, 0xac, 0x73, 0x28, 0x8c, 0x01, 0x6c, 0x99, 0xd9, 0x04);
+    run();
+    EXPECT(after.vector == VEC_UD);
+    PREPARE(64, 0x8f, 0xe8); /* at the end of what is mapped */
+    c.before.rip = CODE_ADDR + CODE_BYTES - 2;
+    run();
+    EXPECT(after.vector == VEC_UD);
+}
+
 /* mov eax, [rip + 0x7ffffff8] and its like: farther from the page than 32 bits say. */
 static void check_edge(void)
 {
@@ -497,6 +524,7 @@ int main(void)
     }
     check_features();
     check_absent();
+    check_absent_bytes();
     check_edge();
     check_no_base();
     printf("%d failures\n", failures);
