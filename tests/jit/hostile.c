@@ -1,9 +1,13 @@
 /* Hostile code makes the translator slow, and nothing else: no crash, no hang, no memory beyond its caches, and afterwards it
  * still works. Random bytes, prefixes without end, jumps into instructions, code that rewrites itself at each turn, new code
- * without end, the same bytes at two privileges and in two modes. Arguments: rounds of each, seed.
+ * without end, the same bytes at two privileges and in two modes, all that looks like VEX. Arguments: rounds of each, seed, and
+ * who executes it: translate, emulate, or both in lockstep, of VEX only.
  */
 #define EMU_RAM_BYTES (8 << 20)
 #include "../isa/emu.h"
+
+#include "cpu/lockstep.h"
+#include "isa/decode.h"
 
 #include <inttypes.h>
 #include <sys/resource.h>
@@ -30,6 +34,9 @@ static void fill(unsigned page, unsigned pages, uint8_t (*byte)(void))
         field[page * 4096 + n] = byte();
 }
 
+static void put(unsigned at, const uint8_t *bytes, unsigned n) { memcpy(field + at, bytes, n); }
+#define PUT(at, ...) put(at, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+
 static uint8_t any_byte(void) { return (uint8_t)random32(); }
 
 /* Often enough something that is an instruction, touches memory, or goes somewhere near. */
@@ -46,15 +53,59 @@ static uint8_t prefix_byte(void)
     return chance(90) ? bytes[below(sizeof(bytes))] : likely_byte();
 }
 
+/* VEX, mostly with an opcode of its map and prefix, and what looks like it: W, L and vvvv at random, other maps, prefixes that
+ * it may not have; EVEX and XOP, which no model has. */
+static unsigned vector_insn(uint8_t *p)
+{
+    static const uint8_t forbidden[] = {0x66, 0xf0, 0xf2, 0xf3, 0x40, 0x48, 0x67, 0x2e, 0x64};
+    static const uint8_t general[] = {0xf2, 0xf3, 0xf5, 0xf6, 0xf7, 0x13, 0x18, 0x58, 0x8c, 0x8e, 0x90, 0x91, 0x92, 0x93};
+    static const uint8_t escape[] = {0x62, 0x8f, 0xc4, 0xc4, 0xc4, 0xc4, 0xc5, 0xc5};
+    unsigned n = 0, kind = escape[below(sizeof(escape))], map = chance(90) ? 1 + below(3) : below(32);
+
+    while (chance(8))
+        p[n++] = forbidden[below(sizeof(forbidden))];
+    p[n++] = (uint8_t)kind;
+    if (kind != 0xc5)
+        p[n++] = (uint8_t)((random32() & 0xe0) | (kind == 0x8f ? 8 + below(3) : map));
+    p[n++] = (uint8_t)((random32() & 0x87) | (chance(50) ? 0x78 : random32() & 0x78));
+    if (kind == 0x62)
+        p[n++] = (uint8_t)random32();
+    p[n++] = map > 1 && chance(30) ? general[below(sizeof(general))] : (uint8_t)random32();
+    p[n++] = (uint8_t)(random32() & (chance(50) ? 0x3f : 0xff)); /* ModRM, SIB, displacement, immediate */
+    for (unsigned k = chance(60) ? below(3) : below(7); k; k--)
+        p[n++] = (uint8_t)random32();
+    return n;
+}
+
+static unsigned starts[8 * 4096], start_count; /* of its instructions */
+
+/* One after the other, so that few bytes are executed as what they are not: a REP STOS that happens to write over itself goes on
+ * for longer than one that is looked at between its elements (docs/decisions/009). */
+static void vector_code(void)
+{
+    unsigned at = 0, end = 8 * 4096 - 32;
+
+    start_count = 0;
+    while (at < end) {
+        unsigned n = vector_insn(field + at), real = decode_length(64, field + at, n);
+        if (!real && chance(90))
+            continue;
+        starts[start_count++] = at;
+        at += real ? real : n;
+        if (chance(10)) { /* over a byte that is none */
+            PUT(at, 0xeb, 0x01, 0x06);
+            at += 3;
+        }
+    }
+    memset(field + at, 0xcc, 64);
+}
+
 /* Each jump's last byte is the first of another. */
 static uint8_t jump_byte(void)
 {
     static const uint8_t bytes[] = {0xeb, 0x01, 0xeb, 0xff, 0x75, 0x74, 0x03, 0xe9, 0x00, 0xe3, 0xfd, 0x7f, 0x90};
     return bytes[below(sizeof(bytes))];
 }
-
-static void put(unsigned at, const uint8_t *bytes, unsigned n) { memcpy(field + at, bytes, n); }
-#define PUT(at, ...) put(at, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
 
 /* 1: inc dword [rip - 7, the number of the next but one]; inc byte [its opcode's low bits]; add eax, number; jmp 1b */
 static void rewrite_itself(void)
@@ -100,15 +151,17 @@ static const struct attack {
     void (*make)(void);
     unsigned pages, rounds; /* where it starts; how many of 100 */
     bool ordered;           /* starts at the beginning, RDI and RSP somewhere in the field */
+    bool vectors;           /* registers full of numbers, 32-bit code too */
 } attacks[] = {
-    {"random bytes", random_code, 8, 100, false},
-    {"likely bytes", likely_code, 8, 100, false},
-    {"prefixes", prefixes, 8, 100, false},
-    {"jumps", jumps, 8, 100, false},
-    {"rewrites itself", rewrite_itself, 4, 30, false},
-    {"endless code", endless_code, 1, 30, true},
-    {"endless blocks", endless_blocks, FIELD_PAGES, 50, false},
-    {"two modes", alternate_modes, 1, 30, true},
+    {"random bytes", random_code, 8, 100, false, false},
+    {"likely bytes", likely_code, 8, 100, false, false},
+    {"prefixes", prefixes, 8, 100, false, false},
+    {"jumps", jumps, 8, 100, false, false},
+    {"rewrites itself", rewrite_itself, 4, 30, false, false},
+    {"vector code", vector_code, 8, 2000, false, true},
+    {"endless code", endless_code, 1, 30, true, false},
+    {"endless blocks", endless_blocks, FIELD_PAGES, 50, false, false},
+    {"two modes", alternate_modes, 1, 30, true, false},
 };
 
 /* ---- machine ---------------------------------------------------------------------------------------------------------- */
@@ -147,21 +200,39 @@ static int no_wrmsr(struct vcpu *v, uint32_t index, uint64_t value)
 }
 
 static struct vcpu *start; /* as far as copies of the state go */
+static const struct engine *engine = &engine_translate;
+static struct lockstep *lockstep; /* or both */
+
+static void fill_vectors(void)
+{
+    uint32_t mxcsr = 0x1f80 & ~(chance(10) ? random32() : 0);
+
+    for (unsigned n = 0; n < 16 * 8; n++)
+        ((uint32_t *)emu->ymm)[n] = chance(40) ? random32() : chance(50) ? below(4096) : 0u - below(2);
+    memcpy(emu->fx + 24, &mxcsr, 4);
+    emu->xinuse = 7;
+}
 
 static void processor_start(const struct attack *a)
 {
     bool user = chance(60);
+    unsigned data = a->vectors && chance(90) ? 16 * 4096 : 0; /* behind the code */
 
     memcpy(emu, start, offsetof(struct vcpu, directory_generation));
     tlb_flush_all(emu);
-    emu_segment(CS, user ? 0x33 : 0x10);
+    if (a->vectors)
+        fill_vectors();
+    emu_segment(CS, !user ? 0x10 : a->vectors && chance(30) ? 0x23 : 0x33);
     emu_segment(SS, user ? 0x2b : 0x18);
     emu->cpl = user ? 3 : 0;
     for (unsigned n = 0; n < 16; n++)
-        emu->gpr[n] = chance(70) ? FIELD_ADDR + below(a->pages * 4096) : random32();
+        emu->gpr[n] = chance(70) ? FIELD_ADDR + data + below(a->pages * 4096) : random32();
     emu->gpr[RSP] = FIELD_ADDR + (uint64_t)(FIELD_PAGES - 1 - below(8)) * 4096 + 2048;
     emu->gpr[RDI] = a->ordered ? FIELD_ADDR + 8 * 4096 + below(FIELD_PAGES / 2 * 4096) : emu->gpr[RDI];
-    emu->rip = FIELD_ADDR + (a->ordered ? 0 : chance(30) ? below(a->pages) * 4096 + 4096 - below(16) : below(a->pages * 4096));
+    emu->rip = FIELD_ADDR + (a->ordered   ? 0
+                             : a->vectors ? starts[below(start_count)]
+                             : chance(30) ? below(a->pages) * 4096 + 4096 - below(16)
+                                          : below(a->pages * 4096));
     cpu_set_eflags(emu, (random32() & (FL_ARITH | FL_DF | FL_IOPL)) | FL_FIXED | (chance(2) ? FL_TF : 0));
     cpu_update_mode(emu);
 }
@@ -177,7 +248,11 @@ static bool attack(const struct attack *a)
     processor_start(a);
     for (unsigned n = 0; n < ENTRIES && why == EXIT_POLL; n++) {
         uint64_t before = emu->instructions;
-        why = engine_translate.enter(emu, BUDGET);
+        why = lockstep ? lockstep_enter(emu, BUDGET) : engine->enter(emu, BUDGET);
+        if (lockstep && *lockstep_report(lockstep)) {
+            printf("%s: %s\n", a->name, lockstep_report(lockstep));
+            exit(1);
+        }
         if (emu->instructions - before > 2 * BUDGET + OVERDRAWN) {
             printf("%s: %" PRIu64 " instructions for %u\n", a->name, emu->instructions - before, BUDGET);
             return false;
@@ -203,7 +278,7 @@ static bool still_works(void)
     emu->rip = FIELD_ADDR;
     emu->gpr[RAX] = 0;
     emu->gpr[RCX] = 1000;
-    return engine_translate.enter(emu, 10000) == EXIT_HLT && emu->gpr[RAX] == 500500;
+    return engine->enter(emu, 10000) == EXIT_HLT && emu->gpr[RAX] == 500500;
 }
 
 static long resident_kib(void)
@@ -234,14 +309,21 @@ int main(int argc, char **argv)
     memcpy(start, emu, offsetof(struct vcpu, directory_generation));
     if (!emu->translator && translate_create(emu))
         return 3;
+    if (argc > 3 && !strcmp(argv[3], "emulate"))
+        engine = &engine_emulate;
+    if (argc > 3 && !strcmp(argv[3], "lockstep") && !(lockstep = lockstep_create(emu, &engine_translate, 200)))
+        return 3;
     start->translator = emu->translator;
+    start->lockstep = emu->lockstep;
     memset(field, 0xcc, (size_t)FIELD_PAGES * 4096);
     first = resident_kib();
     alarm(600); /* a hang ends here */
     for (unsigned once = 0; once < 2; once++) {
         if (once)
             translate_at_once(emu, false);
-        for (const struct attack *a = attacks; a < attacks + sizeof(attacks) / sizeof(attacks[0]); a++)
+        for (const struct attack *a = attacks; a < attacks + sizeof(attacks) / sizeof(attacks[0]); a++) {
+            if (lockstep && !a->vectors)
+                continue;
             for (unsigned n = 0; n < rounds * a->rounds / 100 + 1; n++) {
                 if (n % 8 == 0) { /* else what the last one left */
                     a->make();
@@ -250,6 +332,7 @@ int main(int argc, char **argv)
                 }
                 failures += !attack(a);
             }
+        }
         if (!still_works())
             failures++, printf("it does not work any more\n");
     }

@@ -67,13 +67,14 @@ def test_page_tables_and_stray_code(c_program: Callable[..., Path]) -> None:
 
 @pytest.mark.timeout(FULL_S + 100)
 @pytest.mark.parametrize("asan", [False, pytest.param(True, marks=pytest.mark.full)])
-def test_hostile_code(c_program: Callable[..., Path], asan: bool, full: bool) -> None:
-    """It can make the translator slow, and nothing else."""
+@pytest.mark.parametrize("engine", ["translate", "emulate", "lockstep"])
+def test_hostile_code(c_program: Callable[..., Path], engine: str, asan: bool, full: bool) -> None:
+    """It can make the processor slow, and nothing else."""
     if platform.machine() != "x86_64":
         pytest.skip("translates for an x86-64 host")
     program = c_program("jit/hostile.c", asan=asan)
     result = subprocess.run(
-        [program, "2000" if full and not asan else "30", str(time.time_ns())],
+        [program, "2000" if full and not asan else "30", str(time.time_ns()), engine],
         capture_output=True,
         text=True,
         timeout=FULL_S if full else QUICK_S,
