@@ -1,7 +1,7 @@
 /* The processes of one `kvmish exec`: front -> door -> keeper -> the program.
  *
- * The front is the one that was called: it passes signals on, is stopped and goes on with the program, and ends as that ends. The door serves (door.h). The keeper is the
- * program's parent, since the door, which traces the program now and then, cannot tell a child's stop from a tracee's; being the door's
+ * The front is the one that was called: it passes signals on, is stopped and goes on with the program, and ends as that ends. The
+ * door serves (door.h). The keeper is the program's parent, since the door, which traces the program now and then, cannot tell a child's stop from a tracee's; being the door's
  * child it makes every process of the program a descendant of the door, and only those may be traced by it where Yama is strict.
  */
 #ifndef KVMISH_DEVFS_LAUNCH_PROCESSES_H
