@@ -20,6 +20,7 @@ from vmmuser.assets import FLAVOURS, ROOT
 from vmmuser.status import CANNOT, say
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+MICRO_ROUNDS = 5  # at least: each takes seconds, and the scheduler puts a pair of processes well or badly
 
 
 def _refuse(message: str) -> int:
@@ -193,7 +194,7 @@ def bench(runs: int, rows: str, engines: tuple[str, ...], mitigations: str, expr
     if not rows:
         files.append(str(results / ("micro-part.json" if expression else "micro.json")))
         micro = [*python, "pytest", "tests/bench", "--benchmark-enable", "--benchmark-only"]
-        micro += [f"--benchmark-json={files[-1]}", f"--rounds={runs}"]
+        micro += [f"--benchmark-json={files[-1]}", f"--rounds={max(runs, MICRO_ROUNDS)}"]
         micro += ["-k", expression] if expression else []
         status = subprocess.run(micro, cwd=ROOT, check=False).returncode or status
     if expression:  # pytest has printed them
