@@ -20,7 +20,7 @@ from vmmuser.assets import FLAVOURS, ROOT
 from vmmuser.status import CANNOT, say
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-MICRO_ROUNDS = 5  # at least: each takes seconds, and the scheduler puts a pair of processes well or badly
+MICRO_ROUNDS = 5  # at least: what a call costs depends on where the scheduler has put a process
 
 
 def _refuse(message: str) -> int:
