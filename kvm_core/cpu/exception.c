@@ -3,6 +3,7 @@
  */
 #include "cpu/access.h"
 #include "cpu/far.h"
+#include "cpu/straight.h"
 
 /* ---- the event ---------------- */
 
@@ -242,7 +243,7 @@ void exception_deliver(struct vcpu *v)
     apply_payload(v, e);
     if (v->mode == MODE_REAL)
         deliver_real(v, e);
-    else
+    else if (v->mode != MODE_LONG || v->slow || !straight_gate(v, e, saved_flags(v, e), return_rip(v, e)))
         deliver_protected(v, e);
     delivered(v);
 }

@@ -3,6 +3,7 @@
  */
 #include "cpu/access.h"
 #include "cpu/far.h"
+#include "cpu/straight.h"
 
 enum { FL_ALWAYS = FL_ARITH | FL_TF | FL_DF | FL_NT };
 
@@ -172,7 +173,7 @@ void insn_iret(struct vcpu *v, const struct insn *i, unsigned opsize)
         iret_vm86(v, opsize);
     else if (v->eflags & FL_NT)
         iret_task(v, i);
-    else
+    else if (opsize < 8 || v->slow || !straight_iretq(v, protected_mask(v, opsize)))
         iret_protected(v, opsize);
     if (v->nmi_masked) { /* one may wait: SDM vol. 3, 6.7.1 */
         v->nmi_masked = false;

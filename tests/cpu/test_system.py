@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ["cpuid", "msr", "creg", "sysinsn", "segments", "engine", "lockstep"]
+PROGRAMS = ["cpuid", "msr", "creg", "sysinsn", "segments", "engine", "straight", "lockstep"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
