@@ -20,7 +20,7 @@ static void settle(struct vcpu *v, bool current)
 }
 
 /* A guest debugger's (KVM_SET_GUEST_DEBUG) #DB or #BP: true when it goes to the client instead of the guest. */
-static bool debugger_takes(struct vcpu *v)
+static bool debugger_takes(struct vcpu *v, bool halted)
 {
     const struct event *e = &v->pending;
     bool db = e->vector == VEC_DB && (e->type == EVENT_FAULT || e->type == EVENT_TRAP) &&
@@ -30,6 +30,7 @@ static bool debugger_takes(struct vcpu *v)
     if (!db && !bp)
         return false;
     v->exit.debug.vector = e->vector;
+    v->exit.debug.halted = halted;
     v->exit.debug.pc = v->rip + (v->code_bits == 64 ? 0 : v->seg[CS].base);
     v->exit.debug.dr6 = db ? e->payload | 0xffff0ff0 : 0;
     v->exit.debug.dr7 = v->guest_debug & KVM_GUESTDBG_USE_HW_BP ? v->guest_debug_dr[7] : v->dr[7];
@@ -188,7 +189,7 @@ bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
                 v->exit.reason = EXIT_PIO;
                 return false;
             }
-            if (v->guest_debug && debugger_takes(v))
+            if (v->guest_debug && debugger_takes(v, false))
                 return false;
             v->cur = NULL;
             exception_deliver(v);
@@ -279,8 +280,10 @@ static bool left(struct vcpu *v, int how)
         if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP || (cur && single_step_due(v, cur->fn, v->eflags, v->rip, false)))
             v->db_pending |= DR6_BS;
         if (v->db_pending && v->exit.reason != EXIT_DEBUG) {
+            bool waits = v->exit.reason == EXIT_HLT || v->exit.reason == EXIT_MWAIT;
+
             debug_trap(v);
-            return v->exit.reason == EXIT_HLT || v->exit.reason == EXIT_MWAIT;
+            return waits && !(v->guest_debug && debugger_takes(v, v->exit.reason == EXIT_HLT));
         }
     }
     return false;

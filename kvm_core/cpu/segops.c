@@ -96,6 +96,7 @@ OP(int3)
     if ((v->guest_debug & wanted) == wanted) { /* the client's breakpoint: KVM API 4.87 */
         v->rip = cpu_this_rip(v, i);
         v->exit.debug.vector = VEC_BP;
+        v->exit.debug.halted = false;
         v->exit.debug.pc = (cpu_is_long(v) ? 0 : v->seg[CS].base) + cpu_this_rip(v, i);
         v->exit.debug.dr6 = 0;
         v->exit.debug.dr7 = 0;

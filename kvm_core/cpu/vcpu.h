@@ -157,7 +157,7 @@ struct cpu_exit {
             uint64_t linear; /* of the instruction */
         } io;
         struct { uint32_t index; uint64_t data; uint32_t reason; } msr; /* KVM_MSR_EXIT_REASON_* */
-        struct { uint32_t vector; uint64_t pc, dr6, dr7; } debug;
+        struct { uint32_t vector; bool halted; uint64_t pc, dr6, dr7; } debug; /* halted: by the step itself, HLT */
         struct { uint8_t bytes[15]; uint8_t size; uint64_t rip; } internal;
     };
 };

@@ -185,10 +185,24 @@ static int exit_msr(struct kvm_vcpu *kv, bool write)
     return 0;
 }
 
+static int exit_halt(struct kvm_vcpu *kv)
+{
+    kv->stat.halt_exits++;
+    if (kv->has_lapic) {
+        kv->mp_state = KVM_MP_STATE_HALTED;
+        return 1;
+    }
+    kv->run->exit_reason = KVM_EXIT_HLT;
+    return 0;
+}
+
+/* A step over HLT halts, as in Linux: without a LAPIC of ours the client is told of that, not of the step. */
 static int exit_debug(struct kvm_vcpu *kv)
 {
     struct kvm_debug_exit_arch *d = &kv->run->debug.arch;
 
+    if (kv->cpu.exit.debug.halted && !exit_halt(kv))
+        return 0;
     kv->run->exit_reason = KVM_EXIT_DEBUG;
     d->exception = kv->cpu.exit.debug.vector;
     d->pad = 0;
@@ -226,17 +240,6 @@ static int exit_unbacked(struct kvm_vcpu *kv)
     kv->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
     memcpy(kv->run->padding, &fault, sizeof(fault));
     return -EFAULT;
-}
-
-static int exit_halt(struct kvm_vcpu *kv)
-{
-    kv->stat.halt_exits++;
-    if (kv->has_lapic) {
-        kv->mp_state = KVM_MP_STATE_HALTED;
-        return 1;
-    }
-    kv->run->exit_reason = KVM_EXIT_HLT;
-    return 0;
 }
 
 /* The client is told only when CR8 falls: something may have become deliverable. KVM API 5, KVM_EXIT_SET_TPR */

@@ -76,8 +76,8 @@ def test_general_detect() -> None:
 
 
 def test_single_steps() -> None:
-    """One exit an instruction, also over port I/O and HLT; EFLAGS.TF stays the guest's own."""
-    source = "one: nop\ntwo: in al, 0x60\nthree: pushfq\n pop rbx\nfour: hlt\nfive: done"
+    """One exit an instruction, also over port I/O; EFLAGS.TF stays the guest's own."""
+    source = "one: nop\ntwo: in al, 0x60\nthree: pushfq\n pop rbx\nfour: nop\nfive: done"
     with Guest(source) as guest:
         labels = guest.labels
         guest.vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_SINGLESTEP)
@@ -89,10 +89,23 @@ def test_single_steps() -> None:
                 seen.append(end.pc)
             if seen and seen[-1] == labels["five"]:
                 break
-        wanted = [labels[name] for name in ("two", "three")]
+        wanted = [labels[name] for name in ("two", "three", "four")]
         assert seen[-1] == labels["five"]
         assert [at for at in seen if at in wanted] == wanted
         assert not guest.vcpu.get_regs().rbx & 0x100
+
+
+@pytest.mark.parametrize("irqchip", [False, True])
+def test_step_over_hlt(irqchip: bool) -> None:
+    """It halts: kvm_emulate_halt() of Linux. Without a LAPIC of KVM's the exit is KVM_EXIT_HLT."""
+    with Guest("hlt\nbehind: nop\n done", irqchip=irqchip) as guest:
+        guest.vcpu.set_guest_debug(abi.GUESTDBG_ENABLE | abi.GUESTDBG_SINGLESTEP)
+        until(guest, exits.Debug)  # the jump to the program
+        until(guest, exits.Debug if irqchip else exits.Hlt)
+        assert guest.vcpu.get_regs().rip == guest.labels["behind"]
+        assert guest.vcpu.get_mp_state() == (abi.MP_STATE_HALTED if irqchip else 0)
+        guest.vcpu.set_mp_state(abi.MP_STATE_RUNNABLE)
+        until(guest, exits.Debug)
 
 
 # ---- MSRs: KVM API 4.97, 4.119, 7.21 ----------------
