@@ -24,7 +24,6 @@ CAPABILITIES = {
     60: "TSC_CONTROL: the guest's TSC has the host's rate; nothing scales it",
     70: f"ONE_REG: {_YOUNGER}",
     89: "DEVICE_CTRL: no KVM devices without VFIO",
-    95: "EXT_EMUL_CPUID: all that is executed is offered as supported",
     117: "X86_SMM: no system management mode",
     129: "X2APIC_API: the flags for suppressed EOI broadcasts are younger than our baseline",
     143: "X86_DISABLE_EXITS: MWAIT in the guest depends on the host's hardware",
@@ -55,7 +54,6 @@ REQUESTS = {
     "KVM_TRACE_ENABLE": "EOPNOTSUPP, as in Linux",
     "KVM_TRACE_PAUSE": "EOPNOTSUPP, as in Linux",
     "KVM_TRACE_DISABLE": "EOPNOTSUPP, as in Linux",
-    "KVM_GET_EMULATED_CPUID": "an empty list: whatever is executed is in KVM_GET_SUPPORTED_CPUID",
     "KVM_CREATE_DEVICE": "ENODEV for every type: there is no VFIO",
     "KVM_TPR_ACCESS_REPORTING": "accepted; no access is reported, as where hardware has a TPR "
     "shadow",
@@ -118,6 +116,11 @@ ABSENT = {
 
 # Everything else that a client or a guest can tell apart.
 BEHAVIOUR = (
+    (
+        "KVM_GET_DIRTY_LOG",
+        "tells what was written. Linux tells, too, each page that the guest read first: it maps such "
+        "a page writable, and marks it then.",
+    ),
     (
         "Instructions",
         "are all emulated. KVM_EXIT_INTERNAL_ERROR comes of fetching code where no memory is, and "

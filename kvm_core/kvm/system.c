@@ -1,14 +1,28 @@
 /* ioctls of the descriptor of /dev/kvm itself. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kvm/kvm.h"
+
+/* What Linux lists: MOVBE and RDPID, which it executes for processors without them. KVM API 4.88 */
+static int cpuid_emulated(struct kvm_cpuid_entry2 *entries)
+{
+    static const struct kvm_cpuid_entry2 emulated[] = {
+        {.function = 0, .eax = 7},
+        {.function = 1, .ecx = 1 << 22},
+        {.function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = 1 << 22},
+    };
+
+    memcpy(entries, emulated, sizeof(emulated));
+    return sizeof(emulated) / sizeof(*emulated);
+}
 
 static int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emulated)
 {
     struct kvm_cpuid2 head;
     struct kvm_cpuid_entry2 *entries;
-    int n = 0, err = GET(c, head, arg);
+    int n, err = GET(c, head, arg);
 
     if (err)
         return err;
@@ -19,8 +33,7 @@ static int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emula
     entries = calloc(CPUID_MAX, sizeof(*entries));
     if (!entries)
         return -ENOMEM;
-    if (!emulated)
-        n = cpuid_supported(entries, CPUID_MAX);
+    n = emulated ? cpuid_emulated(entries) : cpuid_supported(entries, CPUID_MAX);
     if (n < 0 || (unsigned)n > head.nent) {
         err = -E2BIG;
     } else {

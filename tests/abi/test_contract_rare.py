@@ -65,6 +65,8 @@ def test_what_is_supported(client: Client) -> None:
     assert client.call(client.system, MCE_CAP_SUPPORTED, BAD_POINTER) == EFAULT
     cpuid = bytearray(struct.pack("=II", 10, 0) + bytes(400))
     assert client.call(client.system, GET_EMULATED_CPUID, cpuid) == 0
+    functions = [entry[0] for entry in struct.iter_unpack("=10I", cpuid[8:])]
+    assert functions[: struct.unpack_from("=I", cpuid)[0]] == [0, 1, 7]
     place = client.memory(1)
     xcr0 = struct.pack("=IIQQ", 0, 0, 0, place)  # KVM_X86_XCOMP_GUEST_SUPP
     assert client.call(client.system, HAS_DEVICE_ATTR, xcr0) == 0
