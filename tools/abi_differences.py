@@ -9,7 +9,6 @@ _HYPERV = "HYPERV_*: no Hyper-V interface; Linux too can be built without it"
 _YOUNGER = "younger than our baseline, Linux 6.1"
 _GONE = "gone from Linux too"
 _NO_ENCRYPTION = "no encrypted guests"
-_ASYNC_PF = "no asynchronous page faults: guest memory is never paged out by us"
 
 # KVM_CAP_ number (of the capabilities that Linux 6.1 knows) -> reason.
 CAPABILITIES = {
@@ -20,7 +19,6 @@ CAPABILITIES = {
         (44, 45, 46, 96, 123, 148, 149, 154, 155, 161, 163, 167, 175, 191, 199), _HYPERV
     ),
     47: "PCI_SEGMENT serves device assignment, which needs hardware",
-    59: f"ASYNC_PF: {_ASYNC_PF}",
     60: "TSC_CONTROL: the guest's TSC has the host's rate; nothing scales it",
     70: f"ONE_REG: {_YOUNGER}",
     89: "DEVICE_CTRL: no KVM devices without VFIO",
@@ -30,7 +28,6 @@ CAPABILITIES = {
     157: "NESTED_STATE: no nested virtualization",
     173: "PMU_EVENT_FILTER: no PMU",
     182: "HALT_POLL: no halt polling to tune",
-    183: f"ASYNC_PF_INT: {_ASYNC_PF}",
     185: "SMALLER_MAXPHYADDR: no second level of paging whose width could differ",
     192: "DIRTY_LOG_RING: the bitmap only",
     193: "X86_BUS_LOCK_EXIT: needs hardware that counts",
@@ -117,9 +114,14 @@ ABSENT = {
 # Everything else that a client or a guest can tell apart.
 BEHAVIOUR = (
     (
+        "Asynchronous page faults",
+        "can be turned on, also without a LAPIC of KVM's, and never come: guest memory is never "
+        "paged out by us.",
+    ),
+    (
         "KVM_GET_DIRTY_LOG",
-        "tells what was written. Linux tells, too, each page that the guest read first: it maps such "
-        "a page writable, and marks it then.",
+        "tells what was written. Linux tells, too, each page that the guest read first: it maps "
+        "such a page writable, and marks it then.",
     ),
     (
         "Instructions",

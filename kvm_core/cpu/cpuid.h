@@ -86,8 +86,9 @@ static inline bool cpu_has(const struct vcpu *v, enum cpu_feature f)
 /* KVM's own leaf 0x40000001, EAX: the paravirtual services that the machine around the vCPU has. */
 #define CPUID_KVM_FEATURES                                                                 \
     (1u << 0 /* CLOCKSOURCE */ | 1u << 1 /* NOP_IO_DELAY */ | 1u << 3 /* CLOCKSOURCE2 */ | \
-     1u << 5 /* STEAL_TIME */ | 1u << 6 /* PV_EOI */ | 1u << 7 /* PV_UNHALT */ |           \
-     1u << 11 /* PV_SEND_IPI */ | 1u << 24 /* CLOCKSOURCE_STABLE */)
+     1u << 4 /* ASYNC_PF */ | 1u << 5 /* STEAL_TIME */ | 1u << 6 /* PV_EOI */ |            \
+     1u << 7 /* PV_UNHALT */ | 1u << 11 /* PV_SEND_IPI */ | 1u << 14 /* ASYNC_PF_INT */ |  \
+     1u << 24 /* CLOCKSOURCE_STABLE */)
 
 enum { CPUID_MODEL_MAX = 256 }; /* entries of a model: KVM_MAX_CPUID_ENTRIES */
 

@@ -328,9 +328,22 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
             return -1;
         kv->msr_poll_control = value;
         return 0;
-    case MSR_KVM_ASYNC_PF_EN: /* not offered: only "off" is accepted */
+    /* Guest memory is never paged out by us: no fault is ever sent, so that it matters not who has the LAPIC. */
+    case MSR_KVM_ASYNC_PF_EN:
+        if (!pv_allowed(kv, PV_ASYNC_PF, host))
+            return 1;
+        if (value & 0x30 || ((value & 8) && !pv_has(kv, PV_ASYNC_PF_INT)))
+            return -1;
+        kv->msr_apf_en = value;
+        return 0;
     case MSR_KVM_ASYNC_PF_INT:
-    case MSR_KVM_ASYNC_PF_ACK: return value ? -1 : host ? 0 : 1;
+        if (!pv_allowed(kv, PV_ASYNC_PF_INT, host))
+            return 1;
+        if (value >> 8)
+            return -1;
+        kv->msr_apf_int = value;
+        return 0;
+    case MSR_KVM_ASYNC_PF_ACK: return pv_allowed(kv, PV_ASYNC_PF_INT, host) ? 0 : 1;
     default: return 1;
     }
 }
@@ -345,9 +358,9 @@ int clock_read_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t *value, bool ho
     case MSR_KVM_STEAL_TIME: *value = kv->msr_steal; return pv_allowed(kv, PV_STEAL, host) ? 0 : 1;
     case MSR_KVM_PV_EOI_EN: *value = kv->msr_pv_eoi; return pv_allowed(kv, PV_EOI, host) ? 0 : 1;
     case MSR_KVM_POLL_CONTROL: *value = kv->msr_poll_control; return pv_allowed(kv, PV_POLL_CONTROL, host) ? 0 : 1;
-    case MSR_KVM_ASYNC_PF_EN:
-    case MSR_KVM_ASYNC_PF_INT:
-    case MSR_KVM_ASYNC_PF_ACK: *value = 0; return host ? 0 : 1;
+    case MSR_KVM_ASYNC_PF_EN: *value = kv->msr_apf_en; return pv_allowed(kv, PV_ASYNC_PF, host) ? 0 : 1;
+    case MSR_KVM_ASYNC_PF_INT: *value = kv->msr_apf_int; return pv_allowed(kv, PV_ASYNC_PF_INT, host) ? 0 : 1;
+    case MSR_KVM_ASYNC_PF_ACK: *value = 0; return pv_allowed(kv, PV_ASYNC_PF_INT, host) ? 0 : 1;
     default: return 1;
     }
 }

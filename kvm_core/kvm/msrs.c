@@ -14,7 +14,8 @@ enum { MSR_TSC = 0x10, MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
 /* What KVM_GET_MSR_INDEX_LIST adds to the processor's. */
 static const uint32_t machine_index[] = {
     MSR_KVM_WALL_CLOCK, MSR_KVM_SYSTEM_TIME,  MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW,
-    MSR_KVM_STEAL_TIME, MSR_KVM_PV_EOI_EN,    MSR_KVM_POLL_CONTROL,   MSR_TSC_DEADLINE};
+    MSR_KVM_STEAL_TIME, MSR_KVM_PV_EOI_EN,    MSR_KVM_POLL_CONTROL,   MSR_KVM_ASYNC_PF_EN,
+    MSR_KVM_ASYNC_PF_INT, MSR_KVM_ASYNC_PF_ACK, MSR_TSC_DEADLINE};
 enum { MACHINE_MSRS = sizeof(machine_index) / sizeof(*machine_index) };
 
 /* KVM API 4.3. -E2BIG with the count filled in */

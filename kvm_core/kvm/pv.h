@@ -52,12 +52,14 @@ enum {
 enum pv_feature { /* bits of CPUID 0x40000001 EAX */
     PV_CLOCK = 0,
     PV_CLOCK2 = 3,
+    PV_ASYNC_PF = 4,
     PV_STEAL = 5,
     PV_EOI = 6,
     PV_UNHALT = 7,
     PV_SEND_IPI = 11,
     PV_POLL_CONTROL = 12,
-    PV_SCHED_YIELD = 13
+    PV_SCHED_YIELD = 13,
+    PV_ASYNC_PF_INT = 14
 };
 struct kvm_vcpu;
 struct kvm_cpuid_entry2;

@@ -70,7 +70,7 @@ void vcpu_reset(struct kvm_vcpu *kv, bool init)
     kv->pv_eoi_set = false;
     kv->vapic_addr = 0;
     if (!init) {
-        kv->msr_system_time = kv->msr_steal = 0;
+        kv->msr_system_time = kv->msr_steal = kv->msr_apf_en = kv->msr_apf_int = 0;
         kv->msr_poll_control = 1;
     }
 }
