@@ -56,9 +56,9 @@ int kvmish_ioctl(int fd, unsigned long req, uintptr_t arg)
     return call(fd, &client_self, req, arg);
 }
 
-int kvmish_run(int fd, uintptr_t arg, const atomic_bool *ends)
+int kvmish_run(int fd, uintptr_t arg, bool (*ends)(void *with), void *with)
 {
-    const struct client c = {.ops = client_self.ops, .ends = ends};
+    const struct client c = {.ops = client_self.ops, .ends = ends, .with = with};
 
     return call(fd, &c, KVM_RUN, arg);
 }
@@ -150,7 +150,7 @@ bool kvmish_signal_arrived(int sig)
 
 static bool must_end(struct kvm_vcpu *kv)
 {
-    return atomic_load(&kv->signalled) || atomic_load(&kv->handled) || (kv->ends && atomic_load(kv->ends));
+    return atomic_load(&kv->signalled) || atomic_load(&kv->handled) || (kv->ends && kv->ends(kv->with));
 }
 
 static int interrupted(struct kvm_vcpu *kv)
@@ -348,6 +348,7 @@ int vcpu_run(struct kvm_vcpu *kv, const struct client *c)
 
     running_is(kv, (unsigned long)pthread_self());
     kv->ends = c->ends;
+    kv->with = c->with;
     kv->cpu.want_tpr_exit = !kv->has_lapic;
     if (kv->has_sigmask && !kv->vm->client.pid) { /* this thread is the client's own */
         pthread_sigmask(SIG_BLOCK, NULL, &kv->outer_mask);

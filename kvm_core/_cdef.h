@@ -7,6 +7,8 @@ int kvmish_kick(int fd);
 
 int runner_direct(int fd, void *run, const uint32_t *answers, unsigned count);
 int runner_device(int fd, void *run, const uint32_t *answers, unsigned count);
+void runner_start(void);
+bool runner_end(unsigned ms);
 
 const char *engine_name(unsigned n);
 const char *engine_chosen_name(void);

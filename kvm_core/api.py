@@ -14,15 +14,16 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import sizeof
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from kvm_core import abi, exits
 from kvm_core.abi import Cap, Exit
-from kvm_core.door import DeviceDoor, DirectDoor, Door, open_door
+from kvm_core.door import DeviceDoor, DirectDoor, Door, HostMemory, open_door
 from kvm_core.models import apply_cpu_model, cpu_model_names
 from kvm_core.standing import StandingAnswers
 
@@ -210,6 +211,7 @@ class Vm(_Object):
         self._ring_lock = threading.Lock()
         self._ring: mmap.mmap | None = None
         self.standing = StandingAnswers()
+        self.memory: dict[int, HostMemory] = {}  # by slot
 
     def __enter__(self) -> Vm:
         """Use it with `with`."""
@@ -227,13 +229,29 @@ class Vm(_Object):
         return vcpu
 
     def set_user_memory_region(
-        self, slot: int, gpa: int, size_bytes: int, host_address: int, flags: int = 0
+        self, slot: int, gpa: int, size_bytes: int, host: HostMemory, flags: int = 0
     ) -> None:
-        """Add, move, change or (size 0) delete a slot (KVM API 4.35)."""
+        """Add, move, change or (size 0) delete a slot (KVM API 4.35).
+
+        `host`: an object of ctypes, where the slot's memory begins. It is kept while a vCPU can get
+        there. Or an address, of memory that the caller keeps.
+        """
+        address = host if isinstance(host, int) else ctypes.addressof(host)
         self.ioctl(
             abi.KVM_SET_USER_MEMORY_REGION,
-            abi.KvmUserspaceMemoryRegion(slot, flags, gpa, size_bytes, host_address),
+            abi.KvmUserspaceMemoryRegion(slot, flags, gpa, size_bytes, address),
         )
+        if not size_bytes:
+            self.memory.pop(slot, None)
+        elif not isinstance(host, int):
+            self.memory[slot] = host
+
+    def close(self) -> None:
+        """Close the descriptor. Its vCPUs keep the machine, and its memory, until they are closed
+        and no thread is inside.
+        """
+        self.memory = {}
+        super().close()
 
     def get_dirty_log(self, slot: int, pages: int) -> bytes:
         """Pages written since the last call, one bit each (KVM API 4.8)."""
@@ -415,7 +433,9 @@ class Vcpu(_Object):
         self.map = vm.door.mmap(fd, vm.vcpu_mmap_size)
         self._view = memoryview(self.map)
         self._mmio_data = self._view[_EXIT_OFFSET + 8 : _EXIT_OFFSET + 16]
-        self._enter = vm.door.runner(fd, self.map, vm.standing.table)
+        enter = partial(vm.door.runner(fd, self.map, vm.standing.table))
+        vars(enter)["memory"] = vm.memory  # a call under way outlives close()
+        self._enter: Callable[[], int] = enter
 
     @property
     def shared(self) -> abi.KvmRun:

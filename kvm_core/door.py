@@ -6,13 +6,14 @@ mapped and closed like any other. An error of a call is an OSError with KVM's er
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import mmap
 import os
 import stat
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 from kvm_core import engines
@@ -20,9 +21,11 @@ from kvm_core.errors import ConfigError
 
 Argument = int | ctypes.Structure | ctypes.Array[Any] | bytearray | ctypes.c_uint64
 Answers = ctypes.Array[ctypes.c_uint32]
+HostMemory = int | ctypes.Array[Any] | ctypes.c_char
 
 # The host's own KVM (Documentation/admin-guide/devices.txt: misc 232).
 _KVM_DEVICE = os.makedev(10, 232)
+_END_MS = 1000  # a vCPU leaves the guest within a few
 
 
 class Door(Protocol):
@@ -127,6 +130,14 @@ class DeviceDoor:
         os.close(fd)
 
 
+@cache
+def _end_with_the_process() -> None:
+    """Get the vCPUs of this process out of their guests before the interpreter gives memory back:
+    daemon threads go on until the very end.
+    """
+    atexit.register(engines.core().lib.runner_end, _END_MS)
+
+
 class DirectDoor:
     """The core linked into this process, by way of the cffi module."""
 
@@ -152,6 +163,8 @@ class DirectDoor:
 
     def runner(self, fd: int, shared: mmap.mmap, answers: Answers) -> Callable[[], int]:
         """See Door."""
+        _end_with_the_process()
+        self._lib.runner_start()
         return _runner("runner_direct", fd, shared, answers)
 
     def mmap(self, fd: int, size_bytes: int) -> mmap.mmap:

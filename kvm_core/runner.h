@@ -6,6 +6,7 @@
 #ifndef KVMISH_RUNNER_H
 #define KVMISH_RUNNER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct kvm_run;
@@ -17,5 +18,11 @@ enum { ANSWER_STANDS = 0x100 };
  * The vCPU is one of this process's core, or of a device file's. */
 int runner_direct(int fd, struct kvm_run *run, const uint32_t *answers, unsigned count);
 int runner_device(int fd, struct kvm_run *run, const uint32_t *answers, unsigned count);
+
+/* Before a vCPU of this process's core is entered. */
+void runner_start(void);
+/* Before the process ends: from now on KVM_RUN of this process's core returns EINTR. Waits until no thread is inside, for at most so long;
+ * false: one is. */
+bool runner_end(unsigned ms);
 
 #endif

@@ -157,8 +157,7 @@ class Machine:
         self.vm.create_irqchip()
         self.vm.create_pit2(abi.PIT_SPEAKER_DUMMY)
         for slot, ram in enumerate(self.memory.ranges):
-            host = self.memory.host_address + ram.offset
-            self.vm.set_user_memory_region(slot, ram.gpa, ram.size, host)
+            self.vm.set_user_memory_region(slot, ram.gpa, ram.size, self.memory.anchor(ram))
 
     def _set_cpuid(self, config: MachineConfig) -> None:
         self._cpuid = apply_cpu_model(self.kvm.get_supported_cpuid(), config.cpu)

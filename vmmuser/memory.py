@@ -52,9 +52,6 @@ class GuestMemory:
                 f"-m: the host cannot map {total >> 20} MiB of guest memory ({error}); ask for less"
             ) from None
         self.buffer = memoryview(self._map)
-        # The object that keeps an export of the mapping alive also gives its address.
-        self._anchor = ctypes.c_char.from_buffer(self._map)
-        self.host_address = ctypes.addressof(self._anchor)
 
     def _create(self, path: str | None) -> int:
         if path is None:
@@ -96,6 +93,10 @@ class GuestMemory:
         with contextlib.suppress(OSError):  # a file system that cannot; nor does a warm reset
             self._map.madvise(mmap.MADV_REMOVE)
 
+    def anchor(self, ram: Ram) -> ctypes.c_char:
+        """Return the range's first byte; while that lives the memory stays mapped."""
+        return ctypes.c_char.from_buffer(self._map, ram.offset)
+
     def offset(self, gpa: int, size: int) -> int:
         """Where the range begins in `buffer`. :raise BadAddressError: if any of it is not RAM."""
         for ram in self.ranges:
@@ -126,7 +127,6 @@ class GuestMemory:
         if self._path:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
-        del self._anchor
         try:
             self.buffer.release()
             self._map.close()

@@ -43,8 +43,9 @@ DOOR void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset);
  * True: the signal was meant to stay pending (it is blocked outside of KVM_RUN, see KVM_SET_SIGNAL_MASK); the handler
  * must queue it again, blocked, and do nothing else. Async-signal-safe. */
 DOOR bool kvmish_signal_arrived(int sig);
-/* KVM_RUN of a thread that may be told to end: then *ends is set, and kvmish_run_ends() makes the call look, to return -EINTR. */
-DOOR int kvmish_run(int fd, uintptr_t arg, const atomic_bool *ends);
+/* KVM_RUN of a thread that may be told to end: -EINTR when ends() says so. It is asked every 100,000 instructions and at each event, and
+ * kvmish_run_ends() makes the call ask at once. */
+DOOR int kvmish_run(int fd, uintptr_t arg, bool (*ends)(void *with), void *with);
 DOOR int kvmish_run_ends(int fd);
 /* A signal came because of memory that is not there, at addr: was it the guest that wanted it? Then the thread, when it goes on in
  * this context (ucontext_t), leaves KVM_RUN with EFAULT. Async-signal-safe. */

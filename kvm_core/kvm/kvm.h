@@ -78,7 +78,8 @@ struct client {
     const struct client_ops *ops;
     struct payload *payload; /* NULL: none came */
     bool compat; /* a 32-bit caller: the upper halves of pointers in its structs are undefined */
-    const atomic_bool *ends; /* of the calling thread: true: KVM_RUN returns -EINTR; or NULL */
+    bool (*ends)(void *with); /* of the calling thread: kvmish_run(); or NULL */
+    void *with;
 };
 
 /* 0 or -EFAULT; -EPERM: the process may not be looked into. */
@@ -229,7 +230,8 @@ struct kvm_vcpu {
 
     _Atomic uint32_t signalled;   /* KVM_RUN must return -EINTR */
     _Atomic uint32_t handled;     /* the same, by a handler of the thread that runs it: never for the next KVM_RUN */
-    const atomic_bool *ends;      /* the same, of the call under way: struct client; or NULL */
+    bool (*ends)(void *with);     /* the same, of the call under way: struct client; or NULL */
+    void *with;
     _Atomic uint32_t waiting;     /* in the futex of `kick` */
     _Atomic bool paused;          /* inside an instruction, waits for its turn to be alone, or is */
     _Atomic uint32_t events;      /* VCPU_* */

@@ -39,6 +39,8 @@ bool call_postpones(int sig, siginfo_t *info, ucontext_t *uc)
     return true;
 }
 
+static bool ends(void *flag) { return atomic_load((atomic_bool *)flag); }
+
 int call_make(struct call *c, int fd, unsigned long req, uintptr_t arg)
 {
     struct call *outer = here;
@@ -46,7 +48,7 @@ int call_make(struct call *c, int fd, unsigned long req, uintptr_t arg)
 
     here = c;
     atomic_signal_fence(memory_order_seq_cst);
-    ret = (uint32_t)req == KVM_RUN ? kvmish_run(fd, arg, c->ends) : kvmish_ioctl(fd, req, arg);
+    ret = (uint32_t)req == KVM_RUN ? kvmish_run(fd, arg, ends, c->ends) : kvmish_ioctl(fd, req, arg);
     atomic_signal_fence(memory_order_seq_cst);
     here = outer;
     return ret;

@@ -122,7 +122,7 @@ class Guest:
         self.ram = mmap.mmap(-1, RAM_BYTES)
         self._pin = (ctypes.c_char * RAM_BYTES).from_buffer(self.ram)
         self.host = ctypes.addressof(self._pin)
-        self.vm.set_user_memory_region(0, 0, RAM_BYTES, self.host)
+        self.vm.set_user_memory_region(0, 0, RAM_BYTES, self._pin)
         self.vcpu: Vcpu = self.vm.create_vcpu(0)
         self.vcpu.set_cpuid2(self.kvm.get_supported_cpuid())
         self.ram[CODE : CODE + len(image)] = image

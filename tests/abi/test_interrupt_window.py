@@ -33,7 +33,7 @@ def start() -> Iterator[Callable[[Callable[[Vm], None]], Vcpu]]:
         vm = kvm.create_vm()
         opened.append(vm)
         controllers(vm)
-        vm.set_user_memory_region(0, 0, 0x10000, memory.host_address)
+        vm.set_user_memory_region(0, 0, 0x10000, memory.anchor(memory.ranges[0]))
         vcpu = vm.create_vcpu(0)
         opened.append(vcpu)
         vcpu.set_cpuid2(kvm.get_supported_cpuid())

@@ -64,7 +64,7 @@ class Machine:
         self.vm = self.kvm.create_vm()
         self.ram = mmap.mmap(-1, RAM_BYTES)
         self._pin = (ctypes.c_char * RAM_BYTES).from_buffer(self.ram)
-        self.vm.set_user_memory_region(0, 0, RAM_BYTES, ctypes.addressof(self._pin))
+        self.vm.set_user_memory_region(0, 0, RAM_BYTES, self._pin)
         for level, entry in enumerate((TABLES + 0x1003, TABLES + 0x2003, 0x83)):
             struct.pack_into("<Q", self.ram, TABLES + 0x1000 * level, entry)
         self.vcpus = [self.vm.create_vcpu(n) for n in range(vcpus)]
@@ -103,14 +103,16 @@ class Machine:
         for vcpu in self.vcpus:
             self.start(vcpu)
         threads = [threading.Thread(target=one, args=(vcpu,)) for vcpu in self.vcpus]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE_S)
-        hung = [n for n, thread in enumerate(threads) if thread.is_alive()]
-        for vcpu in self.vcpus:  # a hung one must not keep the test process
-            vcpu.set_immediate_exit(True)
-            vcpu.kick()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(DEADLINE_S)
+            hung = [n for n, thread in enumerate(threads) if thread.is_alive()]
+        finally:  # a hung one must not keep the test process
+            for vcpu in self.vcpus:
+                vcpu.set_immediate_exit(True)
+                vcpu.kick()
         assert not hung, f"vCPUs {hung} did not reach HLT"
         return ends
 

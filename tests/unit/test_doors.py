@@ -33,7 +33,7 @@ class Machine:
         self.vm: Vm = self.kvm.create_vm()
         self.memory = mmap.mmap(-1, abi.PAGE_SIZE)
         self.view = (ctypes.c_char * abi.PAGE_SIZE).from_buffer(self.memory)
-        self.vm.set_user_memory_region(0, CODE, abi.PAGE_SIZE, ctypes.addressof(self.view))
+        self.vm.set_user_memory_region(0, CODE, abi.PAGE_SIZE, self.view)
         self.vcpu: Vcpu = self.vm.create_vcpu(0)
         sregs = self.vcpu.get_sregs()
         sregs.cs.base = sregs.cs.selector = 0
@@ -116,7 +116,7 @@ def test_a_refused_call_says_which_and_where(machine: Machine) -> None:
         machine.vm.create_vcpu(0)
     assert caught.value.errno == errno.EEXIST
     with pytest.raises(OSError, match="KVM_SET_USER_MEMORY_REGION") as caught:
-        machine.vm.set_user_memory_region(1, CODE, abi.PAGE_SIZE, ctypes.addressof(machine.view))
+        machine.vm.set_user_memory_region(1, CODE, abi.PAGE_SIZE, machine.view)
     assert caught.value.errno == errno.EEXIST
     with pytest.raises(OSError, match="ioctl 0xaeff"):
         machine.vcpu.ioctl(0xAEFF)
