@@ -74,7 +74,7 @@ enum { OVERDRAWN = -(1 << 16) };
  * put off, by 8,192 elements at most. */
 static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t done, bool more)
 {
-    bool stale = unlikely(codecache_is_stale(i));
+    bool stale = unlikely(codecache_is_rewritten(v, i));
 
     if (!more)
         return insn_next(i);

@@ -122,7 +122,11 @@ static enum decode_result decode_spanning(struct vcpu *v, uint64_t linear, const
 
     memcpy(bytes, first, have);
     linear += have;
-    memcpy(bytes + have, page_of(v, cpu_lma(v) ? linear : (uint32_t)linear)->host, 15 - have);
+    const struct codepage *second = page_of(v, cpu_lma(v) ? linear : (uint32_t)linear);
+    memcpy(bytes + have, second->host, 15 - have);
+    v->code->spanning.cross = c;
+    v->code->spanning.first = v->code->current;
+    v->code->spanning.second = second;
     if (c->len && c->off == off && c->code_bits == v->code_bits && !memcmp(c->bytes, bytes, c->len)) {
         memcpy(out, c->insn, sizeof(c->insn));
         return DECODE_OK;
@@ -137,6 +141,18 @@ static enum decode_result decode_spanning(struct vcpu *v, uint64_t linear, const
     c->code_bits = v->code_bits;
     memcpy(c->insn, out, sizeof(c->insn));
     return DECODE_OK;
+}
+
+bool codecache_is_rewritten(const struct vcpu *v, const struct insn *i)
+{
+    const struct codepage *first = v->code->spanning.first, *second = v->code->spanning.second;
+    const uint8_t *bytes;
+    unsigned have = 4096u - i->off;
+
+    if (likely(i->len <= have))
+        return codecache_is_stale(i);
+    bytes = v->code->spanning.cross->bytes;
+    return first->stale || second->stale || memcmp(first->host + i->off, bytes, have) || memcmp(second->host, bytes + have, i->len - have);
 }
 
 static void handle_full(struct vcpu *v)

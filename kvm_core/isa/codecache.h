@@ -77,6 +77,8 @@ bool codecache_is_pseudo(const struct insn *i); /* stands for no instruction, or
 insn_fn codecache_span, codecache_stale; /* of one that stands for an instruction that ends in the next page; of a dropped page */
 static inline bool codecache_is_spanning(const struct insn *i) { return i->fn == codecache_span; }
 static inline bool codecache_is_stale(const struct insn *i) { return i->fn == codecache_stale; }
+/* Is `i`, which is being executed, no longer what stands there? Also true when its page has been dropped for another reason. */
+bool codecache_is_rewritten(const struct vcpu *v, const struct insn *i);
 /* What `i` stands for, when it is that and at v->rip; in 64-bit code, between blocks. Its end is in the fetch look-aside then. */
 bool codecache_spanning(struct vcpu *v, const struct insn *i, struct insn *insn, uint8_t bytes[15]);
 struct codepage *codecache_page(const struct vcpu *v); /* of the last lookup */

@@ -41,6 +41,10 @@ struct codecache {
     uint16_t free_line;       /* first of a list linked by at[0]; 0: none */
     struct cross cross[CROSS_ENTRIES];
     struct insn scratch[2];
+    struct { /* what an instruction of two pages in `scratch` was made from */
+        const struct cross *cross;
+        const struct codepage *first, *second;
+    } spanning;
 };
 
 int codestore_create(struct codecache *c);

@@ -261,7 +261,7 @@ static void make_case_over_itself(void)
         make_case();
     while (!storing);
     change = 0;
-    s->rip = AREA_ADDR + 4096 * CHANGING + 1024 + below(8);
+    s->rip = AREA_ADDR + 4096 * CHANGING + (below(2) ? 1024 + below(8) : 4097 - kase.len + below(kase.len - 1u)); /* or in two pages */
     for (unsigned n = 0; n < sizeof(content); n++)
         content[n] = harmless[below(sizeof(harmless))];
     memcpy(content + 4096 * frame_of[CHANGING] + (s->rip & 0xfff), kase.bytes, kase.len);
@@ -296,10 +296,15 @@ static bool host_agrees(uint64_t first)
 static bool holds_over_itself(void)
 {
     uint64_t first = seed;
+    bool well = true;
 
     make_case_over_itself();
     run(&engine_emulate, &want);
-    bool well = host_agrees(first);
+    if (!emu->amd) { /* AMD's would go on, were it not looked at between its elements */
+        run(NULL, &got);
+        well &= same("element by element", first);
+    }
+    well &= host_agrees(first);
     for (unsigned n = 0; n < 2; n++) {
         run(&engine_translate, &got);
         well &= same("translated", first);
