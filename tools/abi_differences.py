@@ -139,6 +139,13 @@ BEHAVIOUR = (
         "other doors: [exec.md](howto/exec.md), [devfs.md](howto/devfs.md).",
     ),
     (
+        "Descriptors",
+        "are of other kinds of files than Linux's: what `/proc/self/fd` shows, and what read, poll "
+        "and the like say of them, is in [exec.md](howto/exec.md) and "
+        "[devfs.md](howto/devfs.md). Those of the Python API are the ones of `--door preload`, "
+        "and fstat() says so. Statistics are a memfd.",
+    ),
+    (
         "KVM_GET_SUPPORTED_CPUID",
         "offers what the interpreter executes (UMIP, LA57, PKU, PKS, INVPCID, SMAP ...) whether or "
         "not the host has it, and the host's vector extensions up to AVX2. No AVX-512, AMX, CET, "

@@ -30,6 +30,8 @@ DOOR int kvmish_kick(int fd);
 DOOR bool kvmish_is_device(const char *path);
 /* Is fd one of ours? Cheap, lock-free: asked for every ioctl, close and dup of the client. */
 DOOR bool kvmish_owns(int fd);
+/* Is it a descriptor of /dev/kvm itself? As cheap for all that are not ours. */
+DOOR bool kvmish_is_system(int fd);
 /* Is fd, although not known, of such a program as this: by way of execve() or a socket? Then it is from now on; /dev/kvm itself works,
  * machines answer EIO. */
 DOOR bool kvmish_recognise(int fd);

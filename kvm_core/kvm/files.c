@@ -188,6 +188,16 @@ bool kvmish_owns(int fd)
     return fd >= 0 && fd < FILES_MAX && atomic_load_explicit(&table[fd], memory_order_relaxed);
 }
 
+bool kvmish_is_system(int fd)
+{
+    struct file *f = kvmish_owns(fd) ? file_get(fd) : NULL;
+    bool is = f && f->kind == OBJECT_SYSTEM;
+
+    if (f)
+        file_put(f);
+    return is;
+}
+
 void kvmish_forget(int fd)
 {
     struct file *f;

@@ -9,24 +9,15 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 #include "kvm/door.h"
 #include "shim/shim.h"
-
-static int finish(int ret)
-{
-    if (ret >= 0)
-        return ret;
-    errno = -ret;
-    return -1;
-}
 
 static pid_t self;
 
@@ -214,6 +205,14 @@ EXPORT int fcntl64(int fd, int cmd, ...)
     return fcntl_common(fd, cmd, arg);
 }
 
+/* There is nothing to wait for. */
+EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+    if (kvmish_owns(fd) || kvmish_owns(epfd))
+        return finish(kvmish_owns(fd) ? -EPERM : -EINVAL);
+    return (int)syscall(SYS_epoll_ctl, epfd, op, fd, event);
+}
+
 EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
     int ret = (int)syscall(SYS_close_range, first, last, flags);
@@ -289,123 +288,22 @@ EXPORT void *mremap(void *addr, size_t size, size_t new_size, int flags, ...)
 
 EXPORT void *mmap(void *addr, size_t size, int prot, int flags, int fd, off_t offset)
 {
-    bool held = flags & MAP_FIXED && changing(addr, size);
-    void *at = (void *)syscall(SYS_mmap, addr, size, prot, flags, fd, offset);
+    bool ours = !(flags & MAP_ANONYMOUS) && kvmish_owns(fd), held;
+    void *at;
 
+    if (ours && prot & PROT_EXEC) {
+        errno = EPERM;
+        return MAP_FAILED;
+    }
+    held = flags & MAP_FIXED && changing(addr, size);
+    at = (void *)syscall(SYS_mmap, addr, size, prot, flags, fd, offset);
     if (held)
         changed();
-    if (fd >= 0 && at != MAP_FAILED && !(flags & MAP_ANONYMOUS) && kvmish_owns(fd))
+    if (ours && at != MAP_FAILED)
         kvmish_mapped(fd, at, size, offset);
     return at;
 }
 EXPORT void *mmap64(void *addr, size_t size, int prot, int flags, int fd, off64_t offset)
 {
     return mmap(addr, size, prot, flags, fd, offset);
-}
-
-/* ---- the device node seems to exist ---------------------------------------------------------------------------------- */
-
-EXPORT int access(const char *path, int mode)
-{
-    return kvmish_is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(access)(path, mode);
-}
-EXPORT int eaccess(const char *path, int mode)
-{
-    return kvmish_is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(eaccess)(path, mode);
-}
-EXPORT int euidaccess(const char *path, int mode)
-{
-    return eaccess(path, mode);
-}
-EXPORT int faccessat(int dir, const char *path, int mode, int flags)
-{
-    return kvmish_is_device(path) ? finish(mode & X_OK ? -EACCES : 0) : NEXT(faccessat)(dir, path, mode, flags);
-}
-
-enum { KVM_MAJOR = 10, KVM_MINOR = 232 };
-
-/* Character device 10:232, mode 0666, root's. struct stat64 is the same on 64-bit systems. */
-static int device_stat(struct stat *st)
-{
-    memset(st, 0, sizeof(*st));
-    st->st_mode = S_IFCHR | 0666;
-    st->st_nlink = 1;
-    st->st_ino = KVM_MINOR;
-    st->st_rdev = makedev(KVM_MAJOR, KVM_MINOR);
-    st->st_blksize = 4096;
-    return 0;
-}
-_Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one layout");
-
-EXPORT int stat(const char *path, struct stat *st)
-{
-    return kvmish_is_device(path) ? device_stat(st) : NEXT(stat)(path, st);
-}
-EXPORT int stat64(const char *path, struct stat64 *st)
-{
-    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(stat64)(path, st);
-}
-EXPORT int lstat(const char *path, struct stat *st)
-{
-    return kvmish_is_device(path) ? device_stat(st) : NEXT(lstat)(path, st);
-}
-EXPORT int lstat64(const char *path, struct stat64 *st)
-{
-    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(lstat64)(path, st);
-}
-EXPORT int fstatat(int dir, const char *path, struct stat *st, int flags)
-{
-    return kvmish_is_device(path) ? device_stat(st) : NEXT(fstatat)(dir, path, st, flags);
-}
-EXPORT int fstatat64(int dir, const char *path, struct stat64 *st, int flags)
-{
-    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(fstatat64)(dir, path, st, flags);
-}
-
-/* Programs linked against a C library before 2.33. */
-int __xstat(int version, const char *path, struct stat *st);
-int __lxstat(int version, const char *path, struct stat *st);
-int __fxstatat(int version, int dir, const char *path, struct stat *st, int flags);
-int __xstat64(int version, const char *path, struct stat64 *st);
-int __lxstat64(int version, const char *path, struct stat64 *st);
-int __fxstatat64(int version, int dir, const char *path, struct stat64 *st, int flags);
-EXPORT int __xstat(int version, const char *path, struct stat *st)
-{
-    return kvmish_is_device(path) ? device_stat(st) : NEXT(__xstat)(version, path, st);
-}
-EXPORT int __lxstat(int version, const char *path, struct stat *st)
-{
-    return kvmish_is_device(path) ? device_stat(st) : NEXT(__lxstat)(version, path, st);
-}
-
-EXPORT int __fxstatat(int version, int dir, const char *path, struct stat *st, int flags)
-{
-    return kvmish_is_device(path) ? device_stat(st) : NEXT(__fxstatat)(version, dir, path, st, flags);
-}
-EXPORT int __xstat64(int version, const char *path, struct stat64 *st)
-{
-    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(__xstat64)(version, path, st);
-}
-EXPORT int __lxstat64(int version, const char *path, struct stat64 *st)
-{
-    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(__lxstat64)(version, path, st);
-}
-EXPORT int __fxstatat64(int version, int dir, const char *path, struct stat64 *st, int flags)
-{
-    return kvmish_is_device(path) ? device_stat((struct stat *)st) : NEXT(__fxstatat64)(version, dir, path, st, flags);
-}
-
-EXPORT int statx(int dir, const char *path, int flags, unsigned mask, struct statx *st)
-{
-    if (!kvmish_is_device(path))
-        return NEXT(statx)(dir, path, flags, mask, st);
-    memset(st, 0, sizeof(*st));
-    st->stx_mask = STATX_BASIC_STATS;
-    st->stx_mode = S_IFCHR | 0666;
-    st->stx_nlink = 1;
-    st->stx_ino = KVM_MINOR;
-    st->stx_rdev_major = KVM_MAJOR;
-    st->stx_rdev_minor = KVM_MINOR;
-    st->stx_blksize = 4096;
-    return 0;
 }

@@ -3,6 +3,7 @@
 #define KVMISH_SHIM_SHIM_H
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -19,6 +20,15 @@
             __atomic_store_n(&next, dlsym(RTLD_NEXT, #name), __ATOMIC_RELAXED);                         \
         (__typeof__(&name))next;                                                                        \
     })
+
+/* What a call of the C library's says. */
+static inline int finish(int ret)
+{
+    if (ret >= 0)
+        return ret;
+    errno = -ret;
+    return -1;
+}
 
 enum { FD_LIMIT = 65536 }; /* descriptors above it are never ours */
 

@@ -50,6 +50,22 @@ def test_the_device_as_a_stream(c_program: Callable[[str], Path]) -> None:
     _runs(c_program, program="abi/stream.c")
 
 
+def test_what_descriptors_are(c_program: Callable[[str], Path]) -> None:
+    _runs(c_program, program="abi/descriptors.c")
+
+
+@pytest.mark.host_kvm
+@pytest.mark.full
+def test_what_the_hosts_descriptors_are(
+    c_program: Callable[[str], Path], need: Callable[[bool, str], None]
+) -> None:
+    need(os.access("/dev/kvm", os.R_OK | os.W_OK), "a /dev/kvm of the host's")
+    done = subprocess.run(
+        [c_program("abi/descriptors.c")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
 def _runs(
     c_program: Callable[[str], Path], *arguments: str, program: str = "devfs/client.c"
 ) -> None:
