@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Where the scheduler puts client and worker stays so for as long as they live, and counts for a
 # factor of three on an idle host: many short clients, not one long one.
 CLIENTS = 9
-CALLS = 4_000
+CALLS = 1_000
 CREATIONS = 6
 YARDSTICK = "fusepy and C, empty"
 LIMIT = 1.3
