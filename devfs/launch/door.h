@@ -19,13 +19,16 @@ struct door;
 
 /* ---- filter.c: which system calls come to us -------------------------------------------------------------------------- */
 
-enum watched_kind { WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_SIGNAL, WATCH_SIGRETURN };
+enum watched_kind { WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_READLINK, WATCH_SIGNAL, WATCH_SIGRETURN };
+
+enum { LINK_ITSELF = 127 };
 
 /* One of them; arguments by their place, -1: none. */
 struct watched {
     int16_t number, number32; /* on x86-64, on i386; -1: not there */
     uint8_t kind;
     int8_t path, flags, out; /* flags: open's, or access's mode; out: a struct that is read or written */
+    int8_t at; /* flags that may be AT_SYMLINK_NOFOLLOW; LINK_ITSELF: always so */
     struct {
         uint8_t arg;
         uint32_t mask, value;
@@ -156,6 +159,13 @@ int eventfd_take(const struct client *client, int fd, uint64_t *id);
 /* ---- paths.c: calls with a path -------------------------------------------------------------------------------------------- */
 
 void path_serve(struct call *c);
+
+/* ---- walk.c: where they lead ------------------------------------------------------------------------------------------------- */
+
+/* To /dev/kvm? dir: of the client's, as for openat(2). follow: the last name may be a link. resolve: as openat2(2) has it, or 0. */
+bool path_leads_there(const struct call *c, int dir, const char *path, bool follow, uint64_t resolve);
+/* Is its last name a link? Wrong where an absolute link in a chroot is on the way. */
+bool path_is_link(const struct call *c, int dir, const char *path);
 
 /* ---- restart.c: a return from a signal handler ------------------------------------------------------------------------------ */
 

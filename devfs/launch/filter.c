@@ -18,25 +18,27 @@ enum { NONE = -1 };
 
 /* Numbers of i386: <asm/unistd_32.h>. Of what libraries use now; not, for instance, oldstat. */
 static const struct watched table[] = {
-    {SYS_ioctl, 54, WATCH_IOCTL, -1, -1, -1, {1, 0xff00, KVMIO << 8}},
-    {SYS_open, 5, WATCH_OPEN, 0, 1, -1, {0}},
-    {SYS_creat, 8, WATCH_OPEN, 0, -1, -1, {0}},
-    {SYS_openat, 295, WATCH_OPEN, 1, 2, -1, {0}},
-    {SYS_openat2, 437, WATCH_OPEN_HOW, 1, -1, 2, {0}},
-    {SYS_access, 33, WATCH_ACCESS, 0, 1, -1, {0}},
-    {SYS_faccessat, 307, WATCH_ACCESS, 1, 2, -1, {0}},
-    {SYS_faccessat2, 439, WATCH_ACCESS, 1, 2, -1, {0}},
-    {SYS_stat, 195, WATCH_STAT, 0, -1, 1, {0}},  /* there: stat64 */
-    {SYS_lstat, 196, WATCH_STAT, 0, -1, 1, {0}}, /* lstat64 */
-    {SYS_newfstatat, 300, WATCH_STAT, 1, -1, 2, {3, AT_EMPTY_PATH, 0}}, /* fstatat64 */
-    {SYS_statx, 383, WATCH_STATX, 1, -1, 4, {2, AT_EMPTY_PATH, 0}},
-    {SYS_kill, 37, WATCH_SIGNAL, -1, -1, -1, {0}},
-    {SYS_tkill, 238, WATCH_SIGNAL, -1, -1, -1, {0}},
-    {SYS_tgkill, 270, WATCH_SIGNAL, -1, -1, -1, {0}},
-    {SYS_rt_sigqueueinfo, 178, WATCH_SIGNAL, -1, -1, -1, {0}},
-    {SYS_rt_tgsigqueueinfo, 335, WATCH_SIGNAL, -1, -1, -1, {0}},
-    {SYS_rt_sigreturn, 173, WATCH_SIGRETURN, -1, -1, -1, {0}},
-    {NONE, 119, WATCH_SIGRETURN, -1, -1, -1, {0}}, /* sigreturn */
+    {SYS_ioctl, 54, WATCH_IOCTL, -1, -1, -1, -1, {1, 0xff00, KVMIO << 8}},
+    {SYS_open, 5, WATCH_OPEN, 0, 1, -1, -1, {0}},
+    {SYS_creat, 8, WATCH_OPEN, 0, -1, -1, -1, {0}},
+    {SYS_openat, 295, WATCH_OPEN, 1, 2, -1, -1, {0}},
+    {SYS_openat2, 437, WATCH_OPEN_HOW, 1, -1, 2, -1, {0}},
+    {SYS_access, 33, WATCH_ACCESS, 0, 1, -1, -1, {0}},
+    {SYS_faccessat, 307, WATCH_ACCESS, 1, 2, -1, -1, {0}},
+    {SYS_faccessat2, 439, WATCH_ACCESS, 1, 2, -1, 3, {0}},
+    {SYS_stat, 195, WATCH_STAT, 0, -1, 1, -1, {0}}, /* there: stat64 */
+    {SYS_lstat, 196, WATCH_STAT, 0, -1, 1, LINK_ITSELF, {0}}, /* lstat64 */
+    {SYS_newfstatat, 300, WATCH_STAT, 1, -1, 2, 3, {3, AT_EMPTY_PATH, 0}}, /* fstatat64 */
+    {SYS_statx, 383, WATCH_STATX, 1, -1, 4, 2, {2, AT_EMPTY_PATH, 0}},
+    {SYS_readlink, 85, WATCH_READLINK, 0, -1, -1, LINK_ITSELF, {0}},
+    {SYS_readlinkat, 305, WATCH_READLINK, 1, -1, -1, LINK_ITSELF, {0}},
+    {SYS_kill, 37, WATCH_SIGNAL, -1, -1, -1, -1, {0}},
+    {SYS_tkill, 238, WATCH_SIGNAL, -1, -1, -1, -1, {0}},
+    {SYS_tgkill, 270, WATCH_SIGNAL, -1, -1, -1, -1, {0}},
+    {SYS_rt_sigqueueinfo, 178, WATCH_SIGNAL, -1, -1, -1, -1, {0}},
+    {SYS_rt_tgsigqueueinfo, 335, WATCH_SIGNAL, -1, -1, -1, -1, {0}},
+    {SYS_rt_sigreturn, 173, WATCH_SIGRETURN, -1, -1, -1, -1, {0}},
+    {NONE, 119, WATCH_SIGRETURN, -1, -1, -1, -1, {0}}, /* sigreturn */
 };
 enum { ROWS = sizeof(table) / sizeof(*table), ROW_INSNS = 6, FILTER_INSNS = 2 * ROWS * ROW_INSNS + 16 };
 
@@ -84,6 +86,12 @@ static void add_row(struct program *p, int number, const struct watched *w)
     }
 }
 
+/* Where the device is, the kernel itself says that it is no link. */
+static bool is_wanted(const struct watched *w)
+{
+    return w->kind != WATCH_READLINK || access("/dev/kvm", F_OK);
+}
+
 /* The rows of one architecture; their number of instructions. */
 static unsigned short add_rows(struct program *p, uint32_t arch)
 {
@@ -95,7 +103,7 @@ static unsigned short add_rows(struct program *p, uint32_t arch)
         add(p, RETURN(SECCOMP_RET_ERRNO | ENOSYS));
     }
     for (unsigned i = 0; i < ROWS; i++)
-        if (number_of(&table[i], arch) != NONE)
+        if (number_of(&table[i], arch) != NONE && is_wanted(&table[i]))
             add_row(p, number_of(&table[i], arch), &table[i]);
     add(p, RETURN(SECCOMP_RET_ALLOW));
     return (unsigned short)(p->length - before);

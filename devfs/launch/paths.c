@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,28 +13,17 @@
 
 #include "devfs/launch/door.h"
 
-enum { KVM_MAJOR = 10, KVM_MINOR = 232, BLOCK = 4096 };
+enum { KVM_MAJOR = 10, KVM_MINOR = 232, BLOCK = 4096, CHUNK = 256 };
 
+/* With O_PATH, too, it is one that serves: of the other kind none can be put into a client. */
 static void open_device(struct call *c, uint64_t flags)
 {
-    if (flags & O_PATH)
-        call_continue(c);
-    else if (flags & O_DIRECTORY)
+    if (flags & O_DIRECTORY)
         call_answer(c, -ENOTDIR);
     else if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
         call_answer(c, -EEXIST);
     else
         call_answer(c, object_open(c, flags));
-}
-
-static void open_device_how(struct call *c)
-{
-    struct open_how how;
-
-    if (c->arg[3] < sizeof(how) || client_read(&c->client, &how, (uintptr_t)c->arg[c->what->out], sizeof(how)))
-        call_continue(c); /* the kernel knows why not */
-    else
-        open_device(c, how.flags);
 }
 
 /* ---- character device 10:232, mode 0666, root's --------------------------------------------------------------------- */
@@ -77,26 +67,97 @@ static void put_statx(struct call *c)
     put(c, &st, sizeof(st));
 }
 
-void path_serve(struct call *c)
+/* ---- is it the device's? ----------------------------------------------------------------------------------------------- */
+
+struct path {
+    char text[PATH_MAX];
+    int dir;
+    uint64_t flags; /* open's, or access's mode */
+    bool follow;
+    uint64_t resolve;
+};
+
+/* 0, or as client_read(); ENAMETOOLONG. */
+static int read_text(const struct call *c, uintptr_t at, char *to)
+{
+    for (size_t n = 0; n < PATH_MAX;) {
+        size_t bytes = KVM_PAGE - (at + n) % KVM_PAGE; /* it may end just before memory that is not there */
+        int err;
+        bytes = bytes < CHUNK ? bytes : CHUNK;
+        bytes = bytes < PATH_MAX - n ? bytes : PATH_MAX - n;
+        err = client_read(&c->client, to + n, at + n, bytes);
+        if (err)
+            return err;
+        if (memchr(to + n, 0, bytes))
+            return 0;
+        n += bytes;
+    }
+    return -ENAMETOOLONG;
+}
+
+/* 0; what it cannot read is the kernel's to refuse. */
+static int read_path(const struct call *c, struct path *p)
 {
     const struct watched *w = c->what;
-    uint64_t flags = w->flags < 0 ? O_WRONLY : c->arg[w->flags];
-    int ours;
+    struct open_how how;
+
+    p->dir = w->path ? (int)c->arg[w->path - 1] : AT_FDCWD;
+    p->flags = w->flags < 0 ? O_WRONLY : c->arg[w->flags];
+    p->follow = w->at < 0 || (w->at != LINK_ITSELF && !(c->arg[w->at] & AT_SYMLINK_NOFOLLOW));
+    p->resolve = 0;
+    if (w->kind == WATCH_OPEN_HOW) {
+        if (c->arg[3] < sizeof(how) || client_read(&c->client, &how, (uintptr_t)c->arg[w->out], sizeof(how)))
+            return -EPERM;
+        p->flags = how.flags;
+        p->resolve = how.resolve;
+    }
+    if (w->kind == WATCH_OPEN || w->kind == WATCH_OPEN_HOW)
+        p->follow = !(p->flags & O_NOFOLLOW);
+    return read_text(c, (uintptr_t)c->arg[w->path], p->text);
+}
+
+/* Links by any name are followed for who asks without opening, or opens for reading and writing, as whoever wants a machine does. */
+static bool may_be_link(const struct call *c, const struct path *p)
+{
+    bool opens = c->what->kind == WATCH_OPEN || c->what->kind == WATCH_OPEN_HOW;
+
+    return p->follow && (!opens || (p->flags & O_ACCMODE) == O_RDWR) && path_is_link(c, p->dir, p->text);
+}
+
+static bool is_device(struct call *c, const struct path *p)
+{
+    const char *slash = strrchr(p->text, '/');
+    bool is;
+
+    if (!strcmp(p->text, "/dev/kvm") && !(p->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)))
+        return true;
+    readers_busy(&c->d->readers); /* its file system may be a process that waits for us */
+    is = (!strcmp(slash ? slash + 1 : p->text, "kvm") || may_be_link(c, p)) &&
+         path_leads_there(c, p->dir, p->text, p->follow, p->resolve);
+    readers_idle(&c->d->readers);
+    return is;
+}
+
+void path_serve(struct call *c)
+{
+    struct path p;
+    int err;
 
     c->client.pid = c->tid;
-    ours = client_has_text(&c->client, (uintptr_t)c->arg[w->path], "/dev/kvm");
-    if (!ours || ours == -EPERM) { /* EPERM: nobody may look into it, a program with its file's rights for one */
+    err = read_path(c, &p);
+    if (err == -EFAULT && c->what->kind != WATCH_READLINK) { /* the kernel must not find the host's device where we could read nothing */
+        call_answer(c, err);
+        return;
+    }
+    if (err || !is_device(c, &p)) { /* EPERM: nobody may look into it, a program with its file's rights for one */
         call_continue(c);
         return;
     }
-    if (ours < 0) { /* the kernel must not find the host's device where we could read nothing */
-        call_answer(c, ours);
-        return;
-    }
-    switch (w->kind) {
-    case WATCH_OPEN: open_device(c, flags); break;
-    case WATCH_OPEN_HOW: open_device_how(c); break;
-    case WATCH_ACCESS: call_answer(c, flags & X_OK ? -EACCES : 0); break;
+    switch (c->what->kind) {
+    case WATCH_OPEN:
+    case WATCH_OPEN_HOW: open_device(c, p.flags); break;
+    case WATCH_ACCESS: call_answer(c, p.flags & X_OK ? -EACCES : 0); break;
+    case WATCH_READLINK: call_answer(c, -EINVAL); break;
     case WATCH_STAT: put_stat(c); break;
     default: put_statx(c); break;
     }

@@ -26,8 +26,6 @@ DOOR int kvmish_kick(int fd);
 
 /* ---- for the preload library ------------------------------------------------------------------------- */
 
-/* Is it the device's? A path that cannot be read is not: the kernel refuses it. */
-DOOR bool kvmish_is_device(const char *path);
 /* Is fd one of ours? Cheap, lock-free: asked for every ioctl, close and dup of the client. */
 DOOR bool kvmish_owns(int fd);
 /* Is it a descriptor of /dev/kvm itself? As cheap for all that are not ours. */

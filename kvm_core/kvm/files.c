@@ -152,37 +152,6 @@ bool kvmish_recognise(int fd)
     return f;
 }
 
-/* Before it refuses such a `how` the kernel reads the set, eight bytes, without a lock: process_vm_readv takes that of the address space,
- * and threads that open files would wait for one another. */
-static bool is_readable(uintptr_t at)
-{
-    uintptr_t set = at & ~(uintptr_t)7;
-
-    return set && (!syscall(SYS_rt_sigprocmask, -1, set, NULL, 8) || errno != EFAULT); /* NULL is no set to it */
-}
-
-/* As open(2) reads it: no further than to its end, or to where it is another path. */
-static bool has_text(const char *at, const char *text)
-{
-    for (unsigned i = 0;; i++) {
-        if ((!i || (uintptr_t)(at + i) % 8 == 0) && !is_readable((uintptr_t)(at + i)))
-            return false;
-        if (at[i] != text[i])
-            return false;
-        if (!text[i])
-            return true;
-    }
-}
-
-bool kvmish_is_device(const char *path)
-{
-    int before = errno;
-    bool is = has_text(path, "/dev/kvm");
-
-    errno = before;
-    return is;
-}
-
 bool kvmish_owns(int fd)
 {
     return fd >= 0 && fd < FILES_MAX && atomic_load_explicit(&table[fd], memory_order_relaxed);

@@ -46,17 +46,22 @@ int open_device(int flags)
     int fd;
 
     take_faults();
-    fd = flags & O_DIRECTORY ? -ENOTDIR : kvmish_open();
+    fd = flags & O_DIRECTORY ? -ENOTDIR : (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL) ? -EEXIST : kvmish_open();
     if (fd >= 0 && !(flags & O_CLOEXEC))
         syscall(SYS_fcntl, fd, F_SETFD, 0);
     return finish(fd);
 }
 
+/* Whoever wants a machine opens for reading and writing; only for them it is asked whether a link leads to the device. */
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
-    if (kvmish_is_device(path))
+    bool follow = !(flags & O_NOFOLLOW);
+    int fd;
+
+    if (path_is_device(dir, path, follow) || (follow && (flags & O_ACCMODE) == O_RDWR && link_is_device(dir, path)))
         return open_device(flags);
-    return (int)syscall(SYS_openat, dir, path, flags, mode);
+    fd = (int)syscall(SYS_openat, dir, path, flags, mode);
+    return fd < 0 && errno == ENXIO && link_is_device(dir, path) ? open_device(flags) : fd; /* ENXIO: /proc/self/fd/N is ours */
 }
 
 /* The mode argument is there only with O_CREAT or O_TMPFILE. */
@@ -78,6 +83,14 @@ EXPORT int open64(const char *path, int flags, ...)
 {
     MODE(flags)
     return open_at(AT_FDCWD, path, flags, mode);
+}
+EXPORT int creat(const char *path, mode_t mode)
+{
+    return open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
+}
+EXPORT int creat64(const char *path, mode_t mode)
+{
+    return creat(path, mode);
 }
 EXPORT int openat(int dir, const char *path, int flags, ...)
 {

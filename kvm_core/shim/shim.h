@@ -32,6 +32,10 @@ static inline int finish(int ret)
 
 enum { FD_LIMIT = 65536 }; /* descriptors above it are never ours */
 
+/* paths.c, by *at() functions' `dir`. Does the path lead to the device? follow: also if it is a link called kvm. */
+bool path_is_device(int dir, const char *path, bool follow);
+/* Is it a link to the device, whatever its name? A system call, mostly. */
+bool link_is_device(int dir, const char *path);
 /* open() of /dev/kvm: a descriptor, or -1 and errno. */
 int open_device(int flags);
 /* What has this number, if it is ours, is about to be closed by somebody else. */

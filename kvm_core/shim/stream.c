@@ -17,6 +17,12 @@ static int flags_of(const char *mode)
     return access | (strchr(mode, 'e') ? O_CLOEXEC : 0);
 }
 
+/* As open() does: links are looked at by who reads and writes. */
+static bool is_device(const char *path, const char *mode)
+{
+    return path_is_device(AT_FDCWD, path, true) || (strchr(mode, '+') && link_is_device(AT_FDCWD, path));
+}
+
 static FILE *open_stream(const char *mode)
 {
     int fd = open_device(flags_of(mode));
@@ -29,11 +35,38 @@ static FILE *open_stream(const char *mode)
 
 EXPORT FILE *fopen(const char *path, const char *mode)
 {
-    return kvmish_is_device(path) ? open_stream(mode) : NEXT(fopen)(path, mode);
+    return is_device(path, mode) ? open_stream(mode) : NEXT(fopen)(path, mode);
 }
 EXPORT FILE *fopen64(const char *path, const char *mode)
 {
-    return kvmish_is_device(path) ? open_stream(mode) : NEXT(fopen64)(path, mode);
+    return is_device(path, mode) ? open_stream(mode) : NEXT(fopen64)(path, mode);
+}
+
+/* The stream is made anew on another file, whose place the device takes. */
+static FILE *reopen_stream(const char *mode, FILE *f)
+{
+    int fd = open_device(flags_of(mode)), place;
+
+    if (fd >= 0 && (f = NEXT(freopen)("/", "r", f))) {
+        place = fileno(f);
+        dup3(fd, place, flags_of(mode) & O_CLOEXEC);
+    } else {
+        f = NULL;
+    }
+    if (fd >= 0)
+        close(fd);
+    return f;
+}
+
+EXPORT FILE *freopen(const char *path, const char *mode, FILE *f)
+{
+    closes(fileno(f));
+    return is_device(path, mode) ? reopen_stream(mode, f) : NEXT(freopen)(path, mode, f);
+}
+EXPORT FILE *freopen64(const char *path, const char *mode, FILE *f)
+{
+    closes(fileno(f));
+    return is_device(path, mode) ? reopen_stream(mode, f) : NEXT(freopen64)(path, mode, f);
 }
 
 EXPORT int fclose(FILE *f)

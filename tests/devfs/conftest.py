@@ -56,6 +56,12 @@ def _runs(compiler: list[str], directory: Path) -> bool:
     return done.returncode == 0
 
 
+def compiler_of(kind: str, directory: Path, need: Callable[[object, str], None]) -> list[str]:
+    """Return the compiler for programs of this kind; a skip, or a failure, where there is none."""
+    need(_runs(COMPILERS[kind], directory), f"a compiler for {kind} programs")
+    return COMPILERS[kind]
+
+
 @pytest.fixture(scope="session")
 def compiled(
     tmp_path_factory: pytest.TempPathFactory, need: Callable[[object, str], None]
@@ -67,9 +73,8 @@ def compiled(
         if kind not in programs:
             directory = tmp_path_factory.mktemp("client")
             directory.chmod(0o755)
-            need(_runs(COMPILERS[kind], directory), f"a compiler for {kind} programs")
             program = directory / "client"
-            command = [*COMPILERS[kind], *FLAGS, "-o", str(program), str(CLIENT)]
+            command = [*compiler_of(kind, directory, need), *FLAGS, "-o", str(program), str(CLIENT)]
             subprocess.run([*command, "-lpthread", "-lrt"], check=True)
             programs[kind] = program
         return programs[kind]
