@@ -52,14 +52,14 @@ static bool overlaps(const struct vma *v, const struct range *r)
 }
 
 /* Calls each() for every mapping that overlaps the range, in order. */
-static int each_vma(pid_t tgid, const struct range *r, int (*each)(void *owner, const struct vma *v), void *owner)
+static int each_vma(pid_t tid, const struct range *r, int (*each)(void *owner, const struct vma *v), void *owner)
 {
     char path[64], *line = NULL;
     size_t room = 0;
     int err = 0;
     FILE *f;
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", tgid);
+    snprintf(path, sizeof(path), "/proc/%d/maps", tid);
     f = fopen(path, "re");
     if (!f)
         return -errno;
@@ -78,7 +78,7 @@ static int each_vma(pid_t tgid, const struct range *r, int (*each)(void *owner, 
 }
 
 struct work {
-    pid_t tgid;
+    pid_t tid;
     struct range what;
     int file;
     const struct adopt_ops *ops;
@@ -106,7 +106,7 @@ static int open_file(const struct work *w, const struct vma *v)
         fd = fcntl(w->file, F_DUPFD_CLOEXEC, 0);
     else if (w->ops->known)
         fd = w->ops->known(w->ops->owner, v->m.dev, v->m.ino);
-    return fd == -ENOENT ? mapped_open(w->tgid, &v->m) : fd;
+    return fd == -ENOENT ? mapped_open(w->tid, &v->m) : fd;
 }
 
 /* Is it in no file that we can share? */
@@ -128,12 +128,12 @@ static bool must_move(const struct work *w, const struct vma *v)
 
 /* exists: of each page, as /proc/PID/pagemap has it, or NULL. What lies beyond the end of a file cannot be read by any means, what may
  * only be written or executed can in this way. -EFAULT: a page that is there cannot. */
-static int read_pages(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes, const uint64_t *exists)
+static int read_pages(pid_t tid, uintptr_t from, uint8_t *to, size_t bytes, const uint64_t *exists)
 {
     char path[64];
     int mem, err = 0;
 
-    snprintf(path, sizeof(path), "/proc/%d/mem", tgid);
+    snprintf(path, sizeof(path), "/proc/%d/mem", tid);
     mem = open(path, O_RDONLY | O_CLOEXEC);
     if (mem < 0)
         return -errno;
@@ -144,23 +144,23 @@ static int read_pages(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes, con
     return err;
 }
 
-static int read_run(pid_t tgid, uintptr_t from, uint8_t *to, size_t bytes, const uint64_t *exists)
+static int read_run(pid_t tid, uintptr_t from, uint8_t *to, size_t bytes, const uint64_t *exists)
 {
     struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
 
-    if (process_vm_readv(tgid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
+    if (process_vm_readv(tid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
         return 0;
-    return read_pages(tgid, from, to, bytes, exists);
+    return read_pages(tid, from, to, bytes, exists);
 }
 
 /* Copies the pages that exist: present or swapped out, bits 63 and 62 of /proc/PID/pagemap. The others are zero. */
-static int copy_pages(pid_t tgid, const struct vma *v, uintptr_t addr, size_t bytes, uint8_t *to)
+static int copy_pages(pid_t tid, const struct vma *v, uintptr_t addr, size_t bytes, uint8_t *to)
 {
     static uint64_t entry[RUN_PAGES];
     char path[64];
     int map, err = 0;
 
-    snprintf(path, sizeof(path), "/proc/%d/pagemap", tgid);
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", tid);
     map = open(path, O_RDONLY | O_CLOEXEC);
     if (map < 0)
         return -errno;
@@ -174,7 +174,7 @@ static int copy_pages(pid_t tgid, const struct vma *v, uintptr_t addr, size_t by
             while (i + run < pages && (v->m.ino || entry[i + run] >> 62))
                 run++;
             if (run)
-                err = read_run(tgid, addr + at + i * PAGE, to + at + i * PAGE, run * PAGE, entry + i);
+                err = read_run(tid, addr + at + i * PAGE, to + at + i * PAGE, run * PAGE, entry + i);
             i += run ? run : 1;
         }
         at += pages * PAGE;
@@ -191,7 +191,7 @@ static int move(const struct work *w, const struct vma *v)
 
     if (to == MAP_FAILED)
         return -ENOMEM;
-    err = copy_pages(w->tgid, v, w->what.addr + a.at, a.bytes, to);
+    err = copy_pages(w->tid, v, w->what.addr + a.at, a.bytes, to);
     munmap(to, a.bytes);
     return err ? err : w->ops->replace(w->ops->owner, w->what.addr + a.at, &a);
 }
@@ -219,7 +219,7 @@ static int move_all(struct work *w)
     int err = w->ops->hold(w->ops->owner);
 
     if (!err)
-        err = each_vma(w->tgid, &w->what, collect, w);
+        err = each_vma(w->tid, &w->what, collect, w);
     for (unsigned i = 0; i < w->count && !err; i++)
         err = move(w, &w->moves[i]);
     w->ops->let_go(w->ops->owner);
@@ -241,7 +241,7 @@ static int copy_code(const struct work *w, const struct vma *v)
     if (!ftruncate(fd, (off_t)a.bytes))
         to = mmap(NULL, a.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (to != MAP_FAILED) {
-        read_run(w->tgid, w->what.addr + a.at, to, a.bytes, NULL);
+        read_run(w->tid, w->what.addr + a.at, to, a.bytes, NULL);
         munmap(to, a.bytes);
         err = w->ops->area(w->ops->owner, &a, fd);
     }
@@ -268,10 +268,10 @@ static int share(void *owner, const struct vma *v)
     return err;
 }
 
-int adopt(pid_t tgid, const struct range *what, int file, const struct adopt_ops *ops)
+int adopt(pid_t tid, const struct range *what, int file, const struct adopt_ops *ops)
 {
-    struct work w = {.tgid = tgid, .what = *what, .file = file, .ops = ops};
-    int err = file < 0 ? each_vma(tgid, what, collect, &w) : move_all(&w);
+    struct work w = {.tid = tid, .what = *what, .file = file, .ops = ops};
+    int err = file < 0 ? each_vma(tid, what, collect, &w) : move_all(&w);
 
-    return err ? err : each_vma(tgid, what, share, &w);
+    return err ? err : each_vma(tid, what, share, &w);
 }

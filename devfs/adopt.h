@@ -29,8 +29,8 @@ struct range {
     size_t bytes;
     uintptr_t only; /* as far as it belongs to the mapping at this address; 0: all of it */
 };
-/* file: what memory that cannot be shared is moved to, as long as the range; -1: nothing may be moved, and -EAGAIN when something must be. */
-int adopt(pid_t tgid, const struct range *what, int file, const struct adopt_ops *ops);
+/* tid: any thread of the client's. file: what memory that cannot be shared is moved to, as long as the range; -1: nothing may be moved, and -EAGAIN when something must be. */
+int adopt(pid_t tid, const struct range *what, int file, const struct adopt_ops *ops);
 
 /* mapped.c: a descriptor of the file of a shared mapping, for reading or reading and writing. -ENXIO: it has no name and nobody has
  * it open; -EACCES, -EFAULT: it is gone meanwhile */
@@ -40,7 +40,7 @@ struct mapped {
     bool write;
     const char *name; /* as /proc/PID/maps has it */
 };
-int mapped_open(pid_t tgid, const struct mapped *m);
+int mapped_open(pid_t tid, const struct mapped *m);
 
 /* hold.c */
 struct hold {

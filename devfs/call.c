@@ -16,7 +16,7 @@ static struct call *call_of(const struct client *c)
 
 void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
 {
-    c->client = (struct client){.pid = w->client, .ops = &foreign_ops, .payload = &c->payload};
+    c->client = (struct client){.pid = w->client, .thread = w->reachable, .ops = &foreign_ops, .payload = &c->payload};
     c->w = w;
     c->unique = unique;
     c->tid = tid;
@@ -197,7 +197,7 @@ static int take_eventfd(const struct client *client, int fd, uint64_t *id)
 
     if (!c->stopped)
         call_ask(c);
-    got = hand_eventfd(&c->w->hand, fd, id);
+    got = hand_eventfd(&c->w->hand, c->tid, fd, id);
     if (!c->stopped)
         hand_unlock(&c->w->hand);
     return got;

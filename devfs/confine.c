@@ -235,5 +235,5 @@ int confine_worker(const struct hand_reply *client)
 {
     int err = change_identity(client);
 
-    return err ? err : filter_for(client->tgid);
+    return err ? err : filter_for(client->tid ? client->tid : client->tgid);
 }

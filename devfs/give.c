@@ -14,6 +14,7 @@
 #include "devfs/hand.h"
 #include "devfs/message.h"
 #include "devfs/proc.h"
+#include "kvm/kvm.h"
 
 enum { SCRATCH_BYTES = 4096, RED_ZONE = 128, STACK_SPAN = 128 << 20 /* the kernel maps nothing there */ };
 
@@ -28,15 +29,16 @@ static bool copy(const struct gift *g, void *data, size_t n, bool to_client)
 {
     struct iovec local = {data, n}, remote = {(void *)g->scratch, n};
 
-    return (to_client ? process_vm_writev(g->tgid, &local, 1, &remote, 1, 0)
-                      : process_vm_readv(g->tgid, &local, 1, &remote, 1, 0)) == (ssize_t)n;
+    return (to_client ? process_vm_writev(g->t->tid, &local, 1, &remote, 1, 0)
+                      : process_vm_readv(g->t->tid, &local, 1, &remote, 1, 0)) == (ssize_t)n;
 }
 
 static long receive(struct gift *g, int fd)
 {
-    int ours = (int)syscall(SYS_pidfd_getfd, g->pidfd, g->pair[0], 0);
+    const struct client c = {.pid = g->tgid, .thread = g->t->tid};
+    int ours = client_dup(&c, g->pair[0]);
     bool narrow = trace_narrow(g->t);
-    long err = ours < 0 ? -errno : 0;
+    long err = ours < 0 ? ours : 0;
     struct message m;
 
     message_fill(&m, g->scratch, narrow, -1);

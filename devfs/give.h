@@ -7,7 +7,6 @@
 struct gift {
     struct tracee *t;
     pid_t tgid;
-    int pidfd; /* of tgid */
     /* give.c's own, in the client */
     uintptr_t scratch;
     bool page;

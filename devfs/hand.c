@@ -66,7 +66,7 @@ static int open_proc(const struct hand *h, pid_t tid, int64_t which)
 
 static struct gift gift_for(struct hand *h)
 {
-    return (struct gift){.t = &h->t, .tgid = h->tgid, .pidfd = h->pidfd};
+    return (struct gift){.t = &h->t, .tgid = h->tgid};
 }
 
 /* ---- HAND_ADOPT ------------------------------------------------------------------------------------------------------ */
@@ -136,7 +136,7 @@ static int move_to(struct hand *h, const struct range *what, int file, const str
     give_end(&g);
     if (h->theirs < 0)
         return (int)h->theirs;
-    err = adopt(h->tgid, what, file, ops);
+    err = adopt(h->t.tid, what, file, ops);
     trace_close(&h->t, (int)h->theirs);
     return err;
 }
@@ -148,7 +148,7 @@ static int do_adopt(struct hand *h)
     int file, err;
 
     if (!h->q->option)
-        return adopt(h->tgid, &what, -1, &ops);
+        return adopt(h->q->tid, &what, -1, &ops);
     if (!h->t.stopped)
         return -EINVAL;
     file = memfd_create("kvmish-ram", MFD_CLOEXEC);
@@ -295,13 +295,13 @@ static void close_one(int *fd)
 /* The worker learns whose it is, and starts; where the client's memory is it has to know later. */
 static int introduce(struct hand *h, const struct create_vm *q)
 {
-    const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
+    const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .tid = proc_dead(h->tgid) ? q->tid : 0, .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
     int space, err = packet_send(h->socket, &r, sizeof(r), -1);
 
     if (err)
         return err;
     confine_aside(CAP_SYS_ADMIN, true); /* who opens pagemap with it sees physical addresses, and so would the worker */
-    space = space_open(h->tgid);
+    space = space_open(q->tid);
     confine_aside(CAP_SYS_ADMIN, false);
     if (space < 0)
         return space;
@@ -377,7 +377,7 @@ static int wait_client(struct hand *h, int vm_file)
 /* *out: a descriptor for the worker. */
 static int serve(struct hand *h, int fd, struct hand_reply *r, int *out)
 {
-    const struct client c = {.pid = h->tgid};
+    const struct client c = {.pid = h->tgid, .thread = h->q->tid};
     int eventfd;
 
     switch (h->q->op) {

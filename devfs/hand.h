@@ -24,8 +24,8 @@ enum hand_op {
     HAND_MADE,        /* a: -errno, has become of the VM for that client. No reply */
     HAND_STOP,        /* tid, a: its processor, b: its FUSE request */
     HAND_GIVE,        /* the same, and fd, option: reopen read-only; -> the client's descriptor */
-    HAND_EVENTFD,     /* a: the client's descriptor; -> fd, id */
-    HAND_ADOPT,       /* a, b, only: struct range; tids: threads that cannot run. Replies: areas, then one that has no fd */
+    HAND_EVENTFD,     /* tid, a: the client's descriptor; -> fd, id */
+    HAND_ADOPT,       /* tid; a, b, only: struct range; tids: threads that cannot run. Replies: areas, then one that has no fd */
     HAND_RESUME,      /* a: what the client's ioctl returns. No reply */
     HAND_PROC,        /* tid, a: enum hand_proc; -> fd of that file in /proc */
     HAND_PARKED,      /* answers an ASK of the hand's in the middle of HAND_ADOPT: tids */
@@ -52,6 +52,7 @@ struct hand_reply {
     uint32_t answered; /* STOP, GIVE: the client's ioctl is, so that RESUME has to follow whatever ret is */
     /* READY */
     int32_t tgid, cpu;
+    int32_t tid; /* not 0: of this thread, for the process's first one has ended */
     uint32_t uid, gid;
 };
 
@@ -85,10 +86,10 @@ int hand_made(struct hand_link *h, int ret);
 int hand_stop(struct hand_link *h, pid_t tid, uint64_t unique, bool *answered);
 int hand_give(struct hand_link *h, pid_t tid, uint64_t unique, int fd, bool read_only, bool *answered);
 int hand_resume(struct hand_link *h, int ret);
-int hand_eventfd(struct hand_link *h, int fd, uint64_t *id);
+int hand_eventfd(struct hand_link *h, pid_t tid, int fd, uint64_t *id);
 int hand_proc(struct hand_link *h, pid_t tid, enum hand_proc which);
 /* list(): fills in the threads that are inside ioctls of ours. area(): takes over fd. */
-int hand_adopt(struct hand_link *h, const struct range *what, bool convert,
+int hand_adopt(struct hand_link *h, pid_t tid, const struct range *what, bool convert,
                unsigned (*list)(void *owner, int32_t *tids, unsigned room),
                int (*area)(void *owner, const struct hand_reply *r, int fd), void *owner);
 

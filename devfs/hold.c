@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "devfs/adopt.h"
+#include "devfs/proc.h"
 #include "devfs/trace.h"
 
 enum { TURN_NS = 1000000, PATIENCE_S = 4, ASK_EVERY = 4 };
@@ -94,7 +95,7 @@ static int seize_new(struct held *h, const struct hold *what)
         if (tid <= 0 || tid == what->except || is_held(h, tid) || what->parked(what->owner, tid))
             continue;
         err = trace_hold(tid);
-        if (err == -ESRCH || (err == -EPERM && trace_dead(tid))) {
+        if (err == -ESRCH || (err == -EPERM && proc_dead(tid))) {
             err = 0;
         } else if (!err) {
             err = add(h, tid);

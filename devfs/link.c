@@ -128,9 +128,9 @@ static int fetch(struct hand_link *h, enum hand_op op, pid_t tid, int64_t a, uin
     return fd >= 0 ? fd : -EIO;
 }
 
-int hand_eventfd(struct hand_link *h, int fd, uint64_t *id)
+int hand_eventfd(struct hand_link *h, pid_t tid, int fd, uint64_t *id)
 {
-    return fetch(h, HAND_EVENTFD, 0, fd, id);
+    return fetch(h, HAND_EVENTFD, tid, fd, id);
 }
 
 int hand_proc(struct hand_link *h, pid_t tid, enum hand_proc which)
@@ -145,7 +145,7 @@ static int send_list(struct hand_link *h, struct hand_request *q,
     return packet_send(h->socket, q, REQUEST_HEAD + q->tids * sizeof(q->tid_list[0]), -1);
 }
 
-int hand_adopt(struct hand_link *h, const struct range *what, bool convert,
+int hand_adopt(struct hand_link *h, pid_t tid, const struct range *what, bool convert,
                unsigned (*list)(void *owner, int32_t *tids, unsigned room),
                int (*area)(void *owner, const struct hand_reply *r, int fd), void *owner)
 {
@@ -155,7 +155,7 @@ int hand_adopt(struct hand_link *h, const struct range *what, bool convert,
 
     if (!q)
         return -ENOMEM;
-    *q = (struct hand_request){.op = HAND_ADOPT, .a = (int64_t)what->addr, .b = (int64_t)what->bytes,
+    *q = (struct hand_request){.op = HAND_ADOPT, .tid = tid, .a = (int64_t)what->addr, .b = (int64_t)what->bytes,
                                 .only = (int64_t)what->only, .option = convert};
     err = send_list(h, q, list, owner);
     while (!err) {

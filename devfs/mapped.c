@@ -58,17 +58,17 @@ static int still(const struct mapped *m, int fd)
 }
 
 /* /proc/PID/map_files needs CAP_CHECKPOINT_RESTORE. */
-static int by_range(pid_t tgid, const struct mapped *m)
+static int by_range(pid_t tid, const struct mapped *m)
 {
     char path[96];
     int fd;
 
-    snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", tgid, m->start, m->end);
+    snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", tid, m->start, m->end);
     fd = open(path, mode(m));
     return fd < 0 ? -errno : fd;
 }
 
-static int by_descriptor(pid_t tgid, const struct mapped *m)
+static int by_descriptor(pid_t tid, const struct mapped *m)
 {
     char path[64];
     struct dirent *e;
@@ -76,7 +76,7 @@ static int by_descriptor(pid_t tgid, const struct mapped *m)
     int fd = -ENXIO;
     DIR *d;
 
-    snprintf(path, sizeof(path), "/proc/%d/fd", tgid);
+    snprintf(path, sizeof(path), "/proc/%d/fd", tid);
     d = opendir(path);
     if (!d)
         return -errno;
@@ -87,13 +87,13 @@ static int by_descriptor(pid_t tgid, const struct mapped *m)
     return fd;
 }
 
-static int by_name(pid_t tgid, const struct mapped *m)
+static int by_name(pid_t tid, const struct mapped *m)
 {
     char path[4200];
     struct stat st;
     int fd;
 
-    if (*m->name != '/' || (size_t)snprintf(path, sizeof(path), "/proc/%d/root%s", tgid, m->name) >= sizeof(path))
+    if (*m->name != '/' || (size_t)snprintf(path, sizeof(path), "/proc/%d/root%s", tid, m->name) >= sizeof(path))
         return -ENXIO;
     if (stat(path, &st) || !is_it(m, &st))
         return -ENXIO; /* deleted, or there is another file of that name by now */
@@ -101,13 +101,13 @@ static int by_name(pid_t tgid, const struct mapped *m)
     return fd < 0 ? -errno : fd;
 }
 
-int mapped_open(pid_t tgid, const struct mapped *m)
+int mapped_open(pid_t tid, const struct mapped *m)
 {
-    int fd = by_range(tgid, m);
+    int fd = by_range(tid, m);
 
     if (fd == -EPERM || fd == -EACCES)
-        fd = by_descriptor(tgid, m);
+        fd = by_descriptor(tid, m);
     if (fd == -ENXIO)
-        fd = by_name(tgid, m);
+        fd = by_name(tid, m);
     return fd == -ENOENT ? -EFAULT : still(m, fd);
 }

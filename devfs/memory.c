@@ -34,7 +34,7 @@ static int adopt_into(struct adoption *a, struct call *c, const struct range *wh
 
     if (!c->stopped) {
         call_ask(c);
-        err = hand_adopt(&c->w->hand, what, false, list, map_area, a);
+        err = hand_adopt(&c->w->hand, c->tid, what, false, list, map_area, a);
         hand_unlock(&c->w->hand);
         if (err != -EAGAIN)
             return err;
@@ -43,7 +43,7 @@ static int adopt_into(struct adoption *a, struct call *c, const struct range *wh
     if (err)
         return err;
     pthread_rwlock_wrlock(&c->w->answers);
-    err = hand_adopt(&c->w->hand, what, true, list, map_area, a);
+    err = hand_adopt(&c->w->hand, c->tid, what, true, list, map_area, a);
     pthread_rwlock_unlock(&c->w->answers);
     return err;
 }

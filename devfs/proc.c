@@ -1,6 +1,7 @@
 /* What /proc says of a process or a thread. */
 #include "devfs/proc.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -35,4 +36,33 @@ pid_t proc_relative(pid_t tid, const char *line)
     snprintf(start, sizeof(start), "\n%s:", line);
     at = strstr(status, start);
     return at ? (pid_t)strtol(at + strlen(start), NULL, 10) : 0;
+}
+
+bool proc_dead(pid_t tid)
+{
+    char stat[256], *state;
+
+    if (proc_read(tid, "stat", stat, sizeof(stat)) <= 0)
+        return true;
+    state = strrchr(stat, ')');
+    return !state || (state[1] && (state[2] == 'Z' || state[2] == 'X'));
+}
+
+pid_t proc_living(pid_t tgid)
+{
+    pid_t found = tgid;
+    struct dirent *e;
+    char path[64];
+    DIR *d;
+
+    if (!proc_dead(tgid))
+        return tgid;
+    snprintf(path, sizeof(path), "/proc/%d/task", tgid);
+    d = opendir(path);
+    while (d && found == tgid && (e = readdir(d)))
+        if (atoi(e->d_name) > 0 && !proc_dead(atoi(e->d_name)))
+            found = atoi(e->d_name);
+    if (d)
+        closedir(d);
+    return found;
 }

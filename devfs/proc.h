@@ -2,6 +2,7 @@
 #ifndef KVMISH_DEVFS_PROC_H
 #define KVMISH_DEVFS_PROC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -9,5 +10,9 @@
 ssize_t proc_read(pid_t pid, const char *name, char *text, size_t room);
 /* A line of /proc/TID/status that has another thread or process, "Tgid" or "TracerPid": its number. 0: none, or no such thread. */
 pid_t proc_relative(pid_t tid, const char *line);
+/* A zombie, or gone. */
+bool proc_dead(pid_t tid);
+/* The first thread of a process that is neither: its own number, mostly. The same when there is none. */
+pid_t proc_living(pid_t tgid);
 
 #endif

@@ -10,14 +10,14 @@
 #include <stdio.h>
 #include <unistd.h>
 
-int space_open(pid_t tgid)
+int space_open(pid_t tid)
 {
     static const char *const names[] = {"pagemap", "mem"};
     char path[32];
     int fd = -1;
 
     for (unsigned i = 0; i < sizeof(names) / sizeof(*names) && fd < 0; i++) {
-        snprintf(path, sizeof(path), "/proc/%d/%s", tgid, names[i]);
+        snprintf(path, sizeof(path), "/proc/%d/%s", tid, names[i]);
         fd = open(path, O_RDONLY | O_CLOEXEC);
     }
     return fd < 0 ? -errno : fd;

@@ -5,8 +5,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* That of a process: a descriptor, which does not keep its memory. -errno: it may not be looked into */
-int space_open(pid_t tgid);
+/* That of a thread's process: a descriptor, which does not keep its memory. -errno: it may not be looked into */
+int space_open(pid_t tid);
 /* Has anybody it still? True when there is no such descriptor. */
 bool space_lives(int fd);
 

@@ -134,16 +134,6 @@ int trace_seize(struct tracee *t, pid_t tid)
     return err;
 }
 
-bool trace_dead(pid_t tid)
-{
-    char stat[256], *state;
-
-    if (proc_read(tid, "stat", stat, sizeof(stat)) <= 0)
-        return true;
-    state = strrchr(stat, ')');
-    return !state || (state[1] && (state[2] == 'Z' || state[2] == 'X'));
-}
-
 /* waitpid() for one thread, woken by SIGCHLD, which is blocked all the time in this process. It does not report the death of a
  * group's leader while other threads are to be reaped, maybe by us. */
 static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
@@ -161,7 +151,7 @@ static int wait_change(pid_t tid, int *status, bool (*abandoned)(void))
             return -ESRCH;
         if (abandoned && abandoned())
             return -EINTR;
-        if (sigtimedwait(&child, NULL, &turn) < 0 && trace_dead(tid))
+        if (sigtimedwait(&child, NULL, &turn) < 0 && proc_dead(tid))
             return -ESRCH;
     }
 }

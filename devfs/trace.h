@@ -41,8 +41,6 @@ void trace_resume(struct tracee *t, long ret);
 
 /* A number in /proc/TID/syscall: of a 64-bit call or of a 32-bit one. */
 bool trace_is_ioctl(long number);
-/* A zombie, or gone. */
-bool trace_dead(pid_t tid);
 
 /* Another thread of the client, only to be held: seized and asked to stop, -errno. */
 int trace_hold(pid_t tid);

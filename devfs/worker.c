@@ -32,7 +32,7 @@ static int fail(int broker, int err, const char *what)
 /* The client's KVM_CREATE_VM, while the hand gives it the file. */
 static int create(struct worker *w)
 {
-    struct call c = {.client = {.pid = w->client, .ops = &foreign_ops}, .w = w};
+    struct call c = {.client = {.pid = w->client, .thread = w->reachable, .ops = &foreign_ops}, .w = w};
 
     return object_ioctl(OBJECT_SYSTEM, NULL, &c.client, KVM_CREATE_VM, 0);
 }
@@ -47,6 +47,7 @@ static int serve(struct worker *w)
     close(w->ahead.vm_file);
     w->ahead.vm_file = -1;
     w->client = who.tgid;
+    w->reachable = who.tid;
     err = confine_worker(&who);
     if (!err)
         err = create(w);

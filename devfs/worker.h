@@ -58,6 +58,7 @@ struct worker {
         unsigned vm, vcpu;      /* their nodes */
     } ahead;
     pid_t self, client; /* thread groups */
+    pid_t reachable;    /* the thread by which the client's memory is, when its first one had ended before; or 0 */
     int space;          /* the client's: devfs/space.h */
 
     pthread_mutex_t lock; /* calls, nodes */

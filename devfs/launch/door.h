@@ -131,8 +131,8 @@ int object_open(struct call *c, uint64_t flags);
 /* ---- spaces.c: what a machine belongs to ------------------------------------------------------------------------------------ */
 
 struct space;
-/* That of the process now; NULL: out of memory. */
-struct space *space_take(pid_t tgid);
+/* That of the process now, by any thread of it; NULL: out of memory. */
+struct space *space_take(pid_t tgid, pid_t tid);
 void space_put(struct space *s);
 /* Is it the process's still? Not after execve(2). */
 bool space_is_of(const struct space *s, pid_t tgid);

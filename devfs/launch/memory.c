@@ -15,6 +15,7 @@
 #include "devfs/adopt.h"
 #include "devfs/launch/door.h"
 #include "devfs/mapping.h"
+#include "devfs/proc.h"
 
 /* ---- files that memory was moved to ------------------------------------------------------------------------------------ */
 
@@ -39,7 +40,7 @@ static void note_wanted(struct door *d, pid_t tgid)
     for (unsigned i = 0; i < d->rams; i++)
         if (d->ram[i].tgid == tgid)
             d->ram[i].state = RAM_UNWANTED;
-    snprintf(path, sizeof(path), "/proc/%d/maps", tgid);
+    snprintf(path, sizeof(path), "/proc/%d/maps", proc_living(tgid));
     f = fopen(path, "re");
     while (f && fgets(line, sizeof(line), f)) {
         unsigned major, minor;
@@ -162,7 +163,7 @@ static int move_and_map(struct adoption *a, const struct range *what, int file)
     if (err)
         return err;
     pthread_rwlock_wrlock(&c->d->answers);
-    err = adopt(c->client.pid, what, file, &ops);
+    err = adopt(c->tid, what, file, &ops);
     pthread_rwlock_unlock(&c->d->answers);
     return err;
 }
@@ -170,7 +171,7 @@ static int move_and_map(struct adoption *a, const struct range *what, int file)
 static int map_into(struct adoption *a, const struct range *what)
 {
     const struct adopt_ops ops = {a, area, known, NULL, NULL, NULL};
-    int err = adopt(a->c->client.pid, what, -1, &ops), file;
+    int err = adopt(a->c->tid, what, -1, &ops), file;
 
     if (err != -EAGAIN)
         return err;

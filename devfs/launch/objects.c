@@ -63,13 +63,13 @@ static struct lent **bucket(struct door *d, ino_t ino)
     return &d->lent[ino % LENT_BUCKETS];
 }
 
-static struct lent *lent_add(struct door *d, enum object_kind kind, void *object, int fd, pid_t tgid)
+static struct lent *lent_add(struct door *d, enum object_kind kind, void *object, int fd, const struct call *c)
 {
-    struct space *space = tgid ? space_take(tgid) : NULL;
+    struct space *space = c ? space_take(c->client.pid, c->tid) : NULL;
     struct lent *l = calloc(1, sizeof(*l)), **b;
     struct stat st;
 
-    if (!l || (tgid && !space) || fstat(fd, &st)) {
+    if (!l || (c && !space) || fstat(fd, &st)) {
         if (space)
             space_put(space);
         free(l);
@@ -145,7 +145,7 @@ static int lend(struct call *c, enum object_kind kind, void *object, int ours)
     struct lent *l = NULL;
 
     if (theirs >= 0 && !flock(theirs, LOCK_EX))
-        l = lent_add(c->d, kind, object, ours, c->client.pid);
+        l = lent_add(c->d, kind, object, ours, c);
     if (!l || start_waiting(l)) {
         if (l) {
             lent_remove(l);
@@ -285,5 +285,5 @@ int objects_init(struct door *d)
     if (fstat(d->system, &st))
         return -errno;
     d->dev = st.st_dev;
-    return lent_add(d, OBJECT_SYSTEM, NULL, d->system, 0) ? 0 : -ENOMEM;
+    return lent_add(d, OBJECT_SYSTEM, NULL, d->system, NULL) ? 0 : -ENOMEM;
 }

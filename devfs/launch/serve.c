@@ -136,7 +136,7 @@ static bool serve_ioctl(struct call *c, struct reader *r)
 
 static bool serve(struct door *d, struct reader *r, const struct seccomp_notif *n)
 {
-    struct call c = {.client = {.ops = &lent_ops, .compat = n->data.arch == AUDIT_ARCH_I386}, .d = d, .id = n->id,
+    struct call c = {.client = {.ops = &lent_ops, .compat = n->data.arch == AUDIT_ARCH_I386, .thread = (pid_t)n->pid}, .d = d, .id = n->id,
                      .what = watched_find(n->data.arch, n->data.nr), .tid = (pid_t)n->pid, .status = -1};
 
     for (unsigned i = 0; i < 6; i++)

@@ -15,17 +15,17 @@ struct space {
 static struct space *all;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static struct space *add(pid_t tgid)
+static struct space *add(pid_t tgid, pid_t tid)
 {
     struct space *s = calloc(1, sizeof(*s));
 
     if (!s)
         return NULL;
-    *s = (struct space){.tgid = tgid, .fd = space_open(tgid), .next = all};
+    *s = (struct space){.tgid = tgid, .fd = space_open(tid), .next = all};
     return all = s;
 }
 
-struct space *space_take(pid_t tgid)
+struct space *space_take(pid_t tgid, pid_t tid)
 {
     struct space *s;
 
@@ -33,7 +33,7 @@ struct space *space_take(pid_t tgid)
     for (s = all; s && (s->tgid != tgid || !space_lives(s->fd)); s = s->next)
         ;
     if (!s)
-        s = add(tgid);
+        s = add(tgid, tid);
     if (s)
         s->users++;
     pthread_mutex_unlock(&lock);

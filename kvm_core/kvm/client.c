@@ -15,9 +15,13 @@
 
 #include "kvm/kvm.h"
 
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
+#endif
+
 static pid_t client_pid(const struct client *c)
 {
-    return c->pid ? c->pid : getpid();
+    return c->thread ? c->thread : c->pid ? c->pid : getpid();
 }
 
 struct stack {
@@ -152,7 +156,9 @@ int client_dup(const struct client *c, int fd)
         copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         return copy < 0 ? -errno : copy;
     }
-    pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0);
+    pidfd = (int)syscall(SYS_pidfd_open, client_pid(c), PIDFD_THREAD); /* its table may be its own */
+    if (pidfd < 0)
+        pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0);
     if (pidfd < 0)
         return -errno;
     copy = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
@@ -162,14 +168,14 @@ int client_dup(const struct client *c, int fd)
     return copy;
 }
 
-/* The kernel's number of an eventfd (/proc/self/fdinfo, since Linux 5.2), 0 if unknown. */
+/* The kernel's number of an eventfd (fdinfo, since Linux 5.2), 0 if unknown. This thread's table may be its own, as the client's. */
 static uint64_t eventfd_id(int fd)
 {
     char path[64], line[128];
     unsigned long long id = 0;
     FILE *f;
 
-    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+    snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
     f = fopen(path, "re");
     if (!f)
         return 0;
@@ -189,9 +195,9 @@ int client_eventfd(const struct client *c, int fd, uint64_t *id)
 static bool is_own_look(const char *target)
 {
     char prefix[32];
-    int n = snprintf(prefix, sizeof(prefix), "/proc/%d/fdinfo/", getpid());
+    int n = snprintf(prefix, sizeof(prefix), "/proc/%d/task/", getpid());
 
-    return !strncmp(target, prefix, (size_t)n);
+    return !strncmp(target, prefix, (size_t)n) && strstr(target, "/fdinfo/");
 }
 
 int client_eventfd_of(int copy, int fd, uint64_t *id)
@@ -199,7 +205,7 @@ int client_eventfd_of(int copy, int fd, uint64_t *id)
     char path[64], target[64];
     ssize_t n;
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", copy);
+    snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", copy);
     n = readlink(path, target, sizeof(target) - 1);
     target[n < 0 ? 0 : n] = 0;
     if (n > 0 && !strstr(target, "[eventfd]")) {

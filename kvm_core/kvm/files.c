@@ -7,11 +7,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -133,10 +135,37 @@ static bool is_a(int fd, const char *file)
     char path[32], target[64];
     ssize_t n;
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
     n = readlink(path, target, sizeof(target) - 1);
     target[n < 0 ? 0 : n] = 0;
     return !strncmp(target, file, strlen(file));
+}
+
+/* A VM's or the system's is the open file that kcmp(2) says, which a container may forbid; a vCPU's, the only one of its file. */
+static bool is_same(int fd, int known, enum object_kind kind)
+{
+    pid_t us = (pid_t)syscall(SYS_gettid);
+    struct stat a, b;
+
+    if (kind == OBJECT_VCPU)
+        return !fstat(fd, &a) && !fstat(known, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return !syscall(SYS_kcmp, us, us, KCMP_FILE, fd, known);
+}
+
+/* A descriptor of this process that has been a while under way: by a socket, another process, pidfd_getfd(2). */
+static bool has_come_back(int fd, enum object_kind kind)
+{
+    for (int known = 0; known < FILES_MAX; known++) {
+        struct file *f = file_get(known);
+        bool same = f && f->kind == kind && f->object && is_same(fd, known, kind);
+        if (f)
+            file_put(f);
+        if (same)
+            kvmish_dup(known, fd);
+        if (same && kvmish_owns(fd))
+            return true;
+    }
+    return false;
 }
 
 bool kvmish_recognise(int fd)
@@ -144,6 +173,11 @@ bool kvmish_recognise(int fd)
     int before = errno, mark = fcntl(fd, F_GETSIG);
     struct file *f = NULL;
 
+    for (enum object_kind kind = OBJECT_VM; kind <= OBJECT_VCPU; kind++)
+        if (mark == mark_of(kind) && has_come_back(fd, kind)) {
+            errno = before;
+            return true;
+        }
     for (enum object_kind kind = OBJECT_SYSTEM; kind <= OBJECT_VCPU && !f; kind++)
         if (mark == mark_of(kind) && fd < FILES_MAX && is_a(fd, kind == OBJECT_VCPU ? "/memfd:kvm-vcpu" : "anon_inode:[eventpoll]") &&
             (f = pool_take()))

@@ -80,6 +80,7 @@ struct client {
     bool compat; /* a 32-bit caller: the upper halves of pointers in its structs are undefined */
     bool (*ends)(void *with); /* of the calling thread: kvmish_run(); or NULL */
     void *with;
+    pid_t thread; /* of that process, to reach its memory and descriptors by: the first one may have ended; 0: by pid */
 };
 
 /* 0 or -EFAULT; -EPERM: the process may not be looked into. */

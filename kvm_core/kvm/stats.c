@@ -39,6 +39,7 @@ static char *map_file(size_t bytes, int *fd)
     *fd = memfd_create("kvm-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd >= 0 && !ftruncate(*fd, (off_t)bytes) && !fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
         map = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    fcntl(*fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* Linux 5.1 */
     if (map != MAP_FAILED)
         return map;
     int err = -errno;
@@ -79,8 +80,10 @@ int stats_open_again(const struct client *c, int fd)
     int again;
 
     (void)c;
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd); /* the process's first thread may have ended */
     again = open(path, O_RDONLY | O_CLOEXEC);
+    if (again < 0) /* no /proc: one that shares its place with others */
+        again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     return again < 0 ? -errno : again;
 }
 
