@@ -39,9 +39,10 @@ static char *map_file(size_t bytes, int *fd)
     *fd = memfd_create("kvm-stats", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd >= 0 && !ftruncate(*fd, (off_t)bytes) && !fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
         map = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    fcntl(*fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* Linux 5.1 */
-    if (map != MAP_FAILED)
+    if (map != MAP_FAILED) {
+        fcntl(*fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* Linux 5.1 */
         return map;
+    }
     int err = -errno;
     if (*fd >= 0)
         close(*fd);
