@@ -3,6 +3,8 @@
  * Its threads, processes, descriptors and rights are not where they were when it opened PATH. Linux's KVM asks only for the address space.
  */
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -72,8 +74,7 @@ static struct machine early;
 
 static void done(void)
 {
-    puts("ok");
-    fflush(stdout);
+    CHECK(write(STDOUT_FILENO, "ok\n", 3) == 3);
     _exit(0);
 }
 
@@ -417,6 +418,32 @@ static void pid_namespace(void)
     CHECK(waitpid(pid, &status, 0) == pid && !status);
 }
 
+/* Its own filter allows what it calls itself, and nothing that a door might want to call there. */
+static void strict(void)
+{
+#define ALLOW(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+    struct sock_filter few[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        ALLOW(ioctl), ALLOW(write), ALLOW(close), ALLOW(munmap), ALLOW(exit_group),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+    };
+    struct sock_fprog filter = {sizeof(few) / sizeof(*few), few};
+    uint8_t *memory = guest_memory(counts, sizeof(counts));
+    struct machine m;
+
+    start(&m, 1);
+    CHECK(!add_slot(m.vm, 0, 0, memory, 16 * PAGE));
+    CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+    set_registers(m.vcpu[0], CODE, 0);
+    for (unsigned i = 1; i < 100; i++) {
+        CHECK(!run(m.vcpu[0]) && m.run[0]->exit_reason == KVM_EXIT_IO);
+        CHECK(!run(m.vcpu[0]) && m.run[0]->exit_reason == KVM_EXIT_HLT && memory[DATA] == i);
+    }
+    CHECK(!add_slot(m.vm, 0, 0, memory, 0));
+    finish(&m);
+    done();
+}
+
 /* With the file open, and a machine that has no vCPU: a process of several threads may not, and KVM starts one in KVM_RUN. */
 static void user_namespace(void)
 {
@@ -439,7 +466,7 @@ int main(int argc, char **argv)
         {"own-table-later", own_table_later}, {"own-again", own_again},
         {"starts-others", starts_others}, {"shares-memory", shares_memory}, {"daemonizes", daemonizes}, {"chroot", chrooted},
         {"set-user", set_user}, {"user-namespace", user_namespace}, {"mount-namespace", mount_namespace},
-        {"pid-namespace", pid_namespace}, {"low-limit", low_limit}, {"locked", locked}, {"no-new-rights", no_new_rights},
+        {"pid-namespace", pid_namespace}, {"low-limit", low_limit}, {"locked", locked}, {"no-new-rights", no_new_rights}, {"strict", strict},
         {NULL, NULL}
     };
 

@@ -24,9 +24,11 @@ ALWAYS = [
 AS_ROOT = ["chroot", "set-user", "user-namespace", "mount-namespace", "pid-namespace"]
 # What a door cannot: docs/howto/exec.md and devfs.md say so.
 PRELOAD = [*ALWAYS, *AS_ROOT, "first-ends-later", "shares-memory"]
-SECCOMP = [*ALWAYS, *AS_ROOT, "first-ends-later", "own-table-later"]
-FUSE = [*ALWAYS, *AS_ROOT, "own-table-later"]
-KVM = [*ALWAYS, *AS_ROOT, "first-ends-later", "own-table-later", "shares-memory"]
+SECCOMP = [*ALWAYS, *AS_ROOT, "strict", "first-ends-later", "own-table-later"]
+FUSE = [*ALWAYS, *AS_ROOT, "strict", "own-table-later"]
+KVM = [
+    *ALWAYS, *AS_ROOT, "strict", "first-ends-later", "own-table-later", "shares-memory",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
