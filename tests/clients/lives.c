@@ -11,6 +11,7 @@
 #include <spawn.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
@@ -22,6 +23,10 @@
 #include <sys/wait.h>
 
 #include "machine.h"
+
+#ifndef __GLIBC__ /* musl's headers may be older */
+#define close_range(first, last, flags) syscall(SYS_close_range, first, last, flags)
+#endif
 
 extern char **environ;
 
@@ -252,14 +257,16 @@ static void start_others(void)
     FILE *p;
 
     posix_spawn_file_actions_init(&files);
+#ifdef __GLIBC__
     posix_spawn_file_actions_addclosefrom_np(&files, 3);
+#endif
     CHECK(!posix_spawnp(&pid, "true", &files, NULL, command, environ) && waitpid(pid, &status, 0) == pid && !status);
     posix_spawn_file_actions_destroy(&files);
     CHECK(!system("true"));
     CHECK((p = popen("true", "r")) && !pclose(p));
     pid = vfork();
     if (!pid) {
-        closefrom(3);
+        close_range(3, ~0u, 0);
         execlp("true", "true", NULL);
         _exit(1);
     }

@@ -29,6 +29,7 @@ FUSE = [*ALWAYS, *AS_ROOT, "strict", "own-table-later"]
 KVM = [
     *ALWAYS, *AS_ROOT, "strict", "first-ends-later", "own-table-later", "shares-memory",
 ]  # fmt: skip
+KINDS = ["glibc", *(pytest.param(kind, marks=pytest.mark.full) for kind in ("musl", "32-bit"))]
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +73,10 @@ def test_behind_the_preload_door(lives: Callable[[str], Path], scenario: str) ->
 
 
 @pytest.mark.usefixtures("rights")
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scenario", SECCOMP)
-def test_behind_the_seccomp_door(lives: Callable[[str], Path], scenario: str) -> None:
-    _runs(_behind("seccomp", lives("glibc")), scenario)
+def test_behind_the_seccomp_door(lives: Callable[[str], Path], kind: str, scenario: str) -> None:
+    _runs(_behind("seccomp", lives(kind)), scenario)
 
 
 @pytest.mark.usefixtures("rights")
