@@ -113,7 +113,8 @@ static int step(struct walk *w, int from, bool follow)
     return -1;
 }
 
-static bool leads_there(int dir, const char *path, size_t bytes, bool follow)
+/* Its paths take room on the stack, of which a thread that opens another file may have little. */
+__attribute__((noinline)) static bool leads_there(int dir, const char *path, size_t bytes, bool follow)
 {
     struct walk w = {.dir = dir};
     int before = errno, known = -1;

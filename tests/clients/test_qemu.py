@@ -145,6 +145,17 @@ def test_more_machines_boot_as_under_tcg(machine: qemu.Machine) -> None:
     _boot_and_compare(machine)
 
 
+@pytest.mark.timeout(2 * BOOT_SECONDS)
+def test_boots_with_what_libvirt_takes_from_it(prefix: list[str]) -> None:
+    """A filter of its own that ends the process, before the guest runs."""
+    denied = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    machine = qemu.Machine(smp=2, extra=("-sandbox", denied)).with_accel("kvmish")
+    words = machine.command()
+    transcript = console.run([*prefix, *words[words.index("--") + 1 :]], BOOT_SECONDS)
+    assert transcript.has(SELFCHECK_MARK), transcript.tail()
+    assert transcript.status == 0, transcript.tail()
+
+
 def test_guest_clock_keeps_the_hosts_time() -> None:
     """Within 0.5 % over ten seconds. It reads its clock between our question and its answer.
 
