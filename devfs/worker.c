@@ -93,6 +93,7 @@ static int worker_main(struct session session, int hand, int line, int broker)
     sigprocmask(SIG_SETMASK, &all, NULL);
     mallopt(M_ARENA_MAX, 1); /* threads come and go */
     host_tsc_khz();          /* measures it, once */
+    caps_processors();       /* counts them, once */
     err = mapping_guard();
     if (!err)
         err = readers_signal();

@@ -39,13 +39,23 @@ static const uint16_t present[] = {
     KVM_CAP_IOAPIC_POLARITY_IGNORED,
 };
 
+int caps_processors(void)
+{
+    static _Atomic int counted;
+    int n = counted;
+
+    if (!n) {
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        n = online < 1 ? 1 : online > VCPUS_MAX ? VCPUS_MAX : (int)online;
+        counted = n;
+    }
+    return n;
+}
+
 static int check_valued(uint64_t cap)
 {
     switch (cap) {
-    case KVM_CAP_NR_VCPUS: {
-        long n = sysconf(_SC_NPROCESSORS_ONLN);
-        return n < 1 ? 1 : n > VCPUS_MAX ? VCPUS_MAX : (int)n;
-    }
+    case KVM_CAP_NR_VCPUS: return caps_processors();
     case KVM_CAP_MAX_VCPUS: return VCPUS_MAX;
     case KVM_CAP_MAX_VCPU_ID: return VCPU_IDS_MAX;
     case KVM_CAP_NR_MEMSLOTS: return USER_SLOTS_MAX;

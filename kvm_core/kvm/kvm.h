@@ -410,6 +410,7 @@ int ops_rdmsr(struct vcpu *v, uint32_t index, uint64_t *value);
 int ops_wrmsr(struct vcpu *v, uint32_t index, uint64_t value);
 bool ops_msr_allowed(struct vcpu *v, uint32_t index, bool write);
 
+int caps_processors(void); /* the host's, counted once: who confines itself asks before */
 int caps_check(const struct kvm_vm *vm, uint64_t cap); /* vm NULL: on the system descriptor */
 int caps_enable_vm(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
 int caps_enable_vcpu(struct kvm_vcpu *kv, const struct kvm_enable_cap *cap);

@@ -29,6 +29,7 @@ import ctypes, fcntl, mmap, os, struct, sys
 kvm = os.open(sys.argv[1], os.O_RDWR | os.O_CLOEXEC)
 assert fcntl.ioctl(kvm, 0xAE00, 0) == 12
 vm = fcntl.ioctl(kvm, 0xAE01, 0)
+assert fcntl.ioctl(vm, 0xAE03, 9) == fcntl.ioctl(kvm, 0xAE03, 9) == os.cpu_count()  # NR_VCPUS
 memory = mmap.mmap(-1, 0x10000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 memory[0x1000:0x1006] = bytes.fromhex("b02a e610 f4 90")  # mov al, 42; out 0x10, al; hlt
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
