@@ -7,6 +7,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -40,7 +41,7 @@ static const struct watched table[] = {
     {SYS_rt_sigreturn, 173, WATCH_SIGRETURN, -1, -1, -1, -1, {0}},
     {NONE, 119, WATCH_SIGRETURN, -1, -1, -1, -1, {0}}, /* sigreturn */
 };
-enum { ROWS = sizeof(table) / sizeof(*table), ROW_INSNS = 6, FILTER_INSNS = 2 * ROWS * ROW_INSNS + 16 };
+enum { ROWS = sizeof(table) / sizeof(*table), ROW_INSNS = 6, FILTER_INSNS = 2 * ROWS * ROW_INSNS + 32 };
 
 #define X32_BIT 0x40000000u
 
@@ -92,6 +93,18 @@ static bool is_wanted(const struct watched *w)
     return w->kind != WATCH_READLINK || access("/dev/kvm", F_OK);
 }
 
+/* userfaultfd: memory of which the program answers the faults itself would be looked at by us, who have none of its faults. */
+static void add_refused(struct program *p, int made, int ioctl)
+{
+    add(p, SKIP_UNLESS(BPF_JEQ, (uint32_t)made, 1));
+    add(p, RETURN(SECCOMP_RET_ERRNO | ENOSYS));
+    add(p, SKIP_UNLESS(BPF_JEQ, (uint32_t)ioctl, 4));
+    add(p, LOAD(offsetof(struct seccomp_data, args) + 8));
+    add(p, SKIP_UNLESS(BPF_JEQ, USERFAULTFD_IOC_NEW, 1));
+    add(p, RETURN(SECCOMP_RET_ERRNO | ENOSYS));
+    add(p, LOAD(offsetof(struct seccomp_data, nr)));
+}
+
 /* The rows of one architecture; their number of instructions. */
 static unsigned short add_rows(struct program *p, uint32_t arch)
 {
@@ -102,6 +115,10 @@ static unsigned short add_rows(struct program *p, uint32_t arch)
         add(p, SKIP_UNLESS(BPF_JSET, X32_BIT, 1));
         add(p, RETURN(SECCOMP_RET_ERRNO | ENOSYS));
     }
+    if (arch == AUDIT_ARCH_I386)
+        add_refused(p, 374, 54);
+    else
+        add_refused(p, SYS_userfaultfd, SYS_ioctl);
     for (unsigned i = 0; i < ROWS; i++)
         if (number_of(&table[i], arch) != NONE && is_wanted(&table[i]))
             add_row(p, number_of(&table[i], arch), &table[i]);

@@ -52,6 +52,23 @@ def test_a_python_program() -> None:
     _ok(launch(sys.executable, "-c", PYTHON, "/dev/kvm"))
 
 
+UFFD = """
+import ctypes, errno, fcntl, os
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.syscall(323, os.O_CLOEXEC) == -1 and ctypes.get_errno() == errno.ENOSYS
+try:
+    fcntl.ioctl(os.open("/dev/null", os.O_RDWR), 0xAA00, 0)  # USERFAULTFD_IOC_NEW
+except OSError as refused:
+    assert refused.errno == errno.ENOSYS
+    print("ok")
+"""
+
+
+def test_no_userfaultfd() -> None:
+    """Who answers faults of guest memory would not be asked: QEMU's postcopy ran on zeros."""
+    _ok(launch(sys.executable, "-c", UFFD))
+
+
 def test_a_rust_program(tmp_path: Path, need: Need) -> None:
     need(shutil.which("rustc"), "rustc")
     program = tmp_path / "client"
