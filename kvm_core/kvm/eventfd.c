@@ -279,8 +279,10 @@ static bool claim(int fd)
 static void give_up(int fd)
 {
     pthread_mutex_lock(&claims);
-    fcntl(fd, F_SETSIG, 0);
-    fcntl(fd, F_SETOWN, 0);
+    if (fcntl(fd, F_GETOWN) == getpid()) {
+        fcntl(fd, F_SETSIG, 0);
+        fcntl(fd, F_SETOWN, 0);
+    }
     pthread_mutex_unlock(&claims);
 }
 
@@ -294,14 +296,27 @@ static void irqfd_free(struct irqfds *set, struct irqfd *i)
     free(i);
 }
 
+/* Whatever became of the mark. */
+static bool has(const struct irqfds *set, uint64_t id)
+{
+    const struct irqfd *i = set->list;
+
+    while (i && i->id != id)
+        i = i->next;
+    return i;
+}
+
 static int irqfd_add(struct kvm_vm *vm, struct irqfd *new)
 {
     struct irqfds *set = vm->irqfds;
     int err;
 
-    if (!claim(new->fd))
-        return -EBUSY;
     pthread_mutex_lock(&set->lock);
+    err = has(set, new->id) || !claim(new->fd) ? -EBUSY : 0;
+    if (err) {
+        pthread_mutex_unlock(&set->lock);
+        return err;
+    }
     pthread_mutex_lock(&vm->ack_lock);
     new->next = set->list;
     set->list = new;

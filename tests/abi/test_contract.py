@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -538,6 +539,8 @@ def test_eventfds(client: Client) -> None:
         assert call(vm, IRQFD, irq.pack(event, 4096, 1, 0)) == 0
         assert call(vm, IRQFD, irq.pack(9999, 4, 0, 0)) == EBADF
         assert call(vm, IRQFD, irq.pack(event, 4, 0, 0)) == 0
+        assert call(vm, IRQFD, irq.pack(event, 5, 0, 0)) == EBUSY
+        fcntl.fcntl(event, fcntl.F_SETSIG, 0)  # as another process's machine does that gives it up
         assert call(vm, IRQFD, irq.pack(event, 5, 0, 0)) == EBUSY
         assert call(vm, IRQFD, irq.pack(event, 5, 1, 0)) == 0  # nothing matches: no error
         assert call(vm, IRQFD, irq.pack(event, 4, 1, 0)) == 0
