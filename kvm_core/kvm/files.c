@@ -132,7 +132,7 @@ int file_install(const struct client *c, enum object_kind kind, void *object, in
 
 static bool is_a(int fd, const char *file)
 {
-    char path[32], target[64];
+    char path[64], target[64];
     ssize_t n;
 
     snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
