@@ -9,6 +9,7 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -84,45 +85,57 @@ static void go_to(struct walk *w, int dir, int from)
     w->dir = dir;
 }
 
+/* The last name of w->path, which loses it: what is left is the directory. False: no file has such a long one. */
+static bool cut(struct walk *w, char last[NAME_MAX + 1])
+{
+    char *slash = strrchr(w->path, '/'), *from = slash ? slash + 1 : w->path;
+    size_t bytes = strlen(from);
+
+    if (bytes > NAME_MAX)
+        return false;
+    memcpy(last, from, bytes + 1);
+    memcpy(from, slash ? "" : ".", slash ? 1 : 2);
+    return true;
+}
+
 /* One step: 1 or 0 when it is known, -1: it is a link, and w goes on from there. */
 static int step(struct walk *w, int from, bool follow)
 {
-    char *slash = strrchr(w->path, '/'), target[PATH_MAX];
-    const char *last = slash ? slash + 1 : w->path;
-    char first = *w->path, parent[PATH_MAX] = ".";
+    char last[NAME_MAX + 1], first = *w->path;
     ssize_t n;
     int dir;
 
-    if (slash) {
-        memcpy(parent, w->path, (size_t)(last - w->path));
-        parent[last - w->path] = 0;
-    }
-    dir = open_directory(first == '/' ? AT_FDCWD : w->dir, parent);
+    if (!cut(w, last))
+        return 0;
+    dir = open_directory(first == '/' ? AT_FDCWD : w->dir, w->path);
     if (dir < 0)
         return 0;
     go_to(w, dir, from);
     if (!strcmp(last, name) && is_directory(dir, "/dev"))
         return 1;
-    n = follow ? syscall(SYS_readlinkat, dir, last, target, sizeof(target)) : -1;
-    if (n <= 0 || n == sizeof(target))
+    n = follow ? syscall(SYS_readlinkat, dir, last, w->path, sizeof(w->path)) : -1;
+    if (n <= 0 || n == sizeof(w->path))
         return 0;
     if (is_own_descriptor(dir, last))
         return 1;
-    memcpy(w->path, target, (size_t)n);
     w->path[n] = 0;
     return -1;
 }
 
-/* Its paths take room on the stack, of which a thread that opens another file may have little. */
-__attribute__((noinline)) static bool leads_there(int dir, const char *path, size_t bytes, bool follow)
+/* Its path has memory of its own: a signal handler or a thread that asks of another file may have little stack. */
+static bool leads_there(int dir, const char *path, size_t bytes, bool follow)
 {
-    struct walk w = {.dir = dir};
     int before = errno, known = -1;
+    struct walk *w = (void *)syscall(SYS_mmap, NULL, sizeof(*w), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    memcpy(w.path, path, bytes + 1);
-    for (unsigned n = 0; n < LINKS_MAX && known < 0; n++)
-        known = step(&w, dir, follow);
-    go_to(&w, dir, dir);
+    if (w != MAP_FAILED) {
+        w->dir = dir;
+        memcpy(w->path, path, bytes + 1);
+        for (unsigned n = 0; n < LINKS_MAX && known < 0; n++)
+            known = step(w, dir, follow);
+        go_to(w, dir, dir);
+        syscall(SYS_munmap, w, sizeof(*w));
+    }
     errno = before;
     return known == 1;
 }

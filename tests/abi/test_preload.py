@@ -50,6 +50,10 @@ def test_the_device_as_a_stream(c_program: Callable[[str], Path]) -> None:
     _runs(c_program, program="abi/stream.c")
 
 
+def test_other_files_in_a_signal_handler(c_program: Callable[[str], Path]) -> None:
+    _runs(c_program, program="abi/handler.c")
+
+
 def test_what_descriptors_are(c_program: Callable[[str], Path]) -> None:
     _runs(c_program, program="abi/descriptors.c")
 
