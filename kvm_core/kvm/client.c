@@ -172,18 +172,19 @@ int client_dup(const struct client *c, int fd)
 static uint64_t eventfd_id(int fd)
 {
     char path[64], line[128];
-    unsigned long long id = 0;
+    unsigned long long id;
+    uint64_t known = 0;
     FILE *f;
 
     snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
     f = fopen(path, "re");
     if (!f)
         return 0;
-    while (fgets(line, sizeof(line), f))
+    while (!known && fgets(line, sizeof(line), f))
         if (sscanf(line, "eventfd-id: %llu", &id) == 1)
-            break;
+            known = id + 1;
     fclose(f);
-    return id + 1;
+    return known;
 }
 
 int client_eventfd(const struct client *c, int fd, uint64_t *id)

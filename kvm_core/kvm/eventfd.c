@@ -299,7 +299,7 @@ static void irqfd_free(struct irqfds *set, struct irqfd *i)
 /* Whatever became of the mark. */
 static bool has(const struct irqfds *set, uint64_t id)
 {
-    const struct irqfd *i = set->list;
+    const struct irqfd *i = client_eventfd_known(id) ? set->list : NULL;
 
     while (i && i->id != id)
         i = i->next;

@@ -92,6 +92,8 @@ int client_has_text(const struct client *c, uintptr_t at, const char *text);
 int client_dup(const struct client *c, int fd);
 /* The same, and it must be an eventfd: -EBADF, -EINVAL. *id: equal for two descriptors of one eventfd. */
 int client_eventfd(const struct client *c, int fd, uint64_t *id);
+/* Is that the kernel's number of it? Or else the client's, which another eventfd may have by now. */
+static inline bool client_eventfd_known(uint64_t id) { return !(id >> 63); }
 int client_dup_eventfd(const struct client *c, int fd, uint64_t *id); /* by client_dup() */
 /* The same of a copy that we have already; takes it over. */
 int client_eventfd_of(int copy, int fd, uint64_t *id);
