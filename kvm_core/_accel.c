@@ -135,6 +135,12 @@ struct kvm_vcpu *running_here(void)
     return NULL;
 }
 
+void running_forked(void)
+{
+    for (unsigned i = 0; i < atomic_load(&running_high); i++)
+        __atomic_store_n(&running[i].thread, 0, __ATOMIC_RELAXED);
+}
+
 bool kvmish_signal_arrived(int sig)
 {
     struct kvm_vcpu *kv = running_here();

@@ -15,11 +15,14 @@
 
 #include "kvm/door.h"
 
+/* A handler that comes later may keep the one that it has found, ours, to go on to it or to put it back, as Python's faulthandler does. So
+ * a wrapper of a signal stands for the same handler for good, and another handler gets another one; what finds none left has none. */
+enum { WRAPPERS = 4 };
+
 static struct slot {
-    struct sigaction action[2]; /* the one in force and the one before: a handler that is starting may still read it */
-    _Atomic unsigned current;
+    struct sigaction action; /* the client's */
     bool taken;
-} client[_NSIG];
+} client[WRAPPERS][_NSIG];
 static _Atomic unsigned found;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -54,10 +57,8 @@ static bool put_back(int sig, siginfo_t *info, ucontext_t *uc)
     return true;
 }
 
-static void wrapper(int sig, siginfo_t *info, void *context)
+static void arrived(const struct sigaction *a, int sig, siginfo_t *info, void *context)
 {
-    struct slot *s = &client[sig];
-    const struct sigaction *a = &s->action[atomic_load(&s->current)];
     int saved = errno;
 
     if (is_fault(sig) && info->si_code > 0 && kvmish_fault((uintptr_t)info->si_addr, context))
@@ -76,35 +77,59 @@ static void wrapper(int sig, siginfo_t *info, void *context)
         a->sa_handler(sig);
 }
 
+static void wrapper_0(int sig, siginfo_t *info, void *context) { arrived(&client[0][sig].action, sig, info, context); }
+static void wrapper_1(int sig, siginfo_t *info, void *context) { arrived(&client[1][sig].action, sig, info, context); }
+static void wrapper_2(int sig, siginfo_t *info, void *context) { arrived(&client[2][sig].action, sig, info, context); }
+static void wrapper_3(int sig, siginfo_t *info, void *context) { arrived(&client[3][sig].action, sig, info, context); }
+
+static void (*const wrapper[WRAPPERS])(int, siginfo_t *, void *) = {wrapper_0, wrapper_1, wrapper_2, wrapper_3};
+
 static bool is_wrapped(const struct sigaction *a)
 {
-    return (a->sa_flags & SA_SIGINFO) && a->sa_sigaction == wrapper;
+    for (unsigned n = 0; n < WRAPPERS; n++)
+        if ((a->sa_flags & SA_SIGINFO) && a->sa_sigaction == wrapper[n])
+            return true;
+    return false;
 }
 
-/* Faults are taken once: a handler that comes later may go on to the one that it found, ours. */
-static bool is_wanted(int sig, const struct sigaction *a)
+static bool is_same(const struct sigaction *a, const struct sigaction *b)
 {
-    return is_fault(sig) ? !client[sig].taken : is_handler(a);
+    return a->sa_sigaction == b->sa_sigaction && !((a->sa_flags ^ b->sa_flags) & SA_SIGINFO);
+}
+
+/* In its wrapper; as it is when it wants none, or none is left. */
+static struct sigaction wrapped(int sig, const struct sigaction *a)
+{
+    struct sigaction ours = *a;
+
+    if (is_wrapped(a) || !(is_fault(sig) || is_handler(a)))
+        return ours;
+    for (unsigned n = 0; n < WRAPPERS; n++) {
+        struct slot *s = &client[n][sig];
+        if (s->taken && !is_same(&s->action, a))
+            continue;
+        if (!s->taken)
+            *s = (struct slot){*a, true};
+        ours.sa_sigaction = wrapper[n];
+        ours.sa_flags |= SA_SIGINFO | (is_fault(sig) ? SA_ONSTACK : 0);
+        break;
+    }
+    return ours;
 }
 
 /* Another thread may install one at any time: what was replaced is what counts. */
 static void wrap(int sig, struct sigaction now)
 {
-    struct slot *s = &client[sig];
-    struct sigaction ours, was;
+    struct sigaction there = now, put = wrapped(sig, &now), was;
 
-    while (!is_wrapped(&now)) {
-        unsigned other = !atomic_load(&s->current);
-        s->action[other] = ours = now;
-        ours.sa_sigaction = wrapper;
-        ours.sa_flags |= SA_SIGINFO | (is_fault(sig) ? SA_ONSTACK : 0);
-        atomic_store(&s->current, other);
-        sigaction(sig, is_wanted(sig, &now) ? &ours : &now, &was);
-        if (is_wrapped(&was) || was.sa_sigaction == now.sa_sigaction)
-            break;
+    if (is_same(&put, &now))
+        return;
+    while (!sigaction(sig, &put, &was) && !is_same(&was, &there)) {
+        there = put;
         now = was;
+        put = wrapped(sig, &now);
     }
-    s->taken = true;
+    atomic_fetch_add(&found, is_handler(&now));
 }
 
 void handlers_forked(void)
@@ -119,12 +144,9 @@ unsigned handlers_wrap(void)
     struct sigaction now;
 
     pthread_mutex_lock(&lock);
-    for (int sig = 1; sig < _NSIG; sig++) {
-        if (sigaction(sig, NULL, &now) || is_wrapped(&now) || !is_wanted(sig, &now))
-            continue;
-        wrap(sig, now);
-        atomic_fetch_add(&found, is_handler(&now));
-    }
+    for (int sig = 1; sig < _NSIG; sig++)
+        if (!sigaction(sig, NULL, &now))
+            wrap(sig, now);
     pthread_mutex_unlock(&lock);
     return handlers_found();
 }

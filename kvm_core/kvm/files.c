@@ -262,6 +262,7 @@ void kvmish_mapped(int fd, void *addr, size_t size_bytes, long offset)
 void kvmish_forked(void)
 {
     atomic_fetch_add(&process_generation, 1);
+    running_forked();
     backing_forked();
     pthread_mutex_init(&pool_lock, NULL); /* a thread that is not here may have held it */
 }

@@ -289,6 +289,7 @@ int system_ioctl(const struct client *c, unsigned long req, uintptr_t arg);
 int vm_ioctl(struct kvm_vm *vm, const struct client *c, unsigned long req, uintptr_t arg);
 int vcpu_ioctl(struct kvm_vcpu *kv, const struct client *c, unsigned long req, uintptr_t arg);
 void running_remove(struct kvm_vcpu *kv); /* _accel.c: the vCPU goes away */
+void running_forked(void);                /* _accel.c: the others' threads are not here; a new one may have the name of one */
 struct kvm_vcpu *running_here(void);      /* _accel.c: what the calling thread runs, or NULL. Async-signal-safe */
 int object_ioctl(enum object_kind kind, void *object, const struct client *c, unsigned long req, uintptr_t arg);
 void object_put(enum object_kind kind, void *object); /* drops what install() took over */

@@ -164,6 +164,64 @@ assert not ran
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 assert ran
 """,
+    "a handler that the next one goes on to": """
+ran = []
+signal.signal(signal.SIGUSR1, lambda *_: ran.append(1))
+machine = Machine()
+with open(os.devnull, "w") as traces:
+    faulthandler.register(signal.SIGUSR1, traces, chain=True)
+    machine = Machine()
+    signal.raise_signal(signal.SIGUSR1)
+    assert ran == [1]
+""",
+    "a handler that is put back": """
+ran = []
+signal.signal(signal.SIGUSR1, lambda *_: ran.append(1))
+machine = Machine()
+with open(os.devnull, "w") as traces:
+    faulthandler.register(signal.SIGUSR1, traces)
+    machine = Machine()
+    faulthandler.unregister(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)
+    assert ran == [1]
+""",
+    "the memory, of a program that no longer has its handler of faults": """
+machine = None
+faulthandler.enable()
+machine = Machine(address_only=True)
+faulthandler.disable()
+Machine()
+ends = []
+thread = machine.enter(ends.append)
+ctypes.CDLL(None).munmap(ctypes.c_void_p(machine.address), 0x1000)
+thread.join()
+assert ends[0].errno == 14, ends
+""",
+    "the memory, of a program that has come to have one": """
+faulthandler.enable()
+machine = Machine(address_only=True)
+ends = []
+thread = machine.enter(ends.append)
+ctypes.CDLL(None).munmap(ctypes.c_void_p(machine.address), 0x1000)
+thread.join()
+assert ends[0].errno == 14, ends
+""",
+    "patience, of a child's thread in the place of a parent's": """
+thread = machine.enter()
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    machine.goes_on()
+else:
+    signal.alarm(30)  # nobody else ends a child that waits
+    ends = []
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    machine = Machine()
+    new = machine.enter(ends.append)
+    assert new.ident == thread.ident
+    signal.pthread_kill(new.ident, signal.SIGUSR1)
+    new.join()
+    assert ends == [exits.Interrupted()], ends
+""",
     "the parent's machine, in a child": """
 machine.enter()
 if child := os.fork():
