@@ -4,6 +4,7 @@
  * answered first, with the client's thread caught on its way out, and get their real result from the hand.
  */
 #include <errno.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "devfs/mapping.h"
@@ -14,9 +15,15 @@ static struct call *call_of(const struct client *c)
     return (struct call *)c;
 }
 
+/* By which the client's memory is, if not by its own number. When that thread has ended, too, another process may have the number. */
+static pid_t reachable(const struct worker *w)
+{
+    return w->reachable && (!syscall(SYS_tgkill, w->client, w->reachable, 0) || errno == EPERM) ? w->reachable : 0;
+}
+
 void call_begin(struct call *c, struct worker *w, uint64_t unique, pid_t tid)
 {
-    c->client = (struct client){.pid = w->client, .thread = w->reachable, .ops = &foreign_ops, .payload = &c->payload};
+    c->client = (struct client){.pid = w->client, .thread = reachable(w), .ops = &foreign_ops, .payload = &c->payload};
     c->w = w;
     c->unique = unique;
     c->tid = tid;

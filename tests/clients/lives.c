@@ -83,7 +83,7 @@ static void done(void)
     _exit(0);
 }
 
-static void *goes_on(void *has_machine)
+static void wait_for_first(void)
 {
     CHECK(!pthread_join(first, NULL));
     for (;;) { /* joined it can be a moment before it is a zombie */
@@ -93,6 +93,11 @@ static void *goes_on(void *has_machine)
         if (state == 'Z')
             break;
     }
+}
+
+static void *goes_on(void *has_machine)
+{
+    wait_for_first();
     if (has_machine)
         use(&early);
     make_and_use();
@@ -115,6 +120,63 @@ static void without_first(bool has_machine)
 
 static void first_ends(void) { without_first(false); }
 static void first_ends_later(void) { without_first(true); }
+
+/* The next process or thread has this number. */
+static pid_t fork_as(pid_t number)
+{
+    int status;
+    pid_t pid;
+
+    for (;;) {
+        FILE *f = fopen("/proc/sys/kernel/ns_last_pid", "w");
+        CHECK(f && fprintf(f, "%d", number - 1) > 0 && !fclose(f) && (pid = fork()) >= 0);
+        if (!pid)
+            for (;;)
+                pause();
+        if (pid == number)
+            return pid;
+        CHECK(!kill(pid, SIGKILL) && waitpid(pid, &status, 0) == pid);
+    }
+}
+
+static pid_t maker;
+
+static void *makes(void *unused)
+{
+    wait_for_first();
+    maker = (pid_t)syscall(SYS_gettid);
+    start(&early, 1);
+    return unused;
+}
+
+/* Another process, whose memory is as ours was, has the number of the thread that made the machine: it is not the client. */
+static void *is_not_mistaken(void *unused)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry[1];
+    } efer = {.head = {.nmsrs = 1}, .entry = {{.index = 0xc0000080, .data = 1}}};
+    pthread_t t;
+    pid_t other;
+    int ret;
+
+    CHECK(!pthread_create(&t, NULL, makes, NULL) && !pthread_join(t, NULL));
+    other = fork_as(maker);
+    ret = ioctl(early.vcpu[0], KVM_GET_MSRS, &efer);
+    CHECK(!kill(other, SIGKILL));
+    CHECK(ret < 0 || !efer.entry[0].data);
+    done();
+    return unused;
+}
+
+static void maker_ends(void)
+{
+    pthread_t t;
+
+    first = pthread_self();
+    CHECK(!pthread_create(&t, NULL, is_not_mistaken, NULL));
+    pthread_exit(NULL);
+}
 
 static void *with_own_table(void *m)
 {
@@ -469,7 +531,7 @@ static void user_namespace(void)
 int main(int argc, char **argv)
 {
     static const struct scenario scenario[] = {
-        {"first-ends", first_ends}, {"first-ends-later", first_ends_later}, {"own-table", own_table},
+        {"first-ends", first_ends}, {"first-ends-later", first_ends_later}, {"maker-ends", maker_ends}, {"own-table", own_table},
         {"own-table-later", own_table_later}, {"own-again", own_again},
         {"starts-others", starts_others}, {"shares-memory", shares_memory}, {"daemonizes", daemonizes}, {"chroot", chrooted},
         {"set-user", set_user}, {"user-namespace", user_namespace}, {"mount-namespace", mount_namespace},

@@ -21,7 +21,9 @@ ALWAYS = [
     "first-ends", "own-table", "own-again", "starts-others", "daemonizes", "low-limit", "locked",
     "no-new-rights",
 ]  # fmt: skip
-AS_ROOT = ["chroot", "set-user", "user-namespace", "mount-namespace", "pid-namespace"]
+AS_ROOT = [
+    "chroot", "set-user", "user-namespace", "mount-namespace", "pid-namespace", "maker-ends",
+]  # fmt: skip
 # What a door cannot: docs/howto/exec.md and devfs.md say so.
 PRELOAD = [*ALWAYS, *AS_ROOT, "first-ends-later", "shares-memory"]
 SECCOMP = [*ALWAYS, *AS_ROOT, "strict", "first-ends-later", "own-table-later"]
