@@ -146,20 +146,14 @@ static void gate_code(struct vcpu *v, struct idt_gate *g, uint32_t ext)
 /* The stack of the handler, aligned to 16 bytes in long mode. SDM vol. 3, 6.14.2, 6.14.5 */
 static void gate_stack(struct vcpu *v, const struct idt_gate *g, uint32_t ext, struct far_stack *st)
 {
-    const struct segment *tr = &v->seg[TR];
-    unsigned off = 0x24 + 8 * (g->ist - 1);
-
     if (g->cpl < v->cpl)
-        far_stack_inner(v, st, g->cpl, ext);
+        far_stack_inner(v, st, g->cpl, g->ist, ext);
     else
         far_stack_current(v, st, ext);
     if (!cpu_lma(v))
         return;
-    if (g->ist) {
-        if (off + 7 > tr->limit)
-            cpu_fault_error(v, VEC_TS, SEL_ERROR(tr->sel) | ext);
-        st->sp = sys_load(v, tr->base + off, 8);
-    }
+    if (g->ist && st->current)
+        st->sp = far_stack_of_tss(v, g->cpl, g->ist, ext);
     /* compatibility-mode code of the same level: the handler is 64-bit, its stack flat */
     st->mask = UINT64_MAX;
     st->flat = true;

@@ -25,7 +25,15 @@ static void tss_check(struct vcpu *v, uint64_t last, uint32_t ext)
         cpu_fault_error(v, VEC_TS, SEL_ERROR(v->seg[TR].sel) | ext);
 }
 
-void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_t ext)
+uint64_t far_stack_of_tss(struct vcpu *v, unsigned dpl, unsigned ist, uint32_t ext)
+{
+    unsigned off = ist ? 0x24 + 8 * (ist - 1) : 4 + 8 * dpl;
+
+    tss_check(v, off + 7, ext);
+    return sys_load(v, v->seg[TR].base + off, 8);
+}
+
+void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, unsigned ist, uint32_t ext)
 {
     const struct segment *tr = &v->seg[TR];
     uint64_t desc, off;
@@ -33,9 +41,7 @@ void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_
 
     *st = (struct far_stack){.error = ext, .user = dpl == 3};
     if (cpu_lma(v)) {
-        off = 4 + 8 * dpl;
-        tss_check(v, off + 7, ext);
-        st->sp = sys_load(v, tr->base + off, 8);
+        st->sp = far_stack_of_tss(v, dpl, ist, ext);
         st->ss = (struct segment){.sel = (uint16_t)dpl, .ar = AR_UNUSABLE | dpl << AR_DPL_SHIFT};
         st->mask = UINT64_MAX;
         st->flat = true;
@@ -261,7 +267,7 @@ static void call_inner(struct vcpu *v, struct call_gate *g, uint64_t next)
     unsigned dpl = desc_dpl(g->desc);
     uint64_t params[31];
 
-    far_stack_inner(v, &in, dpl, 0);
+    far_stack_inner(v, &in, dpl, 0, 0);
     far_check_ip(v, &g->cs, g->offset, 0);
     far_stack_current(v, &old, 0);
     for (unsigned n = 0; n < g->params; n++)

@@ -22,9 +22,10 @@ struct far_stack {
 };
 
 void far_stack_current(struct vcpu *v, struct far_stack *st, uint32_t error);
-/* SS:ESP of privilege `dpl` from the TSS, checked (#TS); long mode: RSPn, null SS. SDM vol. 3, 7.2
+/* SS:ESP of privilege `dpl` from the TSS, checked (#TS); long mode: RSPn or, of `ist` 1 to 7, ISTn alone, null SS. SDM vol. 3, 7.2
  */
-void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, uint32_t ext);
+void far_stack_inner(struct vcpu *v, struct far_stack *st, unsigned dpl, unsigned ist, uint32_t ext);
+uint64_t far_stack_of_tss(struct vcpu *v, unsigned dpl, unsigned ist, uint32_t ext); /* of long mode */
 void far_push(struct vcpu *v, struct far_stack *st, unsigned size, uint64_t value);
 /* A frame, slot[0] first. */
 void far_push_all(struct vcpu *v, struct far_stack *st, unsigned size, const uint64_t *slot, unsigned count);

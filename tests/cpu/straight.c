@@ -191,6 +191,35 @@ static void compare(bool gate)
     CHECK(!taken || careful.fault < 0);
 }
 
+/* RSP0 is in a page that is not there: a gate with a stack of its own does not read it. SDM vol. 3, 6.14.5 */
+static void without_rsp0(uint8_t slow)
+{
+    enum { ABSENT = 9, BEHIND = 0xa000, STACK = STACKS + 0x800 };
+    uint64_t page;
+
+    tables();
+    state();
+    put(IDT, CODE | (uint64_t)CODE0 << 16 | 1ull << 32 | 0x8eull << 40);
+    memcpy(ram + GDT + CODE0, &(uint64_t){0x00af9b000000ffff}, 8);
+    v->gdt.limit = 47;
+    v->idt.limit = 15;
+    v->seg[TR] = (struct segment){.base = BEHIND - 0x20, .limit = 103, .ar = AR_P | 11, .sel = 0x40};
+    put(BEHIND + 4, STACK);
+    memcpy(&page, ram + TABLES + 0x3000 + 8 * ABSENT, 8);
+    put(TABLES + 0x3000 + 8 * ABSENT, 0);
+    tlb_flush_all(v);
+    v->cpl = 3;
+    cpu_set_eflags(v, 0);
+    cpu_update_mode(v);
+    v->slow |= slow;
+    v->pending = (struct event){.type = EVENT_EXTINT};
+    CHECK(OUTCOME(v, exception_deliver(v)) < 0 && v->cpl == 0 && v->gpr[RSP] == STACK - 40, "%#" PRIx64, v->gpr[RSP]);
+    v->slow &= (uint8_t)~slow;
+    v->pending.type = v->delivering = EVENT_NONE;
+    put(TABLES + 0x3000 + 8 * ABSENT, page);
+    tlb_flush_all(v);
+}
+
 int main(void)
 {
     v = new_vcpu();
@@ -214,6 +243,8 @@ int main(void)
         v->pending.type = EVENT_NONE;
         v->delivering = EVENT_NONE;
     }
+    without_rsp0(0);
+    without_rsp0(SLOW_SINGLE);
     CHECK(taken_gates > ROUNDS / 20 && taken_returns > ROUNDS / 20, "only %" PRIu64 " and %" PRIu64, taken_gates, taken_returns);
     free_vcpu(v);
     return report();
