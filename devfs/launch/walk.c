@@ -74,17 +74,29 @@ static bool up(struct walk *w)
     return go(w, directory(w->at, "..", 0));
 }
 
-/* The client's own directory, where /proc would say ours. */
+static bool is_in_proc(const struct walk *w)
+{
+    struct statfs fs;
+
+    return !fstatfs(w->at, &fs) && fs.f_type == PROC_SUPER_MAGIC;
+}
+
+/* The client's own directory, where /proc would say ours, or, another PID namespace's, none. */
+static bool is_own_directory(const char *name)
+{
+    return !strcmp(name, "self") || !strcmp(name, "thread-self");
+}
+
 static int own_directory(const struct walk *w, const char *name)
 {
     char path[64];
 
-    if (!strcmp(name, "self"))
-        snprintf(path, sizeof(path), "/proc/%d", proc_relative(w->c->tid, "Tgid"));
-    else if (!strcmp(name, "thread-self"))
-        snprintf(path, sizeof(path), "/proc/%d/task/%d", proc_relative(w->c->tid, "Tgid"), w->c->tid);
-    else
+    if (!is_own_directory(name))
         return -1;
+    if (*name == 's')
+        snprintf(path, sizeof(path), "/proc/%d", proc_relative(w->c->tid, "Tgid"));
+    else
+        snprintf(path, sizeof(path), "/proc/%d/task/%d", proc_relative(w->c->tid, "Tgid"), w->c->tid);
     return directory(AT_FDCWD, path, 0);
 }
 
@@ -116,7 +128,6 @@ static int through_link(struct walk *w, const char *target, const char *rest)
 static int step(struct walk *w, const char *name, const char *rest)
 {
     char target[PATH_MAX];
-    struct statfs fs;
     ssize_t n;
 
     if (!strcmp(name, "..") || !strcmp(name, "."))
@@ -124,11 +135,11 @@ static int step(struct walk *w, const char *name, const char *rest)
     if (!*rest && !strcmp(name, "kvm") && is_at(w->at, &w->dev))
         return THERE;
     n = readlinkat(w->at, name, target, sizeof(target) - 1);
-    if (n < 0)
+    if (n < 0 && !(is_own_directory(name) && is_in_proc(w)))
         return *rest && go(w, directory(w->at, name, O_NOFOLLOW)) ? ON : ELSEWHERE;
     if (!*rest && !w->follow)
         return ELSEWHERE;
-    if (!fstatfs(w->at, &fs) && fs.f_type == PROC_SUPER_MAGIC)
+    if (is_in_proc(w))
         return through_proc(w, name, !*rest);
     target[n] = 0;
     return through_link(w, target, rest);

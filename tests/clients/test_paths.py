@@ -77,6 +77,14 @@ def test_behind_the_seccomp_door(
         _runs([*around, *_door("seccomp"), str(program)], scenario)
 
 
+@pytest.mark.parametrize("door", ["preload", "seccomp"])
+def test_in_a_pid_namespace(paths: Callable[[str], Path], door: str, need: Need) -> None:
+    """Its /proc/self is no name to who is outside."""
+    need(can_mount(), "root that may mount, for a /proc of its own")
+    inside = ["unshare", "--pid", "--fork", "--mount-proc"]
+    _runs([*NOWHERE, *_door(door), *inside, str(paths("dynamic"))], "spellings")
+
+
 @pytest.mark.host_kvm
 @pytest.mark.full
 def test_on_the_hosts_kvm(paths: Callable[[str], Path], need: Need) -> None:
