@@ -88,7 +88,7 @@ static int looked(int ret, int dir, const char *path, struct stat *st)
 /* Of the calls that take a descriptor and a path. */
 static bool is_device_at(int dir, const char *path, int flags)
 {
-    if (flags & AT_EMPTY_PATH && kvmish_is_system(dir) && (!path || !*path))
+    if (flags & AT_EMPTY_PATH && kvmish_is_system(dir) && path_is_empty(path))
         return true;
     return path_is_device(dir, path, !(flags & AT_SYMLINK_NOFOLLOW));
 }

@@ -157,6 +157,15 @@ bool path_is_device(int dir, const char *path, bool follow)
     return leads_there(dir, path, (size_t)n, follow);
 }
 
+bool path_is_empty(const char *path)
+{
+    int before = errno;
+    bool is = !path || !length(path);
+
+    errno = before;
+    return is;
+}
+
 bool link_is_device(int dir, const char *path)
 {
     int before = errno;

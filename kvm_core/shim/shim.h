@@ -34,6 +34,8 @@ enum { FD_LIMIT = 65536 }; /* descriptors above it are never ours */
 
 /* paths.c, by *at() functions' `dir`. Does the path lead to the device? follow: also if it is a link called kvm. */
 bool path_is_device(int dir, const char *path, bool follow);
+/* Has it no name, so that *at() functions with AT_EMPTY_PATH mean their `dir`? */
+bool path_is_empty(const char *path);
 /* Is it a link to the device, whatever its name? A system call, mostly. */
 bool link_is_device(int dir, const char *path);
 /* open() of /dev/kvm: a descriptor, or -1 and errno. */

@@ -21,6 +21,7 @@ static void the_device(int kvm, bool is)
 #define IS(call) CHECK(!(call) && is_device(st.st_mode, major(st.st_rdev), minor(st.st_rdev)) == is)
     IS(fstat(kvm, &st));
     IS(fstatat(kvm, "", &st, AT_EMPTY_PATH));
+    REFUSED(fstatat(kvm, (const char *)1, &st, AT_EMPTY_PATH), EFAULT);
     for (unsigned i = 0; i < 2; i++) {
         int (*look)(int, int, struct stat *) = (__typeof__(look))dlsym(RTLD_DEFAULT, old[i]);
         IS(look(1, kvm, &st));
