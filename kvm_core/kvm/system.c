@@ -18,6 +18,18 @@ static int cpuid_emulated(struct kvm_cpuid_entry2 *entries)
     return sizeof(emulated) / sizeof(*emulated);
 }
 
+/* Of KVM_GET_EMULATED_CPUID alone Linux looks at what the list has before: its padding is kept for something that may come. */
+static bool cpuid_is_clean(const struct client *c, uintptr_t arg, uint32_t nent)
+{
+    bool clean = true;
+
+    for (uint32_t i = 0; i < nent && clean; i++) {
+        struct kvm_cpuid_entry2 e;
+        clean = !client_read(c, &e, arg + sizeof(struct kvm_cpuid2) + i * sizeof(e), sizeof(e)) && !(e.padding[0] | e.padding[1] | e.padding[2]);
+    }
+    return clean;
+}
+
 static int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emulated)
 {
     struct kvm_cpuid2 head;
@@ -30,11 +42,13 @@ static int cpuid_get_supported(const struct client *c, uintptr_t arg, bool emula
         return -E2BIG;
     if (head.nent > CPUID_MAX)
         head.nent = CPUID_MAX;
+    if (emulated && !cpuid_is_clean(c, arg, head.nent))
+        return -EINVAL;
     entries = calloc(CPUID_MAX, sizeof(*entries));
     if (!entries)
         return -ENOMEM;
     n = emulated ? cpuid_emulated(entries) : cpuid_supported(entries, CPUID_MAX);
-    if (n < 0 || (unsigned)n > head.nent) {
+    if (n < 0 || (unsigned)n + emulated > head.nent) { /* Linux wants room for the one that it does not find, 0x80000000 */
         err = -E2BIG;
     } else {
         head.nent = (uint32_t)n;

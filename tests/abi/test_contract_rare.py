@@ -33,7 +33,7 @@ from tools import abi_differences, abi_page
 
 __all__ = ["client"]  # a fixture
 
-EOPNOTSUPP = -errno.EOPNOTSUPP
+E2BIG, EOPNOTSUPP = -errno.E2BIG, -errno.EOPNOTSUPP
 
 GET_EMULATED_CPUID, GET_MSR_FEATURE_INDEX_LIST = ioc(3, 9, 8), ioc(3, 0xA, 4)
 MCE_CAP_SUPPORTED, GET_MSRS = ioc(2, 0x9D, 8), ioc(3, 0x88, 8)
@@ -67,6 +67,14 @@ def test_what_is_supported(client: Client) -> None:
     assert client.call(client.system, GET_EMULATED_CPUID, cpuid) == 0
     functions = [entry[0] for entry in struct.iter_unpack("=10I", cpuid[8:])]
     assert functions[: struct.unpack_from("=I", cpuid)[0]] == [0, 1, 7]
+    for room, answer in ((0, E2BIG), (3, E2BIG), (4, 0)):
+        cpuid[:4] = struct.pack("=I", room)
+        assert client.call(client.system, GET_EMULATED_CPUID, cpuid) == answer
+    cpuid[-1] = 1  # the padding of the last
+    cpuid[:4] = struct.pack("=I", 9)
+    assert client.call(client.system, GET_EMULATED_CPUID, cpuid) == 0
+    cpuid[:4] = struct.pack("=I", 10)
+    assert client.call(client.system, GET_EMULATED_CPUID, cpuid) == EINVAL
     place = client.memory(1)
     xcr0 = struct.pack("=IIQQ", 0, 0, 0, place)  # KVM_X86_XCOMP_GUEST_SUPP
     assert client.call(client.system, HAS_DEVICE_ATTR, xcr0) == 0
