@@ -170,12 +170,13 @@ static int interrupted(struct kvm_vcpu *kv)
 /* Sleeps until kicked. The caller has cleared `kick` and then found nothing to do. */
 static void block(struct kvm_vcpu *kv)
 {
+    static const struct timespec ever = {.tv_sec = 1 << 30}; /* a wait with an end is EINTR after a handler with SA_RESTART, too */
     struct timespec before, after;
 
     clock_gettime(CLOCK_MONOTONIC, &before);
     atomic_store(&kv->waiting, 1);
     if (!__atomic_load_n(&kv->cpu.kick, __ATOMIC_SEQ_CST) &&
-        syscall(SYS_futex, &kv->cpu.kick, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, NULL, NULL, 0) && errno == EINTR)
+        syscall(SYS_futex, &kv->cpu.kick, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, &ever, NULL, 0) && errno == EINTR)
         atomic_store(&kv->handled, 1); /* a handler that is not wrapped ran on this thread */
     atomic_store(&kv->waiting, 0);
     clock_gettime(CLOCK_MONOTONIC, &after);

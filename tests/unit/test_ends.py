@@ -164,6 +164,20 @@ assert not ran
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 assert ran
 """,
+    "patience, of a vCPU that sleeps, by a handler that goes back to sleep": """
+vm = machine.kvm.create_vm()
+vm.create_irqchip()
+waiting = vm.create_vcpu(1)  # for its SIPI
+ends = []
+thread = threading.Thread(target=lambda: ends.append(waiting.run()), daemon=True)
+thread.start()
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.siginterrupt(signal.SIGUSR1, False)
+while thread.is_alive():  # the first may have come before it slept
+    signal.pthread_kill(thread.ident, signal.SIGUSR1)
+    thread.join(1)
+assert ends == [exits.Interrupted()], ends
+""",
     "a handler that the next one goes on to": """
 ran = []
 signal.signal(signal.SIGUSR1, lambda *_: ran.append(1))
