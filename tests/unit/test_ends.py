@@ -59,6 +59,13 @@ class Machine:
         self.goes_on()
         return thread
 
+    def loses_its_memory(self):
+        ends = []
+        thread = self.enter(ends.append)
+        ctypes.CDLL(None).munmap(ctypes.c_void_p(self.address), 0x1000)
+        thread.join()
+        assert ends[0].errno == 14, ends  # EFAULT
+
     def close(self):
         self.vcpu.close()
         self.vm.close()
@@ -122,11 +129,7 @@ machine.ram.close()
 """,
     "the memory, of which we had the address": """
 machine = Machine(address_only=True)
-ends = []
-thread = machine.enter(ends.append)
-ctypes.CDLL(None).munmap(ctypes.c_void_p(machine.address), 0x1000)
-thread.join()
-assert ends[0].errno == 14, ends
+machine.loses_its_memory()
 """,
     "patience": """
 meanwhile(lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -205,20 +208,12 @@ faulthandler.enable()
 machine = Machine(address_only=True)
 faulthandler.disable()
 Machine()
-ends = []
-thread = machine.enter(ends.append)
-ctypes.CDLL(None).munmap(ctypes.c_void_p(machine.address), 0x1000)
-thread.join()
-assert ends[0].errno == 14, ends
+machine.loses_its_memory()
 """,
     "the memory, of a program that has come to have one": """
 faulthandler.enable()
 machine = Machine(address_only=True)
-ends = []
-thread = machine.enter(ends.append)
-ctypes.CDLL(None).munmap(ctypes.c_void_p(machine.address), 0x1000)
-thread.join()
-assert ends[0].errno == 14, ends
+machine.loses_its_memory()
 """,
     "patience, of a child's thread in the place of a parent's": """
 thread = machine.enter()
