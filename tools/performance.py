@@ -29,7 +29,7 @@ programs are in `tests/bench/guest`.
 - Date: {date}; commit: {commit}
 - Processor: {processor}, {count} processors; load average before: {before}, after: {after}
 - Host kernel: {release}; {qemu}
-- Medians of {runs} runs a side, of short rows more but for TCG (`turns` in that table), the sides
+- Medians of {runs} runs a side, of short sessions more (`turns` in that table), the sides
   taking turns, by the host's clock at the lines on the console; the guest's clock has to
   agree within 0.5 %, and each checksum with the host's
 - "native": the same static binary on the host. "QEMU, kvmish": the same QEMU and machine as under

@@ -28,20 +28,21 @@ class Session:
     file: bool = False  # also under QEMU on the device file
     plain: bool = False  # the usual initramfs and console messages; no programs
     own: bool = True  # also by kvmish boot
-    turns: int = 1  # a round's, of the judged sides but TCG: what is short is measured more often
+    turns: int = 1  # a round's, of the judged sides: what is short is measured more often
+    tcg_turns: int = 1  # TCG's, where it is short under TCG, too
 
 
 SESSIONS = {
     "integer": Session(file=True, turns=3),
     "integer 32": Session(),
-    "vector": Session(turns=3),
-    "kernel": Session(),
+    "vector": Session(turns=5),
+    "kernel": Session(turns=3, tcg_turns=3),
     "two": Session(smp=2, turns=3),
-    "four": Session(smp=4),
+    "four": Session(smp=4, turns=3, tcg_turns=3),
     "idle": Session(native=False),
     "compiler": Session(memory_mb=512, disk=True),
     "scripts": Session(memory_mb=512, disk=True, turns=3),
-    "boot pc": Session(native=False, plain=True, file=True),
+    "boot pc": Session(native=False, plain=True, file=True, turns=3, tcg_turns=3),
     "boot pc 2": Session(native=False, plain=True, smp=2, own=False),
     "boot q35": Session(native=False, plain=True, machine="q35", own=False),
     "exits": Session(native=False, plain=True, own=False, tcg=False, file=True),

@@ -94,7 +94,7 @@ class Runner:
             sides = sides if number % 2 == 0 else sides[::-1]
             for turn in range(SESSIONS[session].turns):
                 for side in sides:
-                    if turn == 0 or (side.judged and side.kind != "tcg"):
+                    if turn < side.turns(session):
                         self.run(side, session, mitigations)
 
     def run(self, side: Side, session: str, mitigations: str) -> None:

@@ -49,6 +49,11 @@ class Side:
             "boot": what.own,
         }[self.kind]
 
+    def turns(self, session: str) -> int:
+        """How often it takes its turn in a round."""
+        what = SESSIONS[session]
+        return (what.tcg_turns if self.kind == "tcg" else what.turns) if self.judged else 1
+
     def command(self, session: str, rows: list[Row], mitigations: str) -> list[str]:
         """Return what to run."""
         words = ",".join(f"{program}:{count}" for program, count in self.work(rows))
