@@ -108,7 +108,8 @@ static void open_node(struct worker *w, const struct fuse_in_header *h)
     session_reply(&w->session, h->unique, 0, &out, sizeof(out));
 }
 
-void exit_if_last(struct worker *w)
+/* Ends the process when the client has nothing of it any more. */
+static void exit_if_last(struct worker *w)
 {
     if (atomic_load(&w->handles) > 1)
         return;

@@ -38,8 +38,6 @@ static struct pool {
     unsigned children;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = -1};
 
-extern char **environ;
-
 enum { ENVIRONMENT_MAX = 32 };
 
 /* The kernel keeps a thread's struct rseq up to date whenever it has been preempted, as a reader is by each client that it answers. */
@@ -312,15 +310,4 @@ void pool_stop(void)
             waitpid(c->pid, NULL, 0);
         }
     }
-}
-
-unsigned devfs_workers(unsigned *spare)
-{
-    unsigned n;
-
-    pthread_mutex_lock(&pool.lock);
-    *spare = spare_count();
-    n = pool.children;
-    pthread_mutex_unlock(&pool.lock);
-    return n;
 }

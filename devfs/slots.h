@@ -13,8 +13,6 @@
 SLOT int devfs_start(const char *worker, unsigned spares, void *(*get_context)(void), char *error, size_t room);
 /* Ends the workers that have no client and waits for them; those with one go on. */
 SLOT void devfs_stop(void);
-/* How many workers there are that we have started, and how many of these have no client yet. */
-SLOT unsigned devfs_workers(unsigned *spare);
 /* The `ioctl` slot of libfuse2's struct fuse_operations. */
 SLOT int devfs_ioctl(const char *path, int cmd, void *arg, void *file, unsigned flags, void *data);
 

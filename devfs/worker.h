@@ -78,8 +78,6 @@ struct worker {
 
 /* objects.c: FUSE requests of any kind */
 void worker_serve(struct session *s, struct reader *r, const struct fuse_in_header *h, void *body);
-/* Ends the process when the client has nothing of it any more. */
-void exit_if_last(struct worker *w);
 /* A new file; its number, or -ENFILE. */
 int node_add(struct worker *w, enum object_kind kind, void *object, int backing);
 /* NULL: it stays as a name without an object; numbers are not used again. */

@@ -5,7 +5,6 @@
 
 #define XAPIC_BROADCAST 0xffu
 #define X2APIC_BROADCAST 0xffffffffu
-#define DFR_FLAT 0xffffffffu
 
 static bool is_broadcast(const struct lapic *target, uint32_t dest)
 {

@@ -35,7 +35,6 @@ struct decoded {
     uint8_t encoding;   /* enum decoded_encoding */
     uint8_t map;        /* opcode map: 0 one-byte, 1 0F, 2 0F38, 3 0F3A */
     uint8_t opcode;
-    uint8_t opcode_off; /* offset of the opcode byte (behind 0F 38 ... or VEX) */
     uint8_t rex_off;    /* offset of REX, or 0xff */
     uint8_t vex_off, vex_len; /* offset of C4/C5 or 0xff; 2 or 3 bytes */
     uint8_t mandatory;  /* 0, 66, F2, F3: legacy mandatory prefix */

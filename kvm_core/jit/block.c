@@ -49,7 +49,7 @@ void put_interpret(struct build *b, uint32_t ref, int executed)
     call_to(&b->e, b->j->interpret);
 }
 
-void put_interpreted(struct build *b, unsigned n)
+static void put_interpreted(struct build *b, unsigned n)
 {
     if (b->flags == FLAGS_IN_HOST)
         flags_save(&b->e, H_T1);

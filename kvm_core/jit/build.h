@@ -177,7 +177,6 @@ void put_colds(struct build *b);
 void flags_want(struct build *b);                       /* into the host; r11 is lost */
 void flags_keep(struct build *b, const struct op *op);  /* what follows clobbers them; r11 is lost */
 void put_interpret(struct build *b, uint32_t ref, int executed); /* the call alone; EXECUTED_ALL */
-void put_interpreted(struct build *b, unsigned n);      /* the whole instruction */
 
 /* span.c: what `i` stands for, NULL: not to be translated; and that the next page still has its end, or the interpreter. */
 struct span *span_of(struct vcpu *v, const struct insn *i, struct span *s);
@@ -299,7 +298,6 @@ void put_poll(struct build *b, unsigned executed);        /* counts; may give up
  * instruction is at `distance`. r10 is lost. */
 void put_poll_in_page(struct build *b, int64_t distance, unsigned executed);
 void put_link(struct build *b, uint8_t *jump, int64_t distance); /* a jump or call to there, when it is translated */
-void link_due(struct build *b, const uint8_t *jump, int64_t distance); /* what it does until then is the caller's */
 void link_not_due(struct build *b, const uint8_t *jump); /* it leads elsewhere now */
 void link_dues(struct build *b);
 int32_t put_stack(struct build *b, unsigned n, bool write, int32_t disp, struct cold **c); /* [RSP + disp] is r10 + the result */

@@ -108,7 +108,8 @@ static void put_far_edge(struct build *b, int64_t distance, unsigned executed)
     cold_add(b, COLD_FAR, put_jump(&b->e, JUMP_ALWAYS), executed - 1)->also_from = poll;
 }
 
-void link_due(struct build *b, const uint8_t *jump, int64_t distance)
+/* The jump leads to `distance` once the block is whole; what it does until then is the caller's. */
+static void link_due(struct build *b, const uint8_t *jump, int64_t distance)
 {
     if (b->dues < DUES_MAX)
         b->due[b->dues++] = (struct due){(uint32_t)(jump - b->e.rw), (uint16_t)distance, (uint8_t)b->kind};

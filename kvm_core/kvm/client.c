@@ -92,24 +92,6 @@ int client_read(const struct client *c, void *to, uintptr_t from, size_t n)
     return got == (ssize_t)n ? 0 : got < 0 && errno == EPERM ? -EPERM : -EFAULT;
 }
 
-/* It may end just before memory that is not there: not beyond its page in one go. */
-int client_has_text(const struct client *c, uintptr_t at, const char *text)
-{
-    size_t left = strlen(text) + 1, n = KVM_PAGE - at % KVM_PAGE;
-    char there[64];
-
-    for (; left; left -= n, text += n, at += n, n = sizeof(there)) {
-        n = n < left ? n : left;
-        n = n < sizeof(there) ? n : sizeof(there);
-        int err = client_read(c, there, at, n);
-        if (err)
-            return err;
-        if (memcmp(there, text, n))
-            return false;
-    }
-    return true;
-}
-
 int client_write(const struct client *c, uintptr_t to, const void *from, size_t n)
 {
     struct iovec local = {(void *)from, n}, remote = {(void *)to, n};

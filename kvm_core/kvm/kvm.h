@@ -86,8 +86,6 @@ struct client {
 /* 0 or -EFAULT; -EPERM: the process may not be looked into. */
 int client_read(const struct client *c, void *to, uintptr_t from, size_t n);
 int client_write(const struct client *c, uintptr_t to, const void *from, size_t n);
-/* Does this string stand there? As client_read() when that cannot be said. */
-int client_has_text(const struct client *c, uintptr_t at, const char *text);
 /* A descriptor of our own for the client's file: -EBADF. */
 int client_dup(const struct client *c, int fd);
 /* The same, and it must be an eventfd: -EBADF, -EINVAL. *id: equal for two descriptors of one eventfd. */
@@ -161,9 +159,7 @@ struct kvm_vm {
     uint64_t disabled_exits; /* KVM_X86_DISABLE_EXITS_* */
     uint64_t hypercall_exits;
     uint32_t user_msr_reasons; /* KVM_MSR_EXIT_REASON_*: exit instead of #GP */
-    bool exception_payload, triple_fault_event, gfn_mode, hides_platform_info;
-    uint64_t notify_window;
-    uint32_t bus_lock_mode;
+    bool exception_payload, triple_fault_event, hides_platform_info;
     uint64_t tss_addr, identity_map_addr;
     _Atomic(struct msr_filter *) msr_filter;
 
@@ -266,7 +262,6 @@ struct kvm_vcpu {
     uint64_t late, wall_clock_late; /* a gpa that a clock was to be written to and that is not there, | LATE; the wall clock's */
     bool pv_eoi_set; /* the guest may end the vector in service without an exit */
     uint64_t steal_tsc, steal_thread, steal_switches, steal_ns; /* when, and what of which thread, was last looked at */
-    uint32_t guest_debug_control;
     uint64_t vapic_addr;
 
     struct vcpu_stats stat;
