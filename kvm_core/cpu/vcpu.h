@@ -1,8 +1,8 @@
 /* The architectural state of one virtual processor, and nothing of the machine around it.
  *
  * A vCPU is state, not a thread: any thread may enter it, so nothing here lives in thread-local
- * storage. Exactly one thread is inside at a time; `kick` is the only field that others write
- * without holding it (atomically).
+ * storage. Exactly one thread is inside at a time. Others write `kick` and the mailbox only
+ * (`requests`, `code_drop`), atomically.
  */
 #ifndef KVMISH_CPU_VCPU_H
 #define KVMISH_CPU_VCPU_H
@@ -364,14 +364,14 @@ struct vcpu {
     struct tlb_set tlb_sets[TLB_SET_COUNT];
     struct jump_cache jumps[JUMP_CACHES];
     uint64_t code_at[2][CODE_PAGES];
-    uint8_t short_strips[STRIP_COUNTERS]; /* jit/strip.c: how often a loop left early */
+    uint8_t short_strips[STRIP_COUNTERS]; /* jit/gate.c: how many times in a row a loop has left early */
 };
 
 enum { LEFT_FAULT = 1, LEFT_EXIT = 2 };
 enum { SHADOW_NONE = 0, SHADOW_STI = 1, SHADOW_MOV_SS = 2 };
 enum { /* reasons for the instruction-by-instruction path */
     SLOW_TF = 1, SLOW_BREAKPOINT = 2, SLOW_GUEST_DEBUG = 4,
-    SLOW_SINGLE = 8, /* lockstep */
+    SLOW_SINGLE = 8, /* the next instruction alone, by the careful path; then as before */
     SLOW_LOCKSTEP = 32, /* lockstep: one instruction of the engine's own kind */
     SLOW_DB_DUE = 16 /* db_pending traps before the next instruction: a task switch with the T bit */
 };

@@ -1,10 +1,11 @@
-/* Between block.c, lower.c and flow.c: a block while it is being built. */
+/* A block while it is being built: what the renderers (lower.c, flow.c, vector.c ...) know of it and share with block.c, which calls
+ * them. "The guest's flags" are the arithmetic ones; "a probe" is a look into the TLB for an operand (translator.md, 4). */
 #ifndef KVMISH_JIT_BUILD_H
 #define KVMISH_JIT_BUILD_H
 
 #include "jit/emit.h"
 
-enum { FLAGS_IN_HOST = 1, FLAGS_IN_MEMORY = 2 }; /* where the guest's arithmetic flags are valid; 0: nobody needs them */
+enum { FLAGS_IN_HOST = 1, FLAGS_IN_MEMORY = 2 }; /* where the guest's flags are valid: EFLAGS, vcpu.oszapc; 0: nobody needs them */
 
 struct encoding { /* of an instruction without VEX, as 64-bit code has it */
     uint8_t rex, map, opcode, modrm, imm_off, imm_bytes;
@@ -20,36 +21,48 @@ struct op { /* an instruction of the block */
     struct encoding x;              /* if it has a row */
 };
 
-enum cold_kind {
-    COLD_INTERPRET, COLD_VECTORS, COLD_GROUP, COLD_POLL, COLD_LINK, COLD_EDGE, COLD_STRIP, COLD_CALLS, COLD_MISMATCH, COLD_NEXT_PAGE,
-    COLD_FAR, COLD_FAR_CALL
+enum cold_kind { /* what has happened */
+    COLD_INTERPRET, /* an instruction is the interpreter's: its probe did not hit, or something is not as its rendering wants it */
+    COLD_GROUP,     /* the same, of a probe that several operands share */
+    COLD_VECTORS,   /* the vector registers are not as an instruction wants them: jit_vectors() */
+    COLD_POLL,      /* the slice is used up */
+    COLD_LINK,      /* a jump is taken whose target has not been linked yet: C links it */
+    COLD_EDGE,      /* a branch out of the block's straight way was taken */
+    COLD_NEXT_PAGE, /* as LINK, where the block runs on into another page */
+    COLD_FAR,       /* as LINK, of a branch to another page, which the interpreter does meanwhile */
+    COLD_FAR_CALL,  /* the same of a call */
+    COLD_STRIP,     /* a strip's iterations are over */
+    COLD_CALLS,     /* no room to remember another call: all are forgotten */
+    COLD_MISMATCH   /* a return goes elsewhere than the remembered call came from */
 };
-struct cold { /* code behind the block for what is rare */
+struct cold { /* code behind the block for what is rare. Whatever is not explained is as it was at the jump that leads here */
     uint8_t kind;
-    uint8_t set;         /* enum tlb_set_kind where it was */
-    int16_t owed;        /* and what r15 lacked there: strip.h */
+    uint8_t set;         /* enum tlb_set_kind: build.kind */
+    int16_t owed;        /* strip.owed */
     bool restore, save;  /* INTERPRET: the flags must be in the host behind it; EDGE: they are only there */
-    bool zero;           /* EDGE: and are those of a result of zero */
-    uint8_t *from;       /* the jump that leads here */
+    bool zero;           /* EDGE: build.zero */
+    uint8_t *from;       /* the jump that leads here; NULL: it has been rendered already */
     uint8_t *also_from;  /* INTERPRET, NEXT_PAGE, FAR, FAR_CALL, MISMATCH: another, or NULL */
-    const uint8_t *again; /* INTERPRET, GROUP: where a probe looks for its entry in the TLB, for reading or ... */
-    bool write;           /* ... writing; NULL: there was no probe */
-    const uint8_t *join; /* INTERPRET, CALLS, POLL: where it goes on; NULL: nowhere */
-    uint32_t ref, executed;
-    bool shared;         /* INTERPRET: of a probe that answers for later operands too */
+    const uint8_t *again; /* INTERPRET, GROUP: the part of the probe that is repeated once its entry is there; NULL: no probe */
+    bool write;           /* of that: it looks for an entry for writing */
+    const uint8_t *join; /* INTERPRET, GROUP, VECTORS, CALLS, POLL: where it goes on; NULL: nowhere */
+    uint32_t ref, executed; /* the instruction, by codecache_ref(), and its number (VECTORS: | VECTOR_* << 16); POLL, EDGE: how many
+                             * are counted on the way out */
+    bool shared;         /* INTERPRET: of a probe that answers for later operands too, to become a GROUP with the first of these */
     uint8_t last, flags_before, flags_after, vectors, vectors_after; /* GROUP: from instruction `executed` to `last` */
-    uint64_t linear;     /* distance of the target from the start of the page, signed */
+    uint64_t linear;     /* POLL, LINK, EDGE, NEXT_PAGE: distance of the target from the start of the page, signed */
 };
 
-struct values { /* what is known of the guest's registers: how often changed, and what was only added */
-    uint8_t version[16], any[16];
-    int64_t added[16];
+struct values { /* what is known of the guest's registers at a place, by comparison with another place */
+    uint8_t any[16];     /* how often each has changed so far, */
+    uint8_t version[16]; /* how often otherwise than by the addition of a constant, */
+    int64_t added[16];   /* and the sum of these constants */
 };
 
-struct operand {
-    struct insn at; /* its address */
+struct operand { /* in memory */
+    struct insn at;   /* its address: what the interpreter takes from these fields of an instruction */
     bool write;
-    bool only_loaded; /* and r11 is free until it is */
+    bool only_loaded; /* and r11 is free until then, so that half of the address may be left there */
     uint8_t size; /* bytes */
 };
 
@@ -59,14 +72,14 @@ struct place { /* of an operand, in the host's terms; NO_INDEX */
 };
 static inline unsigned place_index(const struct place *p) { return p->index == NO_INDEX ? 0 : p->index; }
 
-struct held { /* the host address of [low, high), distances from the base as it was at the block's start */
+struct held { /* what a probe has found: the host address of [low, high) */
     bool write;
     bool shared;          /* by another operand at least */
     uint8_t first;        /* the instruction that asked for it */
-    uint8_t aligned_mask; /* it + aligned_at has none of these bits */
+    uint8_t aligned_mask; /* the host address + aligned_at has none of these bits: put_aligned() has looked */
     int32_t aligned_at;
-    int64_t low, high;
-    struct insn at;
+    int64_t low, high;    /* distances from base and index as they were at the block's start */
+    struct insn at;       /* base, index, scale */
 };
 
 struct span { /* an instruction that ends in the next page */
@@ -81,15 +94,19 @@ struct again { /* again.c */
     unsigned executed, self;
 };
 
-enum { /* what is not as everywhere in the block: arithmetic flags in the host alone; RSI, RDI host addresses; AL and AH exchanged, or CL ... */
-    SITE_FLAGS = 1, SITE_FROM = 2, SITE_TO = 4, SITE_SWAPPED = 8, SITE_REGISTER = 4 /* from this bit on: which */
+enum { /* what of the guest's state is not where it is everywhere else in the block */
+    SITE_FLAGS = 1,     /* the flags are in the host alone */
+    SITE_FROM = 2,      /* RSI is a host address */
+    SITE_TO = 4,        /* RDI is one */
+    SITE_SWAPPED = 8,   /* the lower two bytes of a register are exchanged: of RAX, RCX, RDX or RBX, whose number is in bits 5:4 */
+    SITE_REGISTER = 4   /* the first of these bits */
 };
-struct site { /* sites.c */
-    uint16_t at, landing; /* from the block's entry; 0: exit_rip */
+struct site { /* a place that touches guest memory: sites.c */
+    uint16_t at, landing; /* from the block's entry: the access; where to go when it faults, 0: exit_rip */
     uint16_t off;         /* of the guest's instruction in the page */
     uint8_t n, how;       /* its number in the block; SITE_* */
     bool in_strip;
-    int8_t owed; /* by r15 there */
+    int8_t owed;          /* strip.owed there */
 };
 
 struct strip;
@@ -111,26 +128,26 @@ struct build {
     uint8_t word;        /* bytes of an address and of a stack slot: 8, in 32-bit code 4 */
     bool precise;        /* flags are exact wherever the block can be left */
     uint8_t flags;       /* FLAGS_IN_* now */
-    bool zero;           /* and they are those of a result of zero: zero_tells_all() */
+    bool zero;           /* and their values are known, those of a result of zero: zero_tells_all() */
     uint8_t vectors;     /* VECTOR_* that are known to hold */
     uint8_t bytes[4096]; /* the page's, where it is decoded */
     const struct span *span; /* the block is that alone; NULL: it lies in its page */
     bool sharing;        /* operands may share a probe */
-    bool copies;         /* what shares one is there once more, each for itself */
-    bool holds;          /* r10 is `held` */
+    bool copies;         /* for a shared one that misses, its operands are rendered once more, each with its own: put_group() */
+    bool holds;          /* r10 has the host address of `held` */
     struct held held;
-    unsigned keeps;      /* vcpu.run.kept is `kept` */
+    unsigned keeps;      /* so many elements of vcpu.run.kept have those of `kept` */
     struct held kept[KEPT_PLACES];
     int shared_by;       /* the instruction whose probe has answered for the operand just rendered, or -1 */
     struct values before[BLOCK_OPS + 1]; /* each instruction */
     struct operand operand[BLOCK_OPS];   /* of each; size 0: none, or it is not known beforehand */
-    uint64_t barriers;                   /* instructions behind which nothing is known, a bit each */
-    int8_t host[16];     /* registers of the host that hold the guest's; -1: in memory */
+    uint64_t barriers;                   /* instructions behind which no register is known, a bit each */
+    int8_t host[16];     /* the host's register that holds each of the guest's; -1: in memory */
     struct strip *strip; /* being rendered, or NULL */
     struct again again;
-    unsigned selves;
-    uint8_t *self[SELF_EDGES_MAX]; /* jumps from the block to its own start */
-    uint8_t *inward;     /* the first back into its middle, by instruction inward_from; NULL: none */
+    unsigned selves;     /* jumps from the block to its own start: strip.c leads them to the gate */
+    uint8_t *self[SELF_EDGES_MAX];
+    uint8_t *inward;     /* the first jump back into its middle, by instruction inward_from: nest.c; NULL: none */
     unsigned inward_from;
     unsigned dues;
     struct due due[DUES_MAX];

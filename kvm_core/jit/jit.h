@@ -53,7 +53,7 @@ struct block { /* straight guest code within a page, left by branches; entered a
     uint8_t kind;               /* enum tlb_set_kind: privilege and SMAP are part of what it was made for */
     uint8_t count;              /* instructions */
     uint16_t sites;             /* where they begin in the region's: sites.c */
-    uint8_t missed;             /* probes that several operands share */
+    uint8_t missed;             /* how often a probe that several operands share did not hit */
     bool diverted;              /* because of that: leads to C, to be translated anew */
 };
 enum { CALLS_MAX = 128, CALL_BYTES = 16 }; /* calls that are remembered on the host's stack: calls.c */

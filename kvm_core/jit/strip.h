@@ -1,4 +1,4 @@
-/* Between strip.c and nest.c: a strip while it is planned and rendered. */
+/* A strip while it is planned (strip.c, nest.c) and rendered (gate.c and copies.c too). */
 #ifndef KVMISH_JIT_STRIP_H
 #define KVMISH_JIT_STRIP_H
 
@@ -13,7 +13,7 @@ struct stream {
     struct insn at;        /* base, index, scale */
     bool write;
     uint8_t align_mask;    /* of the linear address at distance `align_at` */
-    uint8_t host;          /* register with the host's address less what `moving` says */
+    uint8_t host;          /* register with the host's address less the registers that move: base_moves, index_moves */
     uint8_t by;            /* the register that an iteration adds, shifted; or NO_REGISTER */
     uint8_t by_shift;
     bool base_moves, index_moves;
@@ -27,28 +27,32 @@ struct strip {
     unsigned last;         /* instruction of the body: a branch to its start */
     unsigned fewest;       /* instructions of the shortest way through it */
     unsigned first, back;  /* nest.c: the inner loop's first instruction, 0: there is none; its branch back */
-    int16_t owed;          /* what r15 lacks, where is being rendered */
+    int16_t owed;          /* what r15 lacks at the place being rendered: to be added before other code counts by it */
     unsigned copies;       /* copies.c: of the body, or of the inner loop's; 1: none */
-    uint8_t *out[COPIES_MAX]; /* the jump out of each */
-    int16_t out_owed[COPIES_MAX];
+    uint8_t *out[COPIES_MAX]; /* the jump out of each, */
+    int16_t out_owed[COPIES_MAX]; /* and `owed` there */
     struct values end;     /* behind `last` */
-    uint16_t wild;         /* registers that an iteration changes otherwise */
-    uint8_t by[16];        /* by which register; NO_REGISTER */
+    uint8_t by[16];        /* the register that an iteration adds to each; NO_REGISTER */
+    uint16_t wild;         /* registers that an iteration changes otherwise than by that or a constant */
     uint8_t of[BLOCK_OPS]; /* stream of an instruction's operand, from 1 */
     unsigned streams;
     struct stream stream[STREAMS_MAX];
     uint8_t need;          /* VECTOR_* */
-    uint16_t lent;         /* guest registers whose hosts the strip uses */
-    uint16_t housed;       /* guest registers that are in such a host, instead of in memory: which */
-    int8_t house[16];
-    unsigned selves;
+    uint16_t lent;         /* guest registers whose host registers the strip uses otherwise */
+    uint16_t housed;       /* guest registers in one of these instead of in memory, */
+    int8_t house[16];      /* and in which */
+    unsigned selves;       /* the gate's way in for each of build.self */
     const uint8_t *way_in[SELF_EDGES_MAX];
-    const uint8_t *next, *top; /* the gate for who is inside, the first iteration */
-    unsigned fails;
+    const uint8_t *next, *top; /* the gate for who comes back from inside; the first iteration */
+    unsigned fails;        /* jumps that find the gate closed */
     uint8_t *fail[3 * STREAMS_MAX];
-    uint8_t *unfit;        /* nest.c, from here: whatever its operands' pages */
-    uint8_t *to_inner, *elsewhere[STREAMS_MAX];
-    const uint8_t *round, *found[STREAMS_MAX], *behind;
+    /* nest.c: jumps that are taken ... */
+    uint8_t *unfit;        /* because of the vector registers: closed, before any register was lent */
+    uint8_t *to_inner;     /* from the gate to the inner loop */
+    uint8_t *elsewhere[STREAMS_MAX]; /* because a stream is not in its window */
+    /* ... and where: */
+    const uint8_t *found[STREAMS_MAX]; /* that stream's window has been moved */
+    const uint8_t *round, *behind;     /* the next turn through the copies; behind them, out of the inner loop */
 };
 
 /* Not RAX, RCX and RDX: instructions use them without naming them. */

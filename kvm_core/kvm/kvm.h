@@ -196,8 +196,8 @@ struct kvm_vm {
     uint64_t *stat_page;
     int stat_fd;
 
-    struct kvm_vm *next; /* backing.c */
-    bool held;
+    struct kvm_vm *next; /* backing.c: of this process's machines, */
+    bool held;           /* and whether vm_hold() has stopped it */
 };
 
 /* ---- the vCPU ------------------------------------------------------------------------------------------- */
@@ -245,8 +245,9 @@ struct kvm_vcpu {
     /* a run that has exited to the client and what completes it */
     uint8_t completing; /* enum cpu_exit_reason of the exit, or EXIT_POLL for none */
     int user_irq; /* KVM_INTERRUPT without irqchip: the vector, or -1 */
-    bool masked;  /* KVM_RUN runs with `run_mask` */
-    bool has_sigmask, pv_unhalt;
+    bool has_sigmask; /* KVM_SET_SIGNAL_MASK: KVM_RUN runs with `sigmask` ... */
+    bool masked;      /* ... and does so now; its thread's own is `outer_mask` */
+    bool pv_unhalt;   /* KVM_HC_KICK_CPU has come: HLT ends */
     struct running *running; /* its entry in the table for signal handlers: _accel.c */
     sigset_t sigmask, outer_mask;
 
@@ -412,8 +413,6 @@ int caps_processors(void); /* the host's, counted once: who confines itself asks
 int caps_check(const struct kvm_vm *vm, uint64_t cap); /* vm NULL: on the system descriptor */
 int caps_enable_vm(struct kvm_vm *vm, const struct kvm_enable_cap *cap);
 int caps_enable_vcpu(struct kvm_vcpu *kv, const struct kvm_enable_cap *cap);
-
-
 
 void clock_vm_init(struct kvm_vm *vm);
 /* The client has written IA32_TSC: see clock.c. The TSC of a vCPU has moved: its clocks follow. */
