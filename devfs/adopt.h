@@ -29,7 +29,8 @@ struct range {
     size_t bytes;
     uintptr_t only; /* as far as it belongs to the mapping at this address; 0: all of it */
 };
-/* tid: any thread of the client's. file: what memory that cannot be shared is moved to, as long as the range; -1: nothing may be moved, and -EAGAIN when something must be. */
+/* tid: any thread of the client's. file: what memory that cannot be shared is moved to, as long as the range; -1: nothing may be
+ * moved, and -EAGAIN when something must be. */
 int adopt(pid_t tid, const struct range *what, int file, const struct adopt_ops *ops);
 
 /* mapped.c: a descriptor of the file of a shared mapping, for reading or reading and writing. -ENXIO: it has no name and nobody has

@@ -295,7 +295,8 @@ static void close_one(int *fd)
 /* The worker learns whose it is, and starts; where the client's memory is it has to know later. */
 static int introduce(struct hand *h, const struct create_vm *q)
 {
-    const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .tid = proc_dead(h->tgid) ? q->tid : 0, .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
+    const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .tid = proc_dead(h->tgid) ? q->tid : 0,
+                                 .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
     int space, err = packet_send(h->socket, &r, sizeof(r), -1);
 
     if (err)

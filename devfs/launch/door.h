@@ -19,7 +19,9 @@ struct door;
 
 /* ---- filter.c: which system calls come to us -------------------------------------------------------------------------- */
 
-enum watched_kind { WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_READLINK, WATCH_SIGNAL, WATCH_SIGRETURN };
+enum watched_kind {
+    WATCH_IOCTL, WATCH_OPEN, WATCH_OPEN_HOW, WATCH_ACCESS, WATCH_STAT, WATCH_STATX, WATCH_READLINK, WATCH_SIGNAL, WATCH_SIGRETURN
+};
 
 enum { LINK_ITSELF = 127 };
 

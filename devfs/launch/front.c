@@ -1,4 +1,5 @@
-/* The front: the process that was called. It stands for the program, which is not its child: signals go there, stops and the end come back. */
+/* The front: the process that was called. It stands for the program, which is not its child: signals that come here go there, its
+ * stops and its end come back and are the front's own. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>

@@ -1,7 +1,8 @@
 /* Guest memory of a client comes into this process: shared memory by its file, other memory by moving it into a file first.
  *
- * To move it, the client's threads are stopped, and the one that asks runs an mmap of ours: stop.c. Files that memory was moved to are kept while the client has
- * them mapped: it cannot open them itself, and the next slot there will ask for them.
+ * To move it, the client's threads are stopped, and the one that asks runs an mmap of ours: stop.c. Files that memory was moved to
+ * are kept while the client has them mapped: they have no name by which they could be opened again, and the next slot there will
+ * ask for them.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,9 @@
 /* The processes of one `kvmish exec`: front -> door -> keeper -> the program.
  *
  * The front is the one that was called: it passes signals on, is stopped and goes on with the program, and ends as that ends. The
- * door serves (door.h). The keeper is the program's parent, since the door, which traces the program now and then, cannot tell a child's stop from a tracee's; being the door's
- * child it makes every process of the program a descendant of the door, and only those may be traced by it where Yama is strict.
+ * door serves (door.h). The keeper is the program's parent: the door, which traces the program now and then, could not tell a child's
+ * stop from a tracee's. As the keeper is the door's child, every process of the program is a descendant of the door, which where
+ * Yama is strict may trace only those.
  */
 #ifndef KVMISH_DEVFS_LAUNCH_PROCESSES_H
 #define KVMISH_DEVFS_LAUNCH_PROCESSES_H

@@ -1,5 +1,7 @@
-/* The listener: takes up what clients ask (seccomp_unotify(2)), hands it on, answers. A client's thread sleeps meanwhile; once we have taken
- * its call up, only its death wakes it (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV), so that no answer is lost to a signal.
+/* The listener: takes up what clients ask (seccomp_unotify(2)), hands it on, answers.
+ *
+ * A client's thread sleeps meanwhile. Once we have taken its call up, only its death wakes it
+ * (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV), so that no answer is lost to a signal.
  */
 #include <errno.h>
 #include <linux/audit.h>

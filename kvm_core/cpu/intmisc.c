@@ -207,7 +207,8 @@ static void stack_check_write(struct vcpu *v, uint64_t sp, unsigned size)
     mem_check_write(v, linear, size);
 }
 
-/* SDM vol. 2, ENTER: what was pushed stays when a later push or the check of the new frame's end faults. imm: frame size | nesting level << 16 */
+/* SDM vol. 2, ENTER: what was pushed stays when a later push or the check of the new frame's end faults.
+ * imm: frame size | nesting level << 16 */
 OP(enter)
 {
     unsigned level = i->imm >> 16 & 31, size = i->size;

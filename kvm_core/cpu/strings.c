@@ -69,9 +69,11 @@ static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 enum { OVERDRAWN = -(1 << 16) };
 
-/* After a stretch of a repeated instruction: done, or go on here after a look at the outside. One that has written over itself Intel's
- * processors read anew at once, as seen on one; AMD's go on, and as it is not what it was, a budget's end, which the guest should not notice, is
- * put off, by 8,192 elements at most. */
+/* After a stretch of a repeated instruction: done, or go on here after a look at the outside.
+ *
+ * It may have written over itself. Intel's processors read it anew at once, as seen on one. AMD's go on with what they have read; but
+ * who leaves here finds other code when it comes back. So the budget's end, which the guest should not notice, is put off then, by
+ * 8,192 elements at most. */
 static const struct insn *repeat(struct vcpu *v, const struct insn *i, uint64_t done, bool more)
 {
     bool stale = unlikely(codecache_is_rewritten(v, i));

@@ -195,8 +195,8 @@ struct machine_ops {
      * flag is set; returns once every other vCPU has given up its direct right to write the page (REQ_WRITE_PROTECT).
      * NULL: there is no other vCPU. */
     void (*code_page)(struct vcpu *v, struct memslot *slot, uint64_t page);
-    /* This vCPU has written [gpa, gpa + size), a page that others (whose page_code_flag() is in `holders`) hold decoded: cpu_code_drop() and
-     * REQ_CODE_DROP to each of them; returns once they have acknowledged. NULL: no other vCPU. */
+    /* This vCPU has written [gpa, gpa + size), in a page that others (whose page_code_flag() is in `holders`) hold decoded:
+     * cpu_code_drop() and REQ_CODE_DROP to each of them; returns once they have acknowledged. NULL: no other vCPU. */
     void (*code_written)(struct vcpu *v, uint64_t gpa, unsigned size, uint8_t holders);
     /* Called once in a number of PAUSEs (SDM vol. 3, 26.1.3, "PAUSE-loop exiting"): whom the guest waits for may lack a
      * host processor. NULL: no other vCPU. */

@@ -503,7 +503,8 @@ static bool is_ud_at_once(const struct vcpu *v, const uint8_t *bytes, unsigned n
     return v->amd && bytes[k] == 0x0f && (bytes[k + 1] == 0xff || bytes[k + 1] == 0xb9);
 }
 
-/* F3 90 with REX.B is PAUSE to Intel's processors, to AMD's XCHG r8, rAX: the prefix is replaced by one that says nothing in 64-bit mode. */
+/* F3 90 with REX.B is PAUSE to Intel's processors, to AMD's XCHG r8, rAX: the prefix is replaced by one that says nothing in
+ * 64-bit mode. */
 static void copy_without_rep(const uint8_t *bytes, const ZydisDecodedInstruction *z, uint8_t copy[15])
 {
     memcpy(copy, bytes, z->length);

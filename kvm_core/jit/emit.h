@@ -106,8 +106,11 @@ static inline void op_imm(struct emit *e, bool w, unsigned digit, unsigned reg, 
         put32(e, (uint32_t)value);
 }
 
+enum { /* conditions, as the low four bits of Jcc's opcode: SDM vol. 2, B.1.4.7 */
+    CC_JB = 2, CC_JAE, CC_JE, CC_JNE, CC_JBE, CC_JA, CC_JS, CC_JNS, CC_JL = 12, CC_JGE, CC_JG = 15,
+    JUMP_ALWAYS = 0x100
+};
 /* A jump whose distance is filled in later: -> where it stands. */
-enum { JUMP_ALWAYS = 0x100, CC_JG = 15, CC_JGE = 13, CC_JL = 12, CC_JNS = 9, CC_JS = 8, CC_JA = 7, CC_JBE = 6, CC_JNE = 5, CC_JE = 4, CC_JAE = 3, CC_JB = 2 };
 static inline uint8_t *put_jump(struct emit *e, unsigned cc)
 {
     if (cc == JUMP_ALWAYS) {

@@ -5,7 +5,8 @@ static bool opcode_has_modrm(unsigned map, unsigned o)
 {
     if (map == 0)
         return (o < 0x40 && (o & 7) < 4) || o == 0x63 || o == 0x69 || o == 0x6b || (o >= 0x80 && o <= 0x8f) ||
-               (o & ~1u) == 0xc0 || (o & ~1u) == 0xc6 || (o >= 0xd0 && o <= 0xd3) || (o & 0xf8) == 0xd8 || (o & ~1u) == 0xf6 || (o & ~1u) == 0xfe;
+               (o & ~1u) == 0xc0 || (o & ~1u) == 0xc6 || (o >= 0xd0 && o <= 0xd3) || (o & 0xf8) == 0xd8 || (o & ~1u) == 0xf6 ||
+               (o & ~1u) == 0xfe;
     return map > 1 || (o & 0xf8) != 0xc8;
 }
 

@@ -67,8 +67,11 @@ static bool stream_of(const struct build *b, const struct strip *s, const struct
 
 static unsigned round_length(const struct strip *s) { return s->copies * (s->back + 1 - s->first); } /* instructions */
 
-/* Bytes that a stream goes in all turns but the last; that its operands take in all of them. */
-static unsigned reach(const struct strip *s, const struct stream *g) { return (unsigned)(g->stride < 0 ? -g->stride : g->stride) * (s->copies - 1); }
+/* Bytes that a stream goes in all turns of a round but the last; that its operands take in all of them. */
+static unsigned reach(const struct strip *s, const struct stream *g)
+{
+    return (unsigned)(g->stride < 0 ? -g->stride : g->stride) * (s->copies - 1);
+}
 static unsigned window_size(const struct strip *s, const struct stream *g) { return (unsigned)(g->high - g->low) + reach(s, g); }
 
 static void find_streams(const struct build *b, struct strip *s, unsigned max, bool inside)

@@ -234,7 +234,10 @@ static bool same_address(const struct values *s, const struct insn *a, const str
 
 static int64_t distance(const struct values *s, const struct insn *i) { return i->disp + (i->base < 16 ? s->added[i->base] : 0); }
 
-static bool has_memory(const struct op *op) { return op->i->am != AM_NONE || (op->row && op->row->how >= LOWER_JMP && op->row->how != LOWER_END); }
+static bool has_memory(const struct op *op)
+{
+    return op->i->am != AM_NONE || (op->row && op->row->how >= LOWER_JMP && op->row->how != LOWER_END);
+}
 
 /* Whether an instruction loses what is in r10. */
 static bool needs_scratch(const struct op *op)

@@ -1,4 +1,5 @@
-/* What is not in every <linux/kvm.h> that we build with, from Linux 6.1's on: younger numbers, forgotten ones, and layouts that are in none. */
+/* What is not in every <linux/kvm.h> that we build with, from Linux 6.1's on: younger numbers, forgotten ones, and layouts that are
+ * in none. */
 #ifndef KVMISH_KVM_ABI_NEW_H
 #define KVMISH_KVM_ABI_NEW_H
 

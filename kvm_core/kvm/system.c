@@ -25,7 +25,8 @@ static bool cpuid_is_clean(const struct client *c, uintptr_t arg, uint32_t nent)
 
     for (uint32_t i = 0; i < nent && clean; i++) {
         struct kvm_cpuid_entry2 e;
-        clean = !client_read(c, &e, arg + sizeof(struct kvm_cpuid2) + i * sizeof(e), sizeof(e)) && !(e.padding[0] | e.padding[1] | e.padding[2]);
+        clean = !client_read(c, &e, arg + sizeof(struct kvm_cpuid2) + i * sizeof(e), sizeof(e)) &&
+                !(e.padding[0] | e.padding[1] | e.padding[2]);
     }
     return clean;
 }

@@ -23,7 +23,10 @@ struct leaf {
     unsigned shift;
 };
 
-static bool in_near_slot(const struct vcpu *v, uint64_t gpa, struct page_ref *ref) { return v->slot_near && phys_in_slot(v->slot_near, gpa, ref); }
+static bool in_near_slot(const struct vcpu *v, uint64_t gpa, struct page_ref *ref)
+{
+    return v->slot_near && phys_in_slot(v->slot_near, gpa, ref);
+}
 
 /* Present, accessed, nothing reserved. */
 static bool read_entry(const struct vcpu *v, uint64_t gpa, uint64_t *entry)

@@ -15,8 +15,14 @@ struct itlb_entry {
     bool global;
 };
 /* A page that both privileges execute has two entries, half of all apart. */
-static inline unsigned itlb_index(uint64_t linear, bool user) { return (linear >> 12 ^ user * (ITLB_ENTRIES / 2)) & (ITLB_ENTRIES - 1); }
-static inline struct itlb_entry *itlb_entry_of(const struct vcpu *v, uint64_t linear, bool user) { return &v->itlb[itlb_index(linear, user)]; }
+static inline unsigned itlb_index(uint64_t linear, bool user)
+{
+    return (linear >> 12 ^ user * (ITLB_ENTRIES / 2)) & (ITLB_ENTRIES - 1);
+}
+static inline struct itlb_entry *itlb_entry_of(const struct vcpu *v, uint64_t linear, bool user)
+{
+    return &v->itlb[itlb_index(linear, user)];
+}
 /* A page is in one entry at most for each of the two privileges, and vcpu.code_at says in which. */
 void itlb_enter(struct vcpu *v, uint64_t linear, struct codepage *page, bool global);
 void itlb_drop_page(struct vcpu *v, const struct codepage *page);
@@ -25,7 +31,6 @@ static inline uint64_t itlb_key(const struct vcpu *v)
 {
     return (uint64_t)(v->cpl == 3) << 1 | (uint64_t)(v->code_bits >> 5) << 2; /* bit 0 clear: never ITLB_NONE */
 }
-
 
 int mmu_create(struct vcpu *v);
 void mmu_destroy(struct vcpu *v);

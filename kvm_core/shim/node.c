@@ -200,7 +200,8 @@ EXPORT int statx(int dir, const char *path, int flags, unsigned mask, struct sta
     if (is_device_at(dir, path, flags))
         return statx_device(st);
     ret = NEXT(statx)(dir, path, flags, mask, st);
-    if (follow && (ret ? for_a_link(dir, path) : st->stx_rdev_major == KVM_MAJOR && st->stx_rdev_minor == KVM_MINOR && S_ISCHR(st->stx_mode)))
+    if (follow && (ret ? for_a_link(dir, path)
+                       : st->stx_rdev_major == KVM_MAJOR && st->stx_rdev_minor == KVM_MINOR && S_ISCHR(st->stx_mode)))
         return statx_device(st);
     return ret;
 }

@@ -61,7 +61,8 @@ static bool is_directory(int fd, const char *path)
 {
     struct stat here, there;
 
-    return !fstat(fd, &here) && !syscall(SYS_newfstatat, AT_FDCWD, path, &there, 0) && here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+    return !fstat(fd, &here) && !syscall(SYS_newfstatat, AT_FDCWD, path, &there, 0) && here.st_dev == there.st_dev &&
+           here.st_ino == there.st_ino;
 }
 
 /* A link in /proc to a descriptor of ours, which the kernel cannot open again. */

@@ -23,7 +23,8 @@ static uint8_t reported_of[ROWS_MAX];
 
 static void print_state(const char *title, const struct state *s)
 {
-    printf("  %s: rsp %" PRIx64 " vector %d error %x cr2 %" PRIx64 " rip %" PRIx64 " flags %" PRIx64 " fcw %02x%02x fsw %02x%02x ftw %02x mxcsr %02x%02x in use %x\n",
+    printf("  %s: rsp %" PRIx64 " vector %d error %x cr2 %" PRIx64 " rip %" PRIx64 " flags %" PRIx64
+           " fcw %02x%02x fsw %02x%02x ftw %02x mxcsr %02x%02x in use %x\n",
            title, s->gpr[4], s->vector, s->error, s->cr2, s->rip, s->rflags, s->fx[1], s->fx[0], s->fx[3], s->fx[2], s->fx[4],
            s->fx[25], s->fx[24], s->in_use);
 }
@@ -194,7 +195,7 @@ static void fill_data(void)
 
 static bool is_fxsave(unsigned m) { return m == ZYDIS_MNEMONIC_FXSAVE || m == ZYDIS_MNEMONIC_FXSAVE64; }
 
-/* true: the same. MXCSR_MASK in FXSAVE and XSAVE images is the model's, not the host's. */
+/* true: the same. MXCSR_MASK in FXSAVE and XSAVE images is the model's, not the host's, which may have bit 17 (AMD). */
 static bool same_memory(unsigned mnemonic)
 {
     uint8_t *data = (uint8_t *)(uintptr_t)DATA_ADDR;
@@ -220,16 +221,19 @@ static bool is_masked_store(unsigned mnemonic)
            mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD || mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
 }
 
+/* Which part of an operand across two pages faults first is the processor's own: compare(). */
 static bool piecewise(unsigned mnemonic)
 {
     if (is_masked_store(mnemonic))
         return !emu->amd;
     return mnemonic == ZYDIS_MNEMONIC_FLDENV || mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
            mnemonic == ZYDIS_MNEMONIC_FBLD || mnemonic == ZYDIS_MNEMONIC_FBSTP ||
-           mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_FNSAVE || mnemonic == ZYDIS_MNEMONIC_FRSTOR || is_fxsave(mnemonic) ||
-           mnemonic == ZYDIS_MNEMONIC_FXRSTOR || mnemonic == ZYDIS_MNEMONIC_FXRSTOR64 || is_xsave(mnemonic);
+           mnemonic == ZYDIS_MNEMONIC_FNSAVE || mnemonic == ZYDIS_MNEMONIC_FRSTOR ||
+           mnemonic == ZYDIS_MNEMONIC_FXRSTOR || mnemonic == ZYDIS_MNEMONIC_FXRSTOR64 ||
+           mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU || mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU || is_fxsave(mnemonic) || is_xsave(mnemonic);
 }
 
+/* Several roundings one behind the other: which flags an unmasked exception leaves is the processor's own: compare(). */
 static bool staged(unsigned mnemonic)
 {
     return mnemonic == ZYDIS_MNEMONIC_DPPS || mnemonic == ZYDIS_MNEMONIC_VDPPS || mnemonic == ZYDIS_MNEMONIC_DPPD ||

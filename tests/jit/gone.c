@@ -4,7 +4,8 @@
 
 #include <sys/time.h>
 
-enum { AREAS = 4, AREA_ADDR = 0x11000000, GPA_AREAS = 0x90000, AREA_PAGES = 3, BUDGET = 5000, SLICES = 40, TRIALS = 40, SHORTEST_US = 20, LONGEST_US = 200 };
+enum { AREAS = 4, AREA_ADDR = 0x11000000, GPA_AREAS = 0x90000, AREA_PAGES = 3 };
+enum { BUDGET = 5000, SLICES = 40, TRIALS = 40, SHORTEST_US = 20, LONGEST_US = 200 };
 
 static const uint8_t strip[] = {
     0x48, 0x8b, 0x0e,                   /* 1: mov rcx, [rsi] */
