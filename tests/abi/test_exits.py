@@ -234,7 +234,25 @@ def test_coalesced_writes() -> None:
         assert struct.unpack("<400I", written) == tuple(range(400, 0, -1))
 
 
-def test_writes_after_the_end_of_a_coalesced_zone() -> None:
+def test_a_write_that_reaches_beyond_a_coalesced_zone_exits() -> None:
+    """One that begins at its last byte, and one behind it; nothing of them is in the ring."""
+    source = f"""
+        mov ebx, {MMIO}
+        mov word ptr [rbx + 0x103], 0x11
+        mov byte ptr [rbx + 0x104], 0x22
+        done
+    """
+    with Guest(source) as guest:
+        guest.vm.register_coalesced(MMIO + 0x100, 4)
+        for gpa, size in (MMIO + 0x103, 2), (MMIO + 0x104, 1):
+            end = guest.run()
+            assert isinstance(end, exits.MmioExit)
+            assert (end.gpa, end.size) == (gpa, size)
+        until(guest, exits.Hlt)
+        assert guest.vm.drain_coalesced() == []
+
+
+def test_writes_after_a_coalesced_zone_was_unregistered() -> None:
     """They are exits again; what was in the ring stays there."""
     with Guest("mov al, 1\nout 0x50, al\nin al, 0x51\nmov al, 2\nout 0x50, al\ndone") as guest:
         guest.vm.register_coalesced(0x50, 1, pio=True)

@@ -58,10 +58,11 @@ static void test_special_modes(void)
     CHECK_EQ(take(vm, 0), 0x33);
     out(vm, 0x20, 0x80); /* rotate in automatic EOI */
     line(vm, 3, false), line(vm, 3, true);
-    CHECK_EQ(take(vm, 0), 0x33); /* now 4 is highest */
-    line(vm, 1, true), line(vm, 6, true);
+    CHECK_EQ(take(vm, 0), 0x33); /* now 4 is highest, 3 lowest */
+    line(vm, 3, false), line(vm, 3, true), line(vm, 1, true), line(vm, 6, true);
     CHECK_EQ(take(vm, 0), 0x36);
     CHECK_EQ(take(vm, 0), 0x31);
+    CHECK_EQ(take(vm, 0), 0x33);
 
     pic_start(vm, 1);
     for (unsigned pin = 0; pin < 8; pin++)
@@ -74,6 +75,12 @@ static void test_special_modes(void)
     CHECK_EQ(take(vm, 0), 0x34);
     out(vm, 0x21, 0x10), out(vm, 0x20, 0x68); /* special mask: a masked service blocks nobody */
     CHECK_EQ(take(vm, 0), 0x35);
+
+    pic_start(vm, 1); /* ICW1 ends that; what is in service stays so */
+    out(vm, 0x21, 0x30), line(vm, 6, true);
+    CHECK_EQ(take(vm, 0), -1);
+    out(vm, 0x20, 0x68);
+    CHECK_EQ(take(vm, 0), 0x36);
     vm_free(vm);
 }
 
