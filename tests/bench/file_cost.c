@@ -1,9 +1,9 @@
 /* What a call on a device file costs: `file_cost PATH WHAT COUNT` prints the median in microseconds.
  *
- * WHAT: empty (an ioctl on the file itself), vm (one on a virtual machine), exit (KVM_RUN to KVM_EXIT_IO), serial (what QEMU calls for a byte
- * on a serial line: two of these, four KVM_IRQ_LINE_STATUS), create (a VM with a vCPU; a tenth of a second after the last one, as
- * programs make few, and not how fast processes can be started is asked). Of `empty`, `vm` and `exit` each of the COUNT samples is the
- * mean of 16 in a row.
+ * WHAT: empty (an ioctl on the file itself), vm (one on a virtual machine), exit (KVM_RUN to KVM_EXIT_IO), serial (what QEMU calls
+ * for a byte on a serial line: two of these, four KVM_IRQ_LINE_STATUS), create (a VM with a vCPU; a tenth of a second after the last
+ * one, as programs make few, and not how fast processes can be started is asked). Of `empty`, `vm` and `exit` each of the COUNT
+ * samples is the mean of 16 in a row.
  */
 #include <err.h>
 #include <fcntl.h>

@@ -535,7 +535,8 @@ int main(int argc, char **argv)
         {"own-table-later", own_table_later}, {"own-again", own_again},
         {"starts-others", starts_others}, {"shares-memory", shares_memory}, {"daemonizes", daemonizes}, {"chroot", chrooted},
         {"set-user", set_user}, {"user-namespace", user_namespace}, {"mount-namespace", mount_namespace},
-        {"pid-namespace", pid_namespace}, {"low-limit", low_limit}, {"locked", locked}, {"no-new-rights", no_new_rights}, {"strict", strict},
+        {"pid-namespace", pid_namespace}, {"low-limit", low_limit}, {"locked", locked},
+        {"no-new-rights", no_new_rights}, {"strict", strict},
         {NULL, NULL}
     };
 

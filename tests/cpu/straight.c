@@ -88,7 +88,8 @@ static void state(void)
     v->gpr[RSP] = any_stack();
     v->rip = any_code();
     v->eflags = 0;
-    cpu_set_eflags(v, (next() & (FL_ARITH | FL_IF | FL_DF | FL_NT | FL_RF | FL_IOPL | FL_ID)) | (below(8) ? 0 : FL_AC) | (below(16) ? 0 : FL_TF));
+    cpu_set_eflags(v, (next() & (FL_ARITH | FL_IF | FL_DF | FL_NT | FL_RF | FL_IOPL | FL_ID)) | (below(8) ? 0 : FL_AC) |
+                          (below(16) ? 0 : FL_TF));
     cpu_update_mode(v);
 }
 

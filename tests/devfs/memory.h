@@ -282,7 +282,8 @@ static void later(void)
     finish(&m);
 }
 
-/* The guest gives its clocks pages that the client has mapped after the slot, or maps after that: they are written, and no KVM_RUN fails. */
+/* The guest gives its clocks pages that the client has mapped after the slot, or maps after that: they are written, and no KVM_RUN
+ * fails. */
 static void clocks(void)
 {
     enum { TIME = 4 * PAGE, WALL = 5 * PAGE, STEAL = 6 * PAGE };

@@ -113,7 +113,8 @@ static void pages_end(void)
 
     for (unsigned n = 0; n < sizeof(turns) / sizeof(turns[0]); n++)
         for (unsigned at = 0; at < 3; at++) {
-            struct way w = {ROWS_ADDR + 100, SUMS_ADDR + 4096 * at - 8 * (at ? turns[n] / 2 : 0) + (at == 2 ? 4 : 0), 40, turns[n], 0, false};
+            uint64_t sums = SUMS_ADDR + 4096 * at - 8 * (at ? turns[n] / 2 : 0) + (at == 2 ? 4 : 0);
+            struct way w = {ROWS_ADDR + 100, sums, 40, turns[n], 0, false};
             compare("ends of pages", &w);
             w.moves = 8 * turns[n];
             compare("moving sums", &w);

@@ -194,9 +194,9 @@ static void describe(const char *way, unsigned number, uint64_t first)
     const struct log *a = (const struct log *)(wanted + GPA_LOG), *b = (const struct log *)(emu_ram + GPA_LOG);
     unsigned shown = 0;
 
-    printf("%s: case %u from seed %" PRIu64 " (cr4 %" PRIx64 ", cr3 %" PRIx64 "): exit %d, not %d; rip %" PRIx64 ", not %" PRIx64 "; %" PRIu64
-           " instructions, not %" PRIu64 "\n", way, number, first, start->cr4, start->cr3, (int)got.why, (int)want.why, got.rip,
-           want.rip, got.instructions, want.instructions);
+    printf("%s: case %u from seed %" PRIu64 " (cr4 %" PRIx64 ", cr3 %" PRIx64 "): exit %d, not %d; rip %" PRIx64 ", not %" PRIx64
+           "; %" PRIu64 " instructions, not %" PRIu64 "\n",
+           way, number, first, start->cr4, start->cr3, (int)got.why, (int)want.why, got.rip, want.rip, got.instructions, want.instructions);
     for (unsigned n = 0; n < LOG_BYTES / sizeof(*a); n++)
         if (memcmp(a + n, b + n, sizeof(*a))) {
             for (unsigned k = n > 2 ? n - 2 : 0; k < n; k++)

@@ -10,7 +10,8 @@
 
 #include <inttypes.h>
 
-enum { RUNS = 4, STEPS = 8000 /* REP LODS through two pages */, ALIAS_ADDR = 0x30000000 /* a data page, the code, read-only data, nothing */ };
+enum { RUNS = 4, STEPS = 8000 /* REP LODS through two pages */ };
+enum { ALIAS_ADDR = 0x30000000 /* a data page, the code, read-only data, nothing */ };
 enum { COUNTER_ADDR = DATA_ADDR + 0x40, GS_LIMIT = DATA_ADDR + 4096 + 2000 };
 
 #define TOP_ADDR 0xfffff000ull /* data there and at 0: for addresses of 32 bits that wrap */
@@ -273,7 +274,9 @@ static void put_vector(void)
 
 static void put_x87(void)
 {
-    static const uint16_t others[] = {0xe8d9 /* FLD1 */, 0xeed9 /* FLDZ */, 0xe0df /* FNSTSW AX */, 0x770f /* EMMS */, 0xfcd9 /* FRNDINT */};
+    static const uint16_t others[] = {
+        0xe8d9 /* FLD1 */, 0xeed9 /* FLDZ */, 0xe0df /* FNSTSW AX */, 0x770f /* EMMS */, 0xfcd9 /* FRNDINT */
+    };
     static const uint8_t mmx[] = {0xfe, 0xef, 0xd4, 0x6f, 0x6e, 0x7e, 0x7f};
 
     switch (below(8)) {

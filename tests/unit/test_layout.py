@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 85  # "about 80"
+MAX_C_COLUMNS = 140  # tables and long conditions; of Python, ruff looks at the width
 MAX_FILE_BYTES = 512 * 1024
 
 # Python: package -> the first-party modules (prefixes) it may import besides its own.
@@ -195,6 +196,15 @@ def test_files_are_small() -> None:
         if (lines := path.read_text(encoding="utf-8").count("\n")) > MAX_FILE_LINES
     }
     assert long == {}
+
+
+def test_lines_of_c_are_not_too_wide() -> None:
+    assert [
+        f"{path.relative_to(ROOT)}:{number}: {len(line)} columns"
+        for path in _tracked(".c", ".h")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > MAX_C_COLUMNS
+    ] == []
 
 
 def test_nothing_big_is_kept() -> None:
