@@ -137,6 +137,43 @@ def test_pv_eoi() -> None:
     assert heard(source, irqchip=True) == [99, 99, 99, 0]
 
 
+def test_pv_eoi_lets_a_lower_vector_in() -> None:
+    """It was raised behind the end, and waits for nothing that only an exit would bring."""
+    source = APIC_ON + WRMSR.format(0x4B564D04, PAGE | 1)
+    source += """
+        mov dword ptr [0xe000], 0
+        mov dword ptr [0xe100], 0
+        handle 0x60, on_irq
+        handle 0x30, on_lower
+        sti
+        mov dword ptr [rbx + 0x300], 0x40060        # to itself
+        mov esi, 100000000
+    1:  cmp dword ptr [0xe100], 0
+        jne 2f
+        dec esi
+        jnz 1b
+    2:  mov eax, [0xe100]
+        say eax
+        done
+    on_irq:
+        mov ebx, 0xfee00000
+        mov ecx, 99                                 # it was offered
+        lock btr dword ptr [0xe000], 0
+        jc 3f
+        mov ecx, 1
+        mov dword ptr [rbx + 0xb0], 0
+    3:  mov [0xe104], ecx
+        mov dword ptr [rbx + 0x300], 0x40030
+        ret
+    on_lower:
+        mov ecx, [0xe104]
+        mov [0xe100], ecx
+        mov dword ptr [rbx + 0xb0], 0
+        ret
+    """
+    assert heard(source, irqchip=True) == [99]
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_pv_eoi_is_settled_at_an_exit(ended: bool) -> None:
     """A client that saves its machine finds the vector in service, or ended, in the LAPIC alone.

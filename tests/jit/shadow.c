@@ -1,5 +1,6 @@
 /* The shadow of STI when the instruction behind it is left in its middle: its memory is gone, known to the TLB or not, or is a
- * device of the client's. As interpreted, the client finds the shadow, and it ends with the instruction. No arguments. */
+ * device of the client's. As interpreted, the client finds the shadow, and it ends with the instruction; so it does with one that
+ * translated code is left behind. No arguments. */
 #define CODE_BYTES CODE_CACHE_BYTES /* not that of state.h */
 #include "jit/jit.h"
 #undef CODE_BYTES
@@ -17,7 +18,14 @@ static const uint8_t code[] = {
     0x89, 0xc3,       /* mov ebx, eax */
     0xf4              /* hlt */
 };
-enum { BEHIND_STI = KERNEL + 2, TWICE = KERNEL + 4 };
+enum { BEHIND_STI = KERNEL + 2, TWICE = KERNEL + 4, LEAVING = KERNEL + 0x40 };
+static const uint8_t leaving[] = {
+    0xfb,                   /* sti */
+    0x88, 0x05, 2, 0, 0, 0, /* mov [1f], al: changes the code that it is in */
+    0x8b, 0x06,             /* mov eax, [rsi] */
+    0x90,                   /* 1: nop */
+    0xf4                    /* hlt */
+};
 
 static unsigned failures;
 static const char *engine_name;
@@ -106,6 +114,22 @@ static void client_answers(const struct engine *engine, uint32_t flags)
     ends(engine);
 }
 
+static void block_is_left(const struct engine *engine)
+{
+    uint64_t answer = 5;
+
+    memcpy(emu_ram + GPA_SYSTEM + LEAVING - SYSTEM_ADDR, leaving, sizeof(leaving));
+    codecache_flush(emu);
+    load(DEVICE_ADDR, 0);
+    emu->rip = LEAVING;
+    emu->gpr[RAX] = 0xf4;
+    expect("a device's, behind new code", go(engine), EXIT_MMIO);
+    expect("rip", emu->rip, LEAVING + 7);
+    expect("no shadow behind new code", emu->shadow, SHADOW_NONE);
+    cpu_answer(emu, &answer);
+    expect("its end", go(engine), EXIT_HLT);
+}
+
 int main(void)
 {
     static const struct machine_ops ops = {.mmio_read = client_reads};
@@ -127,6 +151,7 @@ int main(void)
             memory_is_gone(engines[n], set * FL_IF, false);
             memory_is_gone(engines[n], set * FL_IF, true);
             client_answers(engines[n], set * FL_IF);
+            block_is_left(engines[n]);
         }
     return failures != 0;
 }
