@@ -415,6 +415,16 @@ def test_falling_tpr_exits() -> None:
         assert guest.said == [3]
 
 
+def test_falling_tpr_of_a_lapic_in_the_core_is_nobody_elses() -> None:
+    """No exit; kvm_run.cr8 tells of it at those that there are."""
+    source = "mov eax, 9\n mov cr8, rax\n out 0x99, al\n mov eax, 4\n mov cr8, rax\n done"
+    with Guest(source, irqchip=True) as guest:
+        assert isinstance(guest.run(), exits.IoExit)
+        assert guest.vcpu.shared.cr8 == 9
+        assert isinstance(guest.run(), exits.Hlt)
+        assert guest.vcpu.shared.cr8 == 4
+
+
 # ---- memory ----------------
 
 
