@@ -196,7 +196,7 @@ $(BUILD)/tests/%: tests/%.c $(LIB) Makefile
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(LIB) $(LDLIBS)
 
 QUICK := tests/devfs/quick.c $(patsubst %,$(BUILD)/obj/devfs/%.o,quick readers confine processor)
-WATCH := tests/devfs/watch.c $(patsubst %,$(BUILD)/obj/devfs/%.o,watch signals link packet quick readers confine processor)
+WATCH := tests/devfs/watch.c $(patsubst %,$(BUILD)/obj/devfs/%.o,watch signals link packet quick readers confine proc processor)
 $(BUILD)/tests/devfs/quick: $(QUICK)
 $(BUILD)/tests/devfs/watch: $(WATCH)
 $(BUILD)/tests/devfs/quick $(BUILD)/tests/devfs/watch: $(LIB) Makefile

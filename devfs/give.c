@@ -78,22 +78,21 @@ static long give_by(struct gift *g, int fd)
     return receive(g, fd);
 }
 
-/* Where the stack of the process began: field 28 of /proc/PID/stat; the name in field 2 may hold anything. It stays there. */
+/* Where the stack of the process began. It stays there. */
 static uintptr_t stack_start(pid_t tgid)
 {
     static struct {
         pid_t tgid;
         uintptr_t start;
     } known;
-    char text[1024], *at;
+    char text[1024];
+    const char *at;
 
     if (known.tgid == tgid)
         return known.start;
     if (proc_read(tgid, "stat", text, sizeof(text)) <= 0)
         return 0;
-    at = strrchr(text, ')');
-    for (unsigned i = 2; at && i < 28; i++)
-        at = strchr(at + 1, ' ');
+    at = proc_stat_field(text, 28);
     known.tgid = tgid;
     known.start = at ? strtoull(at, NULL, 10) : 0;
     return known.start;

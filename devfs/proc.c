@@ -38,14 +38,25 @@ pid_t proc_relative(pid_t tid, const char *line)
     return at ? (pid_t)strtol(at + strlen(start), NULL, 10) : 0;
 }
 
+/* The name, field 2, is in parentheses and may hold anything. */
+const char *proc_stat_field(const char *stat, unsigned n)
+{
+    const char *at = strrchr(stat, ')');
+
+    for (unsigned i = 2; at && i < n; i++)
+        at = strchr(at + 1, ' ');
+    return at ? at + 1 : NULL;
+}
+
 bool proc_dead(pid_t tid)
 {
-    char stat[256], *state;
+    char stat[256];
+    const char *state;
 
     if (proc_read(tid, "stat", stat, sizeof(stat)) <= 0)
         return true;
-    state = strrchr(stat, ')');
-    return !state || (state[1] && (state[2] == 'Z' || state[2] == 'X'));
+    state = proc_stat_field(stat, 3);
+    return !state || *state == 'Z' || *state == 'X';
 }
 
 pid_t proc_living(pid_t tgid)

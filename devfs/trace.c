@@ -80,7 +80,7 @@ static int seize(pid_t tid)
         if (errno != EPERM || n == BUSY_TURNS)
             return -errno;
         tracer = proc_relative(tid, "TracerPid");
-        if (tracer ? !lets_go_soon(tracer) : alone) /* twice nobody: it is forbidden, and not that he has just let go */
+        if (tracer ? !lets_go_soon(tracer) : alone) /* twice nobody: it is forbidden, and not that a tracer has just let go */
             return -EPERM;
         alone = !tracer;
         nanosleep(&turn, NULL);

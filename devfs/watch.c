@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devfs/proc.h"
 #include "devfs/processor.h"
 #include "devfs/signals.h"
 #include "devfs/worker.h"
@@ -147,19 +148,18 @@ static void know(struct call *c)
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Field 39 of /proc/PID/task/TID/stat: where the thread ran last; the name in field 2 may hold anything. */
+/* Where the thread ran last. */
 static int processor_of(const struct node *n)
 {
-    char text[1024], *at;
+    char text[1024];
+    const char *at;
     ssize_t got = n->stat < 0 ? -1 : pread(n->stat, text, sizeof(text) - 1, 0);
 
     if (got <= 0)
         return -1;
     text[got] = 0;
-    at = strrchr(text, ')');
-    for (unsigned i = 2; at && i < 39; i++)
-        at = strchr(at + 1, ' ');
-    return at ? atoi(at + 1) : -1;
+    at = proc_stat_field(text, 39);
+    return at ? atoi(at) : -1;
 }
 
 /* The reader goes where the client's thread is: to be woken on another processor costs four times as much. */

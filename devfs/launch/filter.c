@@ -72,7 +72,7 @@ static void add(struct program *p, struct sock_filter f)
 #define RETURN(what) ((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, what))
 #define SKIP_UNLESS(op, value, n) ((struct sock_filter)BPF_JUMP(BPF_JMP | (op) | BPF_K, value, 0, n))
 
-/* The number of the call is loaded, and is so again behind it. */
+/* The number of the call is loaded, and still is for who goes on behind it: another call. */
 static void add_row(struct program *p, int number, const struct watched *w)
 {
     add(p, SKIP_UNLESS(BPF_JEQ, (uint32_t)number, w->when.mask ? 5 : 1));

@@ -15,6 +15,7 @@
 
 #include "devfs/launch/door.h"
 #include "devfs/mapping.h"
+#include "devfs/proc.h"
 
 enum { STACK = 64 << 10 };
 
@@ -188,22 +189,6 @@ const struct client_ops lent_ops = {install, give, eventfd_take, memory_map, map
 
 /* ---- callers ---------------------------------------------------------------------------------------------------------------- */
 
-static pid_t process_of(pid_t tid)
-{
-    char path[64], line[128];
-    int tgid = 0;
-    FILE *f;
-
-    snprintf(path, sizeof(path), "/proc/%d/status", tid);
-    f = fopen(path, "re");
-    if (!f)
-        return 0;
-    while (!tgid && fgets(line, sizeof(line), f))
-        sscanf(line, "Tgid: %d", &tgid);
-    fclose(f);
-    return tgid;
-}
-
 static void know(struct caller *k, pid_t tid)
 {
     char path[64];
@@ -213,7 +198,7 @@ static void know(struct caller *k, pid_t tid)
     snprintf(path, sizeof(path), "/proc/%d/fd", tid);
     k->fds = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     k->tid = tid;
-    k->tgid = process_of(tid);
+    k->tgid = proc_relative(tid, "Tgid");
 }
 
 /* What its descriptor is; its process on the way. A directory of /proc outlives its thread, but is empty then. */
