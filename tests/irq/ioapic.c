@@ -70,6 +70,9 @@ static void test_level(void)
     line(vm, 14, true); /* sent, then made edge: the way guests clear a remote IRR */
     io_wr(vm, 0x10 + 28, 1 << 16 | 0x98);
     CHECK(!(io_rd(vm, 0x10 + 28) & 1 << 14));
+    CHECK_EQ(rd(vm, 0, APIC_TMR + 0x40), 1 << 24);
+    wr(vm, 0, APIC_ICR, 1 << 18 | 0x98); /* the same vector as an edge, to itself: that is its mode now */
+    CHECK_EQ(rd(vm, 0, APIC_TMR + 0x40), 0);
     vm_free(vm);
 }
 

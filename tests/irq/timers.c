@@ -127,6 +127,30 @@ static void test_one_shot_and_periodic(void)
     vm_free(vm);
 }
 
+static void test_late_and_short_periods(void)
+{
+    struct vm *vm = vm_new(IRQCHIP_KERNEL, 1);
+
+    enable(vm);
+    wr(vm, 0, APIC_LVT_TIMER, 1 << 17 | 0xee);
+    wr(vm, 0, APIC_TIMER_DIVIDE, 0xb); /* by 1 */
+    wr(vm, 0, APIC_TIMER_INITIAL, 1000000);
+    vm->clock.fake_now_ns += 3500000; /* nobody has come to the timer meanwhile: no tick is made up for */
+    CHECK_EQ(rd(vm, 0, APIC_TIMER_CURRENT), 500000);
+    CHECK_EQ(take(vm, 0), 0xee);
+    wr(vm, 0, APIC_EOI, 0);
+    CHECK_EQ(take(vm, 0), -1);
+    advance(vm, 500000);
+    CHECK_EQ(take(vm, 0), 0xee);
+    wr(vm, 0, APIC_EOI, 0);
+    wr(vm, 0, APIC_TIMER_INITIAL, 1000); /* a period is 200 us at least, as KVM's min_timer_period_us has it */
+    advance(vm, 199999);
+    CHECK_EQ(take(vm, 0), -1);
+    advance(vm, 1);
+    CHECK_EQ(take(vm, 0), 0xee);
+    vm_free(vm);
+}
+
 static void test_all_divisors(void)
 {
     static const struct {
@@ -296,6 +320,15 @@ static void test_pit_counters(void)
     CHECK_EQ(low | in(vm, 0x40) << 8, 700);
     out(vm, 0x43, 0xe2); /* status of channel 0: output high, word, mode 2 */
     CHECK_EQ(in(vm, 0x40), 0xb4);
+    advance(vm, 1);
+    out(vm, 0x43, 0x00);
+    advance(vm, TICK_NS(100));
+    out(vm, 0x43, 0x00); /* is ignored, as long as the first one has not been read */
+    low = in(vm, 0x40);
+    CHECK_EQ(low | in(vm, 0x40) << 8, 600);
+    pit_program(vm, 0, 6, 1000); /* mode 2 as well */
+    out(vm, 0x43, 0xe2);
+    CHECK_EQ(in(vm, 0x40), 0xb4);
     out(vm, 0x43, 0x10), out(vm, 0x40, 200); /* low byte only, mode 0 */
     CHECK_EQ(in(vm, 0x40), 200);
     out(vm, 0x43, 0x31), out(vm, 0x40, 0x00), out(vm, 0x40, 0x10); /* BCD 1000 */
@@ -322,6 +355,15 @@ static void test_speaker_gate(void)
     CHECK_EQ(in(vm, 0x61) & 0x23, 0x21);
     out(vm, 0x61, 3);
     CHECK_EQ(in(vm, 0x61) & 0x23, 0x23);
+    pit_program(vm, 2, 0, 1000);
+    advance(vm, TICK_NS(300) + 1);
+    out(vm, 0x61, 0); /* it stands, and goes on from there */
+    advance(vm, TICK_NS(500));
+    CHECK_EQ(pit_count(vm, 2), 700);
+    out(vm, 0x61, 1);
+    CHECK_EQ(pit_count(vm, 2), 700);
+    advance(vm, TICK_NS(100) + 1);
+    CHECK_EQ(pit_count(vm, 2), 600);
     vm_free(vm);
 }
 
@@ -428,6 +470,7 @@ int main(void)
 {
     test_heap();
     test_one_shot_and_periodic();
+    test_late_and_short_periods();
     test_all_divisors();
     test_deadline();
     test_state_resumes();
