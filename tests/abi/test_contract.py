@@ -384,6 +384,9 @@ def test_dirty_log(client: Client) -> None:
     assert client.call(vm, CLEAR_DIRTY_LOG, clear.pack(1, 64, 0, at)) == 0
     assert client.call(vm, GET_DIRTY_LOG, struct.pack("=IIQ", 1, 0, at)) == 0
     assert bitmap == b"\xf0" + b"\xff" * 7
+    assert client.slot(vm, 2, 128 * PAGE, 3 * PAGE, host, 1) == 0
+    assert client.call(vm, GET_DIRTY_LOG, struct.pack("=IIQ", 2, 0, at)) == 0
+    assert bitmap == b"\x07" + bytes(7)  # of three pages, three bits
 
 
 def test_registers(client: Client) -> None:

@@ -132,6 +132,19 @@ def test_unknown_msrs_exit() -> None:
         assert guest.said == [1, 2]
 
 
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_value_that_an_msr_does_not_take(asked: int) -> None:
+    """Reason INVAL, not UNKNOWN: #GP(0) for who asked for the other only."""
+    steal_time = 0x4B564D03
+    with Guest("handle 13, on_gp\n" + WRMSR.format(steal_time) + "on_gp: say 7\n done") as guest:
+        guest.vm.enable_cap(CAP_USER_MSR, asked)
+        if asked == 1:
+            assert until(guest, exits.Wrmsr) == exits.Wrmsr(steal_time, 6 << 32 | 5, 1)
+            guest.vcpu.shared.msr.error = 1
+        until(guest, exits.Hlt)
+        assert guest.said == [7]
+
+
 def test_msr_error_is_a_fault() -> None:
     """`error` of the answer becomes #GP(0) at the instruction."""
     with Guest("handle 13, on_gp\n" + RDMSR.format(0xDEAD) + "on_gp: say 77\n done") as guest:
