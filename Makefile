@@ -16,7 +16,7 @@ SANITIZE := -fsanitize=address,undefined -fno-omit-frame-pointer
 
 CORE_DIRS := isa cpu mmu jit irq kvm gen
 CORE_SRC  := $(sort $(shell find $(wildcard $(CORE_DIRS:%=kvm_core/%)) -name '*.c')) \
-             $(wildcard kvm_core/_accel.c kvm_core/runner.c kvm_core/handlers.c)
+             $(wildcard kvm_core/_accel.c kvm_core/runner.c kvm_core/signals.c)
 SHIM_SRC  := $(sort $(wildcard kvm_core/shim/*.c))
 CORE_OBJ  := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 # The device file: the process of one VM, and what the broker's FUSE mount calls.

@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#include "handlers.h"
+#include "signals.h"
 #include "kvm/door.h"
 
 typedef int ioctl_call(int fd, unsigned long request, uintptr_t arg);

@@ -1,7 +1,7 @@
 /* Signal handlers in a process whose core nobody has preloaded. KVM_RUN must return EINTR when one runs, and EFAULT for guest memory that
  * is gone. Unlike shim/signals.c this sees nobody install a handler: what is in force is asked of the kernel.
  */
-#include "handlers.h"
+#include "signals.h"
 
 #include <errno.h>
 #include <pthread.h>
