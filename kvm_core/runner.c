@@ -9,8 +9,8 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#include "signals.h"
 #include "kvm/door.h"
+#include "signals.h"
 
 typedef int ioctl_call(int fd, unsigned long request, uintptr_t arg);
 

@@ -162,7 +162,7 @@ struct cpu_exit {
     };
 };
 
-enum { PIO_DATA_BYTES = 4096 };
+enum { PIO_DATA_BYTES = 4096, CODE_DROP_MAX = 16 };
 
 /* ---- the outside world ------------------------------------------------------------------ */
 
@@ -338,8 +338,8 @@ struct vcpu {
     /* mailbox: others set bits (atomically) and kick; drained by the thread inside (cpu/sync.h) */
     uint32_t requests;        /* REQ_* */
     struct {                  /* code pages that others have written: cpu_code_drop() */
-        uint32_t lock, count; /* count > 16: everything */
-        uint64_t gpa[16];
+        uint32_t lock, count; /* count > CODE_DROP_MAX: everything */
+        uint64_t gpa[CODE_DROP_MAX];
     } code_drop;
     uint32_t pauses;          /* PAUSEs executed */
     uint32_t in_guest;        /* 1 while a thread is inside engine->enter() */

@@ -255,8 +255,6 @@ void tlb_protect_host_page(struct vcpu *v, const void *hpage)
 
 /* ---- the mailbox ------------------------------------------------------------------------ */
 
-enum { CODE_DROP_MAX = 16 };
-
 static void drop_lock(struct vcpu *v)
 {
     while (__atomic_exchange_n(&v->code_drop.lock, 1, __ATOMIC_ACQUIRE))
