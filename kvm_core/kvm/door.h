@@ -28,7 +28,10 @@ DOOR int kvmish_kick(int fd);
 
 /* Is fd one of ours? Cheap, lock-free: asked for every ioctl, close and dup of the client. */
 DOOR bool kvmish_owns(int fd);
-/* Is it a descriptor of /dev/kvm itself? As cheap for all that are not ours. */
+/* Is it one of ours, and has not become another file behind our back: by io_uring, or a system call without its function? As cheap for
+ * all others; a system call for ours. */
+DOOR bool kvmish_still_owns(int fd);
+/* Is it, still, a descriptor of /dev/kvm itself? Costs the same. */
 DOOR bool kvmish_is_system(int fd);
 /* Is fd, although not known, of such a program as this: by way of execve() or a socket? Then it is from now on; /dev/kvm itself works,
  * machines answer EIO. */

@@ -191,14 +191,34 @@ bool kvmish_owns(int fd)
     return fd >= 0 && fd < FILES_MAX && atomic_load_explicit(&table[fd], memory_order_relaxed);
 }
 
-bool kvmish_is_system(int fd)
+/* Nothing is forgotten: a thread with a table of its own, or a child of vfork(), may be who asks. */
+static bool is_still(int fd, enum object_kind *kind)
 {
     struct file *f = kvmish_owns(fd) ? file_get(fd) : NULL;
-    bool is = f && f->kind == OBJECT_SYSTEM;
+    int before = errno;
 
-    if (f)
-        file_put(f);
-    return is;
+    if (!f)
+        return false;
+    *kind = f->kind;
+    file_put(f);
+    if (fcntl(fd, F_GETSIG) == mark_of(*kind))
+        return true;
+    errno = before;
+    return false;
+}
+
+bool kvmish_still_owns(int fd)
+{
+    enum object_kind kind;
+
+    return is_still(fd, &kind);
+}
+
+bool kvmish_is_system(int fd)
+{
+    enum object_kind kind;
+
+    return is_still(fd, &kind) && kind == OBJECT_SYSTEM;
 }
 
 void kvmish_forget(int fd)
@@ -215,15 +235,16 @@ void kvmish_forget(int fd)
 int kvmish_close(int fd)
 {
     struct file *f;
+    int ret;
 
     if (!kvmish_owns(fd))
         return -EBADF;
     f = atomic_exchange(&table[fd], NULL);
     if (!f)
         return -EBADF;
-    close(fd);
+    ret = close(fd) ? -errno : 0; /* EBADF: it was closed behind our back */
     file_put(f);
-    return 0;
+    return ret;
 }
 
 void kvmish_dup(int fd, int newfd)

@@ -139,7 +139,7 @@ EXPORT int ioctl(int fd, unsigned long req, ...)
     va_end(ap);
     if (is_of_any_file(req))
         return (int)syscall(SYS_ioctl, fd, req, arg);
-    if (kvmish_owns(fd) || (_IOC_TYPE(req) == KVMIO && kvmish_recognise(fd)))
+    if (_IOC_TYPE(req) == KVMIO ? kvmish_owns(fd) || kvmish_recognise(fd) : kvmish_still_owns(fd))
         return finish(ioctl_of_client(fd, req, arg));
     return (int)syscall(SYS_ioctl, fd, req, arg);
 }
@@ -157,12 +157,22 @@ void closes(int fd)
         kvmish_forget(fd);
 }
 
+static void copied(int fd, int copy)
+{
+    if (!(kvmish_owns(fd) || kvmish_owns(copy)) || is_vfork_child())
+        return;
+    if (kvmish_still_owns(fd))
+        kvmish_dup(fd, copy);
+    else
+        kvmish_forget(copy);
+}
+
 EXPORT int dup(int fd)
 {
     int copy = (int)syscall(SYS_dup, fd);
 
-    if (copy >= 0 && kvmish_owns(fd) && !is_vfork_child())
-        kvmish_dup(fd, copy);
+    if (copy >= 0)
+        copied(fd, copy);
     return copy;
 }
 
@@ -170,12 +180,8 @@ static int dup_to(int fd, int to, int flags, bool third)
 {
     int copy = (int)(third ? syscall(SYS_dup3, fd, to, flags) : syscall(SYS_dup2, fd, to));
 
-    if (copy < 0 || fd == to || !(kvmish_owns(fd) || kvmish_owns(to)) || is_vfork_child())
-        return copy;
-    if (kvmish_owns(fd))
-        kvmish_dup(fd, copy);
-    else
-        kvmish_forget(copy);
+    if (copy >= 0 && fd != to)
+        copied(fd, copy);
     return copy;
 }
 
@@ -192,8 +198,8 @@ static int fcntl_common(int fd, int cmd, uintptr_t arg)
 {
     int ret = (int)syscall(SYS_fcntl, fd, cmd, arg);
 
-    if (ret >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) && kvmish_owns(fd) && !is_vfork_child())
-        kvmish_dup(fd, ret);
+    if (ret >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
+        copied(fd, ret);
     return ret;
 }
 
@@ -221,8 +227,10 @@ EXPORT int fcntl64(int fd, int cmd, ...)
 /* There is nothing to wait for. */
 EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
-    if (kvmish_owns(fd) || kvmish_owns(epfd))
-        return finish(kvmish_owns(fd) ? -EPERM : -EINVAL);
+    if (kvmish_still_owns(fd))
+        return finish(-EPERM);
+    if (kvmish_still_owns(epfd))
+        return finish(-EINVAL);
     return (int)syscall(SYS_epoll_ctl, epfd, op, fd, event);
 }
 
@@ -301,7 +309,7 @@ EXPORT void *mremap(void *addr, size_t size, size_t new_size, int flags, ...)
 
 EXPORT void *mmap(void *addr, size_t size, int prot, int flags, int fd, off_t offset)
 {
-    bool ours = !(flags & MAP_ANONYMOUS) && kvmish_owns(fd), held;
+    bool ours = !(flags & MAP_ANONYMOUS) && kvmish_still_owns(fd), held;
     void *at;
 
     if (ours && prot & PROT_EXEC) {

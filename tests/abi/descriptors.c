@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #include "../clients/machine.h"
@@ -57,6 +58,40 @@ static void mapped(const struct machine *m)
     CHECK(p != MAP_FAILED && !munmap(p, PAGE));
 }
 
+/* Closed without close(), as io_uring does, a number is what has it next. */
+static void other_file(int ours)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int ends[2], program = open("/proc/self/exe", O_RDONLY), epoll = epoll_create1(0), copy, there;
+    void *p;
+
+    CHECK(program >= 0 && epoll >= 0 && !pipe(ends) && write(ends[1], "word", 4) == 4);
+    CHECK(syscall(SYS_dup2, ends[0], ours) == ours && !ioctl(ours, FIONREAD, &there) && there == 4);
+    CHECK((copy = dup(ours)) >= 0);
+    REFUSED(ioctl(copy, KVM_GET_API_VERSION, 0), ENOTTY);
+    CHECK(!epoll_ctl(epoll, EPOLL_CTL_ADD, ours, &event) && !close(copy) && !close(ends[0]) && !close(ends[1]));
+    CHECK(syscall(SYS_dup2, epoll, ours) == ours && !pipe(ends) && !epoll_ctl(ours, EPOLL_CTL_ADD, ends[0], &event));
+    CHECK(syscall(SYS_dup2, program, ours) == ours);
+    the_device(ours, false);
+    CHECK((p = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, ours, 0)) != MAP_FAILED && !munmap(p, PAGE));
+    CHECK(!syscall(SYS_close, ours));
+    REFUSED(ioctl(ours, FIONREAD, &there), EBADF);
+    REFUSED(close(ours), EBADF);
+    REFUSED(ioctl(ours, KVM_GET_API_VERSION, 0), EBADF);
+    CHECK(!close(epoll) && !close(program) && !close(ends[0]) && !close(ends[1]));
+}
+
+static void closed_unseen(void)
+{
+    struct machine m;
+
+    start(&m, 1);
+    other_file(m.kvm);
+    other_file(m.vm);
+    other_file(m.vcpu[0]);
+    CHECK(!munmap(m.run[0], 3 * PAGE));
+}
+
 int main(void)
 {
     struct machine m;
@@ -81,6 +116,7 @@ int main(void)
     REFUSED(fallocate(m.vm, 0, 0, PAGE), ENODEV);
     CHECK(!lseek(m.vm, 0, SEEK_END));
     finish(&m);
+    closed_unseen();
     puts("ok");
     return 0;
 }
