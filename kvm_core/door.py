@@ -130,12 +130,20 @@ class DeviceDoor:
         os.close(fd)
 
 
+def _is_main_interpreter() -> bool:
+    """A subinterpreter's end is not the process's; its threads have ended before."""
+    main, here = ctypes.pythonapi.PyInterpreterState_Main, ctypes.pythonapi.PyInterpreterState_Get
+    main.restype = here.restype = ctypes.c_void_p
+    return bool(main() == here())
+
+
 @cache
 def _end_with_the_process() -> None:
     """Get the vCPUs of this process out of their guests before the interpreter gives memory back:
     daemon threads go on until the very end.
     """
-    atexit.register(engines.core().lib.runner_end, _END_MS)
+    if _is_main_interpreter():
+        atexit.register(engines.core().lib.runner_end, _END_MS)
 
 
 class DirectDoor:

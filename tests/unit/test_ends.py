@@ -114,6 +114,18 @@ was = os.pread(fd, 2, COUNTER)
 while os.pread(fd, 2, COUNTER) == was:
     os.sched_yield()
 """,
+    "another interpreter": """
+import _xxsubinterpreters as interpreters
+thread = machine.enter()
+other = interpreters.create(isolated=False)
+interpreters.run_string(other, '''if True:
+    from kvm_core.api import Kvm, open_door
+    Kvm(open_door("direct")).create_vm().create_vcpu(0).run()
+''')
+interpreters.destroy(other)
+machine.goes_on()
+assert thread.is_alive()
+""",
     "the memory, which is refused": """
 thread = machine.enter()
 try:
