@@ -129,6 +129,15 @@ BEHAVIOUR = (
         "of an instruction that needs more than 64 accesses to devices.",
     ),
     (
+        "Code that the client writes",
+        "where code of the guest's has run is seen when a vCPU looks its page up anew: after MOV "
+        "to CR3, a change of CR0.PG, PE or WP or of what CR4 says of paging, INVLPG and INVPCID of "
+        "it, KVM_SET_SREGS, KVM_SET_GUEST_DEBUG and a change of the memory slots. Neither KVM_RUN "
+        "nor an exit, an interrupt or an ioeventfd is such a moment: until then the vCPU may run "
+        "what was there. A client that rewrites code calls KVM_SET_SREGS, with what "
+        "KVM_GET_SREGS said, before KVM_RUN. What vCPUs write is seen at once.",
+    ),
+    (
         "MMIO",
         "is done by any instruction, also by those that Linux's emulator refuses (x87, AVX ...).",
     ),

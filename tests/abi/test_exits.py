@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kvm_core import abi, exits
-from kvm_core.api import Kvm
+from kvm_core.api import Kvm, Vcpu
 from kvm_core.door import DirectDoor
 from tests.abi.guest import RAM_BYTES, Guest
 
@@ -40,6 +40,25 @@ def test_software_breakpoint() -> None:
         vcpu.set_guest_debug(0)
         until(guest, exits.Hlt)
         assert guest.said == [1, 2]
+
+
+def test_code_that_the_client_rewrites() -> None:
+    """Calls that a client makes anyway have a vCPU look at its code anew (docs/abi.md)."""
+
+    def said(vcpu: Vcpu) -> int:
+        end = vcpu.run()
+        assert isinstance(end, exits.IoExit)
+        return bytes(end.data)[0]
+
+    with Guest("here: mov al, 1\n out 0x10, al\n jmp here") as guest:
+        vcpu, immediate = guest.vcpu, guest.labels["here"] + 1
+        assert [said(vcpu) for _ in range(3)] == [1, 1, 1]
+        guest.ram[immediate] = 2
+        vcpu.set_sregs(vcpu.get_sregs())
+        assert said(vcpu) == 2
+        guest.ram[immediate] = 3
+        vcpu.set_guest_debug(0)
+        assert said(vcpu) == 3
 
 
 def test_hardware_breakpoints() -> None:
