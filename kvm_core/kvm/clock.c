@@ -335,7 +335,7 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
         if (value & 0x30 || ((value & 8) && !pv_has(kv, PV_ASYNC_PF_INT)))
             return -1;
         kv->msr_apf_en = value;
-        return 0;
+        return value & 1 && !vcpu_guest_has(kv, value & ~0x3full) ? -1 : 0; /* Linux keeps the value, too */
     case MSR_KVM_ASYNC_PF_INT:
         if (!pv_allowed(kv, PV_ASYNC_PF_INT, host))
             return 1;

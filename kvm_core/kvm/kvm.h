@@ -325,6 +325,7 @@ void slot_order_remove(struct slot_order *o, const struct memslot *s);
 bool slot_order_set_partial(struct slot_order *o, uint64_t from, uint64_t to);
 
 /* Guest memory for the PV structures, from a vCPU inside the engine or from an ioctl: -EFAULT. */
+bool vcpu_guest_has(struct kvm_vcpu *kv, uint64_t gpa); /* is it in a slot? */
 int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n);
 int vcpu_guest_write(struct kvm_vcpu *kv, uint64_t gpa, const void *buf, size_t n);
 

@@ -321,6 +321,18 @@ static bool lock_map(struct kvm_vcpu *kv, const struct phys_map **map)
     return true;
 }
 
+bool vcpu_guest_has(struct kvm_vcpu *kv, uint64_t gpa)
+{
+    const struct phys_map *map;
+    bool locked = lock_map(kv, &map), has;
+    struct page_ref ref;
+
+    has = phys_lookup(map, gpa, &ref);
+    if (locked)
+        pthread_mutex_unlock(&kv->vm->slots_lock);
+    return has;
+}
+
 int vcpu_guest_read(struct kvm_vcpu *kv, uint64_t gpa, void *buf, size_t n)
 {
     const struct phys_map *map;

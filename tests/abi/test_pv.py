@@ -274,7 +274,8 @@ def test_the_other_vendors_hypercall_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "accepted"), [(PAGE | 9, True), (PAGE | 0x11, False), (0, True)]
+    ("value", "accepted"),
+    [(PAGE | 9, True), (PAGE | 0x11, False), (0, True), (1 << 30 | 9, False), (1 << 30, True)],
 )
 def test_async_page_faults_can_be_turned_on(value: int, accepted: bool) -> None:
     """The default models of QEMU have them, and a guest that has turned them on waits for none."""
