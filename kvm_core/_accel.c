@@ -357,6 +357,7 @@ int vcpu_run(struct kvm_vcpu *kv, const struct client *c)
     kv->ends = c->ends;
     kv->with = c->with;
     kv->cpu.want_tpr_exit = !kv->has_lapic;
+    kv->cpu.code_doubtful = true;
     if (kv->has_sigmask && !kv->vm->client.pid) { /* this thread is the client's own */
         pthread_sigmask(SIG_BLOCK, NULL, &kv->outer_mask);
         kv->masked = true;

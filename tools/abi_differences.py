@@ -130,12 +130,11 @@ BEHAVIOUR = (
     ),
     (
         "Code that the client writes",
-        "where code of the guest's has run is seen when a vCPU looks its page up anew: after MOV "
-        "to CR3, a change of CR0.PG, PE or WP or of what CR4 says of paging, INVLPG and INVPCID of "
-        "it, KVM_SET_SREGS, KVM_SET_GUEST_DEBUG and a change of the memory slots. Neither KVM_RUN "
-        "nor an exit, an interrupt or an ioeventfd is such a moment: until then the vCPU may run "
-        "what was there. A client that rewrites code calls KVM_SET_SREGS, with what "
-        "KVM_GET_SREGS said, before KVM_RUN. What vCPUs write is seen at once.",
+        "where code of the guest's has run is seen by each KVM_RUN that is called afterwards, and "
+        "when a vCPU looks its page up anew: after MOV to CR3, a change of CR0.PG, PE or WP or of "
+        "what CR4 says of paging, INVLPG and INVPCID of it. What another thread of the client "
+        "writes while the vCPU is in KVM_RUN is otherwise not seen before it comes out: an "
+        "interrupt or an ioeventfd is no such moment. What vCPUs write is seen at once.",
     ),
     (
         "MMIO",

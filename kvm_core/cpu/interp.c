@@ -194,6 +194,8 @@ bool engine_between(struct vcpu *v, void (*one)(struct vcpu *v))
             v->cur = NULL;
             exception_deliver(v);
         }
+        if (unlikely(v->code_doubtful) && !v->log.replay) /* which is an instruction of before */
+            codecache_look_anew(v);
         v->exit.reason = EXIT_POLL;
         if ((v->budget <= 0 || __atomic_load_n(&v->kick, __ATOMIC_RELAXED)) && !v->log.replay)
             return false;

@@ -328,6 +328,7 @@ struct vcpu {
     const struct phys_map *phys;
     struct memslot *slot_near; /* of the last page that a walk came to, or NULL: set with phys */
     struct itlb_entry *itlb;
+    bool code_doubtful; /* set at KVM_RUN: the client has had the time to write code */
     struct codecache *code;
     struct native_cache *native;
     struct large_pages *large; /* fragments of large pages in the TLB */

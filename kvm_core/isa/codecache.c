@@ -305,6 +305,18 @@ static struct codepage *page_at(struct vcpu *v, uint64_t linear)
     return p;
 }
 
+/* Where it stands now is compared at once: many exits come back to a page that is all they need. */
+void codecache_look_anew(struct vcpu *v)
+{
+    uint64_t linear = v->code_bits == 64 ? v->rip : (uint32_t)(v->rip + v->seg[CS].base);
+    const struct itlb_entry here = *itlb_entry_of(v, linear, v->cpl == 3);
+
+    v->code_doubtful = false;
+    itlb_clear(v);
+    if (here.tag == ((linear & ~0xfffull) | itlb_key(v)) && reach_read(here.page->host) && codepage_unchanged(v->code, here.page, ~0ull))
+        itlb_enter(v, linear, here.page, here.global);
+}
+
 /* ---- decoding a stretch -------------------------------------------------------------------------- */
 
 static insn_fn *const bad_insn[] = {[DECODE_MORE] = codecache_span, [DECODE_INVALID] = op_invalid, [DECODE_TOO_LONG] = op_too_long};

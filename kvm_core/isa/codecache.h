@@ -6,7 +6,8 @@
  * rows are used anew only when no instruction of them can be on its way (codecache_lookup()).
  *
  * Writes by vCPUs are noticed (page_flags take away direct write access). Writes by the client, by a device's DMA, are not:
- * a page's bytes are therefore looked at each time the fetch look-aside is refilled, and when more of them are decoded (isa/codesum.h).
+ * a page's bytes are therefore looked at each time the fetch look-aside is refilled, as after each KVM_RUN, and when more of them are
+ * decoded (isa/codesum.h).
  */
 #ifndef KVMISH_ISA_CODECACHE_H
 #define KVMISH_ISA_CODECACHE_H
@@ -40,6 +41,8 @@ void codecache_destroy(struct vcpu *v);
 void codecache_flush(struct vcpu *v);
 /* [gpa, gpa + size) was written, within one page: drop the page's instructions when they are concerned. */
 void codecache_written(struct vcpu *v, uint64_t gpa, unsigned size);
+/* The client may have written code: pages are compared when they are next entered. Only between instructions. */
+void codecache_look_anew(struct vcpu *v);
 /* The instruction at v->rip, decoded; sets REG_PAGE. Raises #PF, #GP; leaves with EXIT_INTERNAL
  * where there is no memory. Only between blocks. */
 const struct insn *codecache_lookup(struct vcpu *v);

@@ -130,6 +130,8 @@ static void clear_fetch(struct vcpu *v, bool globals)
         v->itlb_fills.count = 0;
 }
 
+void itlb_clear(struct vcpu *v) { clear_fetch(v, true); }
+
 int mmu_create(struct vcpu *v)
 {
     v->itlb = calloc(ITLB_ENTRIES, sizeof(struct itlb_entry));

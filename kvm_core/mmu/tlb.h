@@ -36,6 +36,7 @@ int mmu_create(struct vcpu *v);
 void mmu_destroy(struct vcpu *v);
 
 void tlb_flush_all(struct vcpu *v);        /* globals too */
+void itlb_clear(struct vcpu *v);           /* the fetch look-aside alone */
 void tlb_flush_nonglobal(struct vcpu *v);  /* MOV CR3 */
 void tlb_flush_page(struct vcpu *v, uint64_t linear); /* INVLPG */
 void tlb_drop_page(struct vcpu *v, uint64_t page);       /* 4 KiB of it and no more */

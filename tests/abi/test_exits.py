@@ -43,22 +43,40 @@ def test_software_breakpoint() -> None:
 
 
 def test_code_that_the_client_rewrites() -> None:
-    """Calls that a client makes anyway have a vCPU look at its code anew (docs/abi.md)."""
+    """KVM_RUN executes what is there now, where the vCPU stands and in a page that it goes to."""
 
     def said(vcpu: Vcpu) -> int:
         end = vcpu.run()
         assert isinstance(end, exits.IoExit)
         return bytes(end.data)[0]
 
-    with Guest("here: mov al, 1\n out 0x10, al\n jmp here") as guest:
-        vcpu, immediate = guest.vcpu, guest.labels["here"] + 1
-        assert [said(vcpu) for _ in range(3)] == [1, 1, 1]
-        guest.ram[immediate] = 2
-        vcpu.set_sregs(vcpu.get_sregs())
-        assert said(vcpu) == 2
-        guest.ram[immediate] = 3
-        vcpu.set_guest_debug(0)
-        assert said(vcpu) == 3
+    source = "here: mov al, 1\n out 0x10, al\n jmp there\n"
+    source += ".balign 4096\n there: mov al, 2\n out 0x10, al\n jmp here"
+    with Guest(source) as guest:
+        vcpu, here, there = guest.vcpu, guest.labels["here"] + 1, guest.labels["there"] + 1
+        for n in range(200):  # from the first time on, and when it is translated
+            guest.ram[here], guest.ram[there] = n, 255 - n
+            assert (said(vcpu), said(vcpu)) == (n, 255 - n)
+        guest.ram[there] = 7
+        assert (said(vcpu), said(vcpu)) == (199, 7)
+        guest.ram[here] = 8
+        assert (said(vcpu), said(vcpu)) == (8, 7)
+
+
+def test_an_instruction_that_waits_for_its_answer_is_the_one_that_asked() -> None:
+    """Although the client has written another one there before it answers."""
+    source = "mov rbx, 0x180000\n jmp here\n here: mov eax, [rbx]\n say eax\n jmp here"
+    with Guest(source) as guest:
+        vcpu, here = guest.vcpu, guest.labels["here"]
+        for n in range(100):
+            end = vcpu.run()
+            assert isinstance(end, exits.MmioExit)
+            end.data[:] = n.to_bytes(4, "little")
+            guest.ram[here : here + 2] = b"\x8b\x0b"  # mov ecx, [rbx]
+            end = vcpu.run()
+            assert isinstance(end, exits.IoExit)
+            assert int.from_bytes(bytes(end.data), "little") == n
+            guest.ram[here : here + 2] = b"\x8b\x03"
 
 
 def test_hardware_breakpoints() -> None:
