@@ -316,7 +316,7 @@ int clock_write_msr(struct kvm_vcpu *kv, uint32_t index, uint64_t value, bool ho
     case MSR_KVM_PV_EOI_EN:
         if (!pv_allowed(kv, PV_EOI, host))
             return 1;
-        if (value & 2)
+        if (value & 2 || (value & 1 && !vcpu_guest_has(kv, value & ~1ull)))
             return -1;
         pv_eoi_check(kv);
         kv->msr_pv_eoi = value;

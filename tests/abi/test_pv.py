@@ -290,6 +290,20 @@ def test_async_page_faults_can_be_turned_on(value: int, accepted: bool) -> None:
     assert said == ([value, 0xF3] if accepted else [13])
 
 
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [(PAGE | 1, True), (PAGE | 3, False), (1 << 30 | 1, False), (1 << 30, True)],
+)
+def test_pv_eoi_is_where_memory_is(value: int, accepted: bool) -> None:
+    """What is refused leaves the register as it was."""
+    said = heard(
+        "handle 13, on_gp\n"
+        + WRMSR.format(0x4B564D04, value)
+        + "read: mov ecx, 0x4b564d04; rdmsr\n say eax\n done\non_gp: say 13\n jmp read"
+    )
+    assert said == ([value] if accepted else [13, 0])
+
+
 def test_async_page_faults_have_a_vector() -> None:
     said = heard(
         "handle 13, on_gp\n" + WRMSR.format(0x4B564D06, 0x100) + "done\non_gp: say 13\n done"
