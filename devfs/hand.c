@@ -297,8 +297,10 @@ static int introduce(struct hand *h, const struct create_vm *q)
 {
     const struct hand_reply r = {.kind = HAND_DONE, .tgid = h->tgid, .tid = proc_dead(h->tgid) ? q->tid : 0,
                                  .cpu = q->cpu, .uid = q->uid, .gid = q->gid};
-    int space, err = packet_send(h->socket, &r, sizeof(r), -1);
+    int space, err;
 
+    processor_pin(worker_pid, q->cpu); /* to wake another one takes longer than the worker has to wait for us */
+    err = packet_send(h->socket, &r, sizeof(r), -1);
     if (err)
         return err;
     confine_aside(CAP_SYS_ADMIN, true); /* who opens pagemap with it sees physical addresses, and so would the worker */
