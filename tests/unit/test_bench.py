@@ -201,6 +201,13 @@ def test_short_rows_are_measured_more_often(monkeypatch: pytest.MonkeyPatch) -> 
     assert more
 
 
+def test_sessions_that_are_short_under_tcg_take_their_turns_there() -> None:
+    kernel = SESSIONS["kernel"]
+    assert Side("tcg/max").turns("kernel") == kernel.tcg_turns > 1
+    assert Side("kvm/translate").turns("kernel") == kernel.turns > 1
+    assert Side("kvm/emulate", judged=False).turns("kernel") == 1
+
+
 def test_engines_for_comparison_run_once() -> None:
     engines = ["translate", "emulate"]
     columns = [side.column for side in sides(engines, has_file=False) if side.judged]
