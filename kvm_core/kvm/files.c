@@ -201,10 +201,10 @@ static bool is_still(int fd, enum object_kind *kind)
         return false;
     *kind = f->kind;
     file_put(f);
-    if (fcntl(fd, F_GETSIG) == mark_of(*kind))
-        return true;
+    int mark = fcntl(fd, F_GETSIG);
+    bool is = mark < 0 ? errno != EBADF : mark == mark_of(*kind); /* who is forbidden to ask could not mark it either */
     errno = before;
-    return false;
+    return is;
 }
 
 bool kvmish_still_owns(int fd)
